@@ -1,0 +1,347 @@
+"""Every field of a game's state, once: Arrow types, tensor layouts, heads, losses, metrics and decoding derive from here.
+
+A *frame* is 1/60 s of a two-player game. It holds `PLAYER_FIELDS` for each of the two players, the stage (constant in a
+game) and three sparse groups that are absent from most frames: items, Nana (the Ice Climbers' partner) and moving
+stage geometry. Names follow the parsed layout of slippi-ai (`slippi_db`), units are the game's own.
+
+Scales, vocabularies and embedding widths are those of the users' `EncodingConfig`; storage types are the tightest in
+which no value of the game is lost. `tight` is a narrower storage that nearly every game fits; a game that does not fit
+is stored in `storage` (see `blocks/layout.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+
+import numpy as np
+import pyarrow as pa
+
+PLAYERS = 2
+FRAMES_PER_SECOND = 60
+AIRBORNE = 65535
+"""Value of `ground` while a player touches no surface (peppi's sentinel)."""
+
+
+class Kind(StrEnum):
+    """What a field is to the model."""
+
+    CONTINUOUS = "continuous"
+    FLAG = "flag"
+    CATEGORY = "category"
+    CONTROL = "control"
+
+
+class Storage(StrEnum):
+    """How a value is stored; a block has one fixed-width column for each of these."""
+
+    FLOAT32 = "float32"
+    UINT16 = "uint16"
+    UINT8 = "uint8"
+    BIT = "bit"
+
+
+class Target(StrEnum):
+    """How a field of the next frame is predicted."""
+
+    NONE = "none"
+    DELTA = "delta"
+    """The scaled difference to the frame before."""
+    VALUE = "value"
+    """The scaled value itself."""
+    LOGIT = "logit"
+    CLASS = "class"
+
+
+class Evidence(StrEnum):
+    """When zeros in all of a game's frames prove that the file lacks a field (older replays), and are not its value."""
+
+    NEVER = "never"
+    ALWAYS = "always"
+    """No real game is zero throughout."""
+    HIT = "hit"
+    """Some player was hit (a percent rose): hitlag must have occurred."""
+    HAS_HIT = "has hit"
+    """This player's opponent was damaged at least three times."""
+    MOVED = "moved"
+    """This player's position changed without the field ever leaving zero."""
+    AIRBORNE = "airborne"
+    """This player left the ground, where the field is not zero."""
+    RESPAWNED = "respawned"
+    """This player lost a stock; coming back makes a player invulnerable."""
+    LANDED_ATTACK = "landed an aerial attack"
+    """Landing during an aerial attack (actions 70-74) always judges an L-cancel."""
+
+
+class Code(StrEnum):
+    """A table of the only float32 values that the console produces for an analog input; a code is an index into it."""
+
+    STICK = "stick"
+    """k/80 for k in -80..80 (the console's own steps), shifted into 0..1 as libmelee does: float32(k/80)/2 + 0.5."""
+    TRIGGER = "trigger"
+    """k/140 for k in 0..140."""
+
+
+@cache
+def code_table(code: Code) -> np.ndarray:
+    """The float32 values (C,), ascending, that `code` indexes."""
+    if code is Code.STICK:
+        steps = np.arange(-80, 81, dtype=np.float32) / np.float32(80)
+        return steps / np.float32(2) + np.float32(0.5)
+    return np.arange(141, dtype=np.float32) / np.float32(140)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One field of a player's state in a frame."""
+
+    name: str
+    """Name in this project, as in the parsed layout (dots of a nested path become underscores)."""
+    kind: Kind
+    storage: Storage
+    """The type that holds every value; a value outside it rejects a game."""
+    unit: str
+    path: tuple[str, ...] = ()
+    """Where it stands in the player's struct of the parsed layout; empty: under its name."""
+    parsed: str = "float32"
+    """Arrow type in the parsed layout that we write."""
+    tight: Storage | None = None
+    """A narrower storage that nearly every game fits, losslessly; None: `storage` is already tight."""
+    code: Code | None = None
+    """The table that `tight` indexes; None: `tight` holds the value itself."""
+    bits: int = 1
+    """Flags only: number of flags packed in the parsed value, lowest bit first."""
+    scale: float = 1.0
+    """Continuous: the model sees value x scale."""
+    vocabulary: int = 0
+    """Number of classes; the model clips larger values to the last."""
+    embedding: int = 0
+    """Width of the learned embedding."""
+    empty: int | None = None
+    """A stored value that means "none": it becomes class 0, and every other value v class v + 1."""
+    target: Target = Target.NONE
+    loss: str = ""
+    """The loss term (and `loss_weights` key) its prediction belongs to."""
+    label: str = ""
+    """The users' name in parameters and metrics (`<label>_embed`, `p0_<label>_head`); empty: the field's name."""
+    switch: str = ""
+    """The experiment flag that brings it in; empty: always used."""
+    since: str = ""
+    """First Slippi version that records it (replay specification); empty: from the beginning."""
+    peppi: str = ""
+    """Its place in peppi's frame (`post.hitlag`), which is what `missing_fields` of a meta.json names."""
+    absence: Evidence = Evidence.NEVER
+    group: str = ""
+    """Fields that a replay or a converter has all or none of: they are missing only together."""
+
+    @property
+    def short(self) -> str:
+        """The users' label, or the name where they are the same."""
+        return self.label or self.name
+
+    @property
+    def column(self) -> tuple[str, ...]:
+        """Path under the player's struct in the parsed layout."""
+        return self.path or (self.name,)
+
+
+def _continuous(name: str, scale: float, unit: str, **more: object) -> Field:
+    return Field(name=name, kind=Kind.CONTINUOUS, storage=Storage.FLOAT32, scale=scale, unit=unit, **more)  # type: ignore[arg-type]
+
+
+def _speed(name: str, peppi: str, meaning: str) -> Field:
+    return _continuous(
+        name, 0.05, f"Melee units per frame, {meaning}", target=Target.DELTA, loss="velocity", since="3.5.0",
+        peppi=f"post.velocities.{peppi}", absence=Evidence.MOVED, group="speeds",
+    )  # fmt: skip
+
+
+def _flag(name: str, unit: str, **more: object) -> Field:
+    return Field(
+        name=name, kind=Kind.FLAG, storage=Storage.BIT, unit=unit, parsed="bool", target=Target.LOGIT, loss="binary", **more
+    )  # type: ignore[arg-type]
+
+
+def _category(name: str, storage: Storage, vocabulary: int, embedding: int, unit: str, **more: object) -> Field:
+    more.setdefault("parsed", storage.value)
+    return Field(
+        name=name, kind=Kind.CATEGORY, storage=storage, vocabulary=vocabulary, embedding=embedding, unit=unit, **more
+    )  # type: ignore[arg-type]
+
+
+def _stick(stick: str, axis: str) -> Field:
+    return Field(
+        name=f"{stick}_{axis}", path=("controller", stick, axis), kind=Kind.CONTROL, storage=Storage.FLOAT32,
+        tight=Storage.UINT8, code=Code.STICK, unit="0..1, neutral 0.5",
+    )  # fmt: skip
+
+
+def _button(name: str) -> Field:
+    return Field(
+        name=f"button_{name}", path=("controller", "buttons", name), kind=Kind.CONTROL, storage=Storage.BIT,
+        parsed="bool", unit="held down",
+    )  # fmt: skip
+
+
+PLAYER_FIELDS: tuple[Field, ...] = (
+    # Continuous, in the order in which the users' encoder lays them out.
+    _continuous("percent", 0.01, "damage in percent", parsed="uint16", tight=Storage.UINT16, target=Target.DELTA,
+                loss="continuous", peppi="post.percent"),
+    _continuous("x", 0.05, "Melee units", target=Target.DELTA, loss="continuous", peppi="post.position.x"),
+    _continuous("y", 0.05, "Melee units", target=Target.DELTA, loss="continuous", peppi="post.position.y"),
+    _continuous("shield_strength", 0.01, "shield health, 60 is full", target=Target.DELTA, loss="continuous",
+                peppi="post.shield", absence=Evidence.ALWAYS),
+    _speed("speed_air_x", "self_x_air", "own, in the air"),
+    _speed("speed_y", "self_y", "own, upwards"),
+    _speed("speed_ground_x", "self_x_ground", "own, on the ground"),
+    _speed("speed_attack_x", "knockback_x", "from knockback"),
+    _speed("speed_attack_y", "knockback_y", "from knockback, upwards"),
+    _continuous("state_age", 0.01, "frames within the current action, fractional where an animation is slowed",
+                vocabulary=150, embedding=8, since="0.2.0", peppi="post.state_age", absence=Evidence.ALWAYS),
+    _continuous("hitlag", 0.1, "frames of hitlag that remain", tight=Storage.UINT8, target=Target.VALUE, loss="dynamics",
+                since="3.8.0", peppi="post.hitlag", absence=Evidence.HIT),
+    _continuous("stocks", 0.25, "stocks left", parsed="uint8", tight=Storage.UINT8, target=Target.VALUE,
+                loss="dynamics", peppi="post.stocks", absence=Evidence.ALWAYS),
+    Field(name="combo_count", kind=Kind.CONTINUOUS, storage=Storage.UINT16, tight=Storage.UINT8, unit="hits in the current combo",
+          parsed="uint8", scale=0.1, target=Target.VALUE, loss="dynamics", peppi="post.combo_count",
+          absence=Evidence.HAS_HIT),
+    _continuous("hitstun_remaining", 0.02, "frames; outside hitstun the game reuses this counter", target=Target.VALUE,
+                loss="dynamics", switch="hitstun", since="2.0.0", peppi="post.misc_as", absence=Evidence.ALWAYS,
+                group="combat state"),
+    _flag("facing", "facing right", peppi="post.direction"),
+    _flag("invulnerable", "cannot be hit", since="2.1.0", peppi="post.hurtbox_state", absence=Evidence.RESPAWNED,
+          group="hurtbox"),
+    _flag("on_ground", "touches a surface", since="2.0.0", peppi="post.airborne"),
+    *(_flag(f"state_flags_{byte}", "the game's own state bits, see the replay specification", bits=8,
+            switch="state_flags", since="2.0.0", peppi=f"post.state_flags.{byte}", absence=Evidence.ALWAYS,
+            group="combat state") for byte in range(5)),
+    # Controls: inputs of the frame, never predicted.
+    _stick("main_stick", "x"), _stick("main_stick", "y"), _stick("c_stick", "x"), _stick("c_stick", "y"),
+    Field(name="shoulder", path=("controller", "shoulder"), kind=Kind.CONTROL, storage=Storage.FLOAT32,
+          tight=Storage.UINT8, code=Code.TRIGGER, unit="0..1, the deeper of both triggers"),
+    *(_button(name) for name in ("A", "B", "X", "Y", "Z", "L", "R", "D_UP")),
+    # Categories.
+    _category("action", Storage.UINT16, 400, 32, "action state id", target=Target.CLASS, loss="action", peppi="post.state"),
+    _category("jumps_left", Storage.UINT8, 8, 4, "jumps", target=Target.CLASS, loss="jumps", label="jumps",
+              since="2.0.0", peppi="post.jumps"),
+    _category("character", Storage.UINT8, 33, 8, "internal character id (Zelda and Sheik change in a game)",
+              peppi="post.character"),
+    _category("l_cancel", Storage.UINT8, 3, 2, "0 none, 1 successful, 2 missed", target=Target.CLASS, loss="l_cancel",
+              since="2.0.0", peppi="post.l_cancel", absence=Evidence.LANDED_ATTACK),
+    _category("hurtbox_state", Storage.UINT8, 3, 2, "0 vulnerable, 1 invulnerable, 2 intangible", target=Target.CLASS,
+              loss="hurtbox", label="hurtbox", since="2.1.0", peppi="post.hurtbox_state", absence=Evidence.RESPAWNED,
+              group="hurtbox"),
+    _category("ground", Storage.UINT16, 32, 4, "surface id, 65535 in the air", target=Target.CLASS, loss="ground",
+              since="2.0.0", peppi="post.ground", absence=Evidence.AIRBORNE),
+    _category("last_attack_landed", Storage.UINT8, 64, 8, "attack id", target=Target.CLASS, loss="last_attack",
+              label="last_attack", peppi="post.last_attack_landed", absence=Evidence.HAS_HIT),
+)  # fmt: skip
+
+STAGE = Field(
+    name="stage", kind=Kind.CATEGORY, storage=Storage.UINT16, parsed="int64", vocabulary=33, embedding=4, unit="stage id"
+)
+"""The stage, constant in a game. 2 Fountain of Dreams, 3 Pokemon Stadium, 8 Yoshi's Story, 28 Dream Land,
+31 Battlefield, 32 Final Destination (the six tournament stages)."""
+
+LEGAL_STAGES = {
+    2: "Fountain of Dreams", 3: "Pokemon Stadium", 8: "Yoshi's Story", 28: "Dream Land", 31: "Battlefield",
+    32: "Final Destination",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparse:
+    """A group of values that most frames lack: stored as (frame, slot, values) rows wherever any value is not zero."""
+
+    name: str
+    paths: tuple[tuple[str, ...], ...]
+    """Where each slot's struct stands in the parsed layout."""
+    fields: tuple[tuple[str, str], ...]
+    """(name, Arrow type) of each value."""
+
+
+SPARSE: tuple[Sparse, ...] = (
+    Sparse(
+        name="items",
+        paths=tuple(("items", f"item_{slot}") for slot in range(15)),
+        fields=(("exists", "bool"), ("type", "uint16"), ("state", "uint8"), ("x", "float32"), ("y", "float32")),
+    ),
+    Sparse(
+        name="nana",
+        paths=tuple((f"p{player}", "nana") for player in range(PLAYERS)),
+        fields=(
+            ("exists", "bool"), ("percent", "uint16"), ("facing", "bool"), ("x", "float32"), ("y", "float32"),
+            ("action", "uint16"), ("invulnerable", "bool"), ("character", "uint8"), ("jumps_left", "uint8"),
+            ("shield_strength", "float32"), ("on_ground", "bool"),
+        ),
+    ),
+    Sparse(name="randall", paths=(("randall",),), fields=(("x", "float32"), ("y", "float32"))),
+    Sparse(name="fod_platforms", paths=(("fod_platforms",),), fields=(("left", "float32"), ("right", "float32"))),
+)  # fmt: skip
+
+ITEM_SCALE = {"x": 0.05, "y": 0.05, "count": 0.1}
+"""Scales of the nearest item's offset (Melee units) and of the number of active items; flag `projectiles`."""
+
+FIELDS = {field.name: field for field in PLAYER_FIELDS}
+
+
+def fields(kind: Kind, switches: frozenset[str] = frozenset()) -> tuple[Field, ...]:
+    """The player fields of one kind, in layout order, with the optional ones that `switches` turns on."""
+    return tuple(f for f in PLAYER_FIELDS if f.kind is kind and (not f.switch or f.switch in switches))
+
+
+def field_named(name: str) -> Field:
+    """The player field of that name."""
+    return FIELDS[name]
+
+
+def _nest(tree: dict[str, object]) -> pa.DataType:
+    return pa.struct(
+        [pa.field(name, _nest(node) if isinstance(node, dict) else pa.type_for_alias(str(node))) for name, node in tree.items()]
+    )
+
+
+def _insert(tree: dict[str, object], path: tuple[str, ...], value: object) -> None:
+    for part in path[:-1]:
+        tree = tree.setdefault(part, {})  # type: ignore[assignment]
+    tree[path[-1]] = value
+
+
+@cache
+def parsed_type() -> pa.DataType:
+    """The Arrow struct of one frame (`root`) in the parsed layout that we write: the users' own, field by field."""
+    tree: dict[str, object] = {}
+    for player in range(PLAYERS):
+        for field in PLAYER_FIELDS:
+            kind = "uint8" if field.bits == 8 else field.parsed
+            _insert(tree, (f"p{player}", *field.column), kind)
+    tree["stage"] = STAGE.parsed
+    for group in SPARSE:
+        for path in group.paths:
+            for name, kind in group.fields:
+                _insert(tree, (*path, name), kind)
+    return _nest(tree)
+
+
+@cache
+def schema_hash() -> str:
+    """16 hex digits that change whenever a stored value's place, type or meaning changes.
+
+    Only what decides how frames are stored counts; a scale, a vocabulary or a head may change without a new encoding.
+    """
+    stored = [
+        (f.name, f.kind, f.storage, f.tight, f.code, f.bits, f.unit) for f in (*PLAYER_FIELDS, STAGE)
+    ] + [(g.name, g.paths, g.fields) for g in SPARSE]  # fmt: skip
+    return hashlib.sha256(json.dumps(stored, default=str).encode()).hexdigest()[:16]
+
+
+@cache
+def model_hash() -> str:
+    """16 hex digits that change whenever the model's view of a field changes (scale, vocabulary, target)."""
+    seen = [
+        (f.name, f.kind, f.scale, f.vocabulary, f.embedding, f.empty, f.target, f.loss, f.switch) for f in (*PLAYER_FIELDS, STAGE)
+    ]
+    return hashlib.sha256(json.dumps(seen, default=str).encode()).hexdigest()[:16]
