@@ -1,0 +1,26 @@
+"""What the tests share: where real games and golden values lie, on a machine that has them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+def _find_shared() -> Path | None:
+    named = os.environ.get("WORLDMODEL_SHARED")
+    found = Path(named) if named else Path(__file__).parents[2] / "shared"
+    return found if found.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """The folder with `data/` (real games) and `golden/` (the users' outputs); skips where it is absent."""
+    found = _find_shared()
+    if found is None:
+        pytest.skip("no shared folder: put it beside the checkout as ../shared or name it in WORLDMODEL_SHARED")
+    return found
