@@ -1,4 +1,4 @@
-"""Every field of a game's state, once: Arrow types, tensor layouts, heads, losses, metrics and decoding derive from here.
+"""Every field of a game's state, once: Arrow types, layouts, heads, losses, metrics and decoding derive from here.
 
 A *frame* is 1/60 s of a two-player game. It holds `PLAYER_FIELDS` for each of the two players, the stage (constant in a
 game) and three sparse groups that are absent from most frames: items, Nana (the Ice Climbers' partner) and moving
@@ -16,6 +16,7 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -148,8 +149,8 @@ class Field:
         return self.path or (self.name,)
 
 
-def _continuous(name: str, scale: float, unit: str, **more: object) -> Field:
-    return Field(name=name, kind=Kind.CONTINUOUS, storage=Storage.FLOAT32, scale=scale, unit=unit, **more)  # type: ignore[arg-type]
+def _continuous(name: str, scale: float, unit: str, **more: Any) -> Field:
+    return Field(name=name, kind=Kind.CONTINUOUS, storage=Storage.FLOAT32, scale=scale, unit=unit, **more)
 
 
 def _speed(name: str, peppi: str, meaning: str) -> Field:
@@ -159,17 +160,14 @@ def _speed(name: str, peppi: str, meaning: str) -> Field:
     )  # fmt: skip
 
 
-def _flag(name: str, unit: str, **more: object) -> Field:
-    return Field(
-        name=name, kind=Kind.FLAG, storage=Storage.BIT, unit=unit, parsed="bool", target=Target.LOGIT, loss="binary", **more
-    )  # type: ignore[arg-type]
+def _flag(name: str, unit: str, **more: Any) -> Field:
+    more = {"parsed": "bool", "target": Target.LOGIT, "loss": "binary", **more}
+    return Field(name=name, kind=Kind.FLAG, storage=Storage.BIT, unit=unit, **more)
 
 
-def _category(name: str, storage: Storage, vocabulary: int, embedding: int, unit: str, **more: object) -> Field:
-    more.setdefault("parsed", storage.value)
-    return Field(
-        name=name, kind=Kind.CATEGORY, storage=storage, vocabulary=vocabulary, embedding=embedding, unit=unit, **more
-    )  # type: ignore[arg-type]
+def _category(name: str, storage: Storage, vocabulary: int, embedding: int, unit: str, **more: Any) -> Field:
+    more = {"parsed": storage.value, "vocabulary": vocabulary, "embedding": embedding, **more}
+    return Field(name=name, kind=Kind.CATEGORY, storage=storage, unit=unit, **more)
 
 
 def _stick(stick: str, axis: str) -> Field:
@@ -199,15 +197,15 @@ PLAYER_FIELDS: tuple[Field, ...] = (
     _speed("speed_ground_x", "self_x_ground", "own, on the ground"),
     _speed("speed_attack_x", "knockback_x", "from knockback"),
     _speed("speed_attack_y", "knockback_y", "from knockback, upwards"),
-    _continuous("state_age", 0.01, "frames within the current action, fractional where an animation is slowed",
+    _continuous("state_age", 0.01, "frames within the action, fractional where an animation is slowed",
                 vocabulary=150, embedding=8, since="0.2.0", peppi="post.state_age", absence=Evidence.ALWAYS),
-    _continuous("hitlag", 0.1, "frames of hitlag that remain", tight=Storage.UINT8, target=Target.VALUE, loss="dynamics",
-                since="3.8.0", peppi="post.hitlag", absence=Evidence.HIT),
+    _continuous("hitlag", 0.1, "frames of hitlag that remain", tight=Storage.UINT8, target=Target.VALUE,
+                loss="dynamics", since="3.8.0", peppi="post.hitlag", absence=Evidence.HIT),
     _continuous("stocks", 0.25, "stocks left", parsed="uint8", tight=Storage.UINT8, target=Target.VALUE,
                 loss="dynamics", peppi="post.stocks", absence=Evidence.ALWAYS),
-    Field(name="combo_count", kind=Kind.CONTINUOUS, storage=Storage.UINT16, tight=Storage.UINT8, unit="hits in the current combo",
-          parsed="uint8", scale=0.1, target=Target.VALUE, loss="dynamics", peppi="post.combo_count",
-          absence=Evidence.HAS_HIT),
+    Field(name="combo_count", kind=Kind.CONTINUOUS, storage=Storage.UINT16, tight=Storage.UINT8,
+          unit="hits in the current combo", parsed="uint8", scale=0.1, target=Target.VALUE, loss="dynamics",
+          peppi="post.combo_count", absence=Evidence.HAS_HIT),
     _continuous("hitstun_remaining", 0.02, "frames; outside hitstun the game reuses this counter", target=Target.VALUE,
                 loss="dynamics", switch="hitstun", since="2.0.0", peppi="post.misc_as", absence=Evidence.ALWAYS,
                 group="combat state"),
@@ -224,7 +222,8 @@ PLAYER_FIELDS: tuple[Field, ...] = (
           tight=Storage.UINT8, code=Code.TRIGGER, unit="0..1, the deeper of both triggers"),
     *(_button(name) for name in ("A", "B", "X", "Y", "Z", "L", "R", "D_UP")),
     # Categories.
-    _category("action", Storage.UINT16, 400, 32, "action state id", target=Target.CLASS, loss="action", peppi="post.state"),
+    _category("action", Storage.UINT16, 400, 32, "action state id", target=Target.CLASS, loss="action",
+              peppi="post.state"),
     _category("jumps_left", Storage.UINT8, 8, 4, "jumps", target=Target.CLASS, loss="jumps", label="jumps",
               since="2.0.0", peppi="post.jumps"),
     _category("character", Storage.UINT8, 33, 8, "internal character id (Zelda and Sheik change in a game)",
@@ -241,7 +240,7 @@ PLAYER_FIELDS: tuple[Field, ...] = (
 )  # fmt: skip
 
 STAGE = Field(
-    name="stage", kind=Kind.CATEGORY, storage=Storage.UINT16, parsed="int64", vocabulary=33, embedding=4, unit="stage id"
+    name="stage", kind=Kind.CATEGORY, storage=Storage.UINT16, parsed="int64", vocabulary=33, embedding=4, unit="id"
 )
 """The stage, constant in a game. 2 Fountain of Dreams, 3 Pokemon Stadium, 8 Yoshi's Story, 28 Dream Land,
 31 Battlefield, 32 Final Destination (the six tournament stages)."""
@@ -299,9 +298,8 @@ def field_named(name: str) -> Field:
 
 
 def _nest(tree: dict[str, object]) -> pa.DataType:
-    return pa.struct(
-        [pa.field(name, _nest(node) if isinstance(node, dict) else pa.type_for_alias(str(node))) for name, node in tree.items()]
-    )
+    types = {k: _nest(v) if isinstance(v, dict) else pa.type_for_alias(str(v)) for k, v in tree.items()}
+    return pa.struct(list(types.items()))
 
 
 def _insert(tree: dict[str, object], path: tuple[str, ...], value: object) -> None:
@@ -342,6 +340,7 @@ def schema_hash() -> str:
 def model_hash() -> str:
     """16 hex digits that change whenever the model's view of a field changes (scale, vocabulary, target)."""
     seen = [
-        (f.name, f.kind, f.scale, f.vocabulary, f.embedding, f.empty, f.target, f.loss, f.switch) for f in (*PLAYER_FIELDS, STAGE)
+        (f.name, f.kind, f.scale, f.vocabulary, f.embedding, f.empty, f.target, f.loss, f.switch)
+        for f in (*PLAYER_FIELDS, STAGE)
     ]
     return hashlib.sha256(json.dumps(seen, default=str).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Which features the model sees: the experiment flags of Round 1, and the layout that follows from them and the schema."""
+"""Which features the model sees: the flags of Round 1, and the layout that follows from them and the schema."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class FeatureLayout:
 
     @property
     def control_width(self) -> int:
-        """Width of what conditions one prediction: controls (and presses) of both players in each frame up to the target."""
+        """Width of what conditions a prediction: both players' controls (and presses) in each frame up to the target."""
         presses = len(self.buttons) if self.config.press_events else 0
         return PLAYERS * (len(self.controls) + presses) * (1 + self.config.lookahead)
 
