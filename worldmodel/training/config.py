@@ -174,3 +174,22 @@ class ExperimentConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     save_dir: str | None = None
     """Folder or URI that holds run folders; None: `runs`. `--storage` wins over this."""
+
+
+def find_conflicts(config: ExperimentConfig) -> list[str]:
+    """What is wrong with settings that are each valid alone; one line for each problem, with its dotted key."""
+    problems = []
+    if config.self_forcing.enabled:
+        problems.append("self_forcing.enabled: found true, expected false: self-forcing is not built yet")
+    if config.model.arch == "mlp" and config.training.mode != "window":
+        problems.append(
+            'training.mode: found "sequence", expected "window": the MLP sees `model.context_len` frames at once'
+        )
+    if config.encoding.lookahead < 0:
+        problems.append(f"encoding.lookahead: found {config.encoding.lookahead}, expected 0 or more frames")
+    if not config.training.best_metric.startswith(("val_", "eval/")):
+        problems.append(
+            f"training.best_metric: found {config.training.best_metric!r}, expected a validation metric "
+            "such as 'val_loss/total' or 'val_metric/position_mae'"
+        )
+    return problems
