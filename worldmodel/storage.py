@@ -1,0 +1,298 @@
+"""A place for files, on a local disk, on S3 or on Google Cloud Storage: one small vocabulary over `pyarrow.fs`.
+
+Whole files only ever appear complete: a local file is written beside its target, synced and renamed; an object store
+publishes an object when its upload has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from worldmodel.object_store import MissingError, StorageError, explain_failure, open_store
+
+CHUNK_BYTES = 4 << 20
+"""Bytes read at a time when a file is copied or hashed."""
+Stream: TypeAlias = io.BufferedIOBase | pa.NativeFile
+SCHEMES = {"s3": "s3", "gs": "gs", "gcs": "gs"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What a folder holds under one name."""
+
+    name: str
+    """Path below the listed folder, with `/` between its parts."""
+    size: int
+    """Bytes of a file; 0 for a folder."""
+    is_folder: bool
+
+
+@dataclass(frozen=True, order=True)
+class Location:
+    """A file or folder somewhere; make one with `Location.of`. Holds text alone, so it can be sent to any worker."""
+
+    uri: str
+    """An absolute local path, or `s3://bucket/key`, `gs://bucket/key`; never ends in `/`."""
+
+    @classmethod
+    def of(cls, where: str | os.PathLike[str] | Location) -> Location:
+        """The location that a user's path or URI names.
+
+        Raises:
+            UserError: an unknown scheme, or an object store without a bucket.
+        """
+        if isinstance(where, Location):
+            return where
+        text = os.fspath(where)
+        parts = urlsplit(text)
+        if parts.scheme == "file":
+            return cls(str(Path(unquote(parts.path)).absolute()))
+        if "://" not in text:
+            return cls(str(Path(text).expanduser().absolute()))
+        if parts.scheme not in SCHEMES:
+            raise StorageError(f"{text}: scheme {parts.scheme!r} is unknown; use a local path, s3:// or gs://")
+        if not parts.netloc:
+            raise StorageError(f"{text} names no bucket; write {parts.scheme}://BUCKET/FOLDER")
+        return cls(f"{SCHEMES[parts.scheme]}://{text.split('://', 1)[1].strip('/')}")
+
+    def __str__(self) -> str:
+        return self.uri
+
+    def __truediv__(self, part: str) -> Location:
+        return Location(f"{self.uri.rstrip('/')}/{part.strip('/')}") if part.strip("/") else self
+
+    @property
+    def scheme(self) -> str:
+        """`file`, `s3` or `gs`."""
+        return self.uri.split("://", 1)[0] if "://" in self.uri else "file"
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self.uri.rsplit("/", 1)[-1]
+
+    @property
+    def parent(self) -> Location:
+        """The folder it stands in; a bucket or the root is its own parent."""
+        head = self.uri.rsplit("/", 1)[0]
+        return self if head.endswith("/") else Location(head or "/")
+
+    @property
+    def path(self) -> str:
+        """What `filesystem` calls it: `bucket/key`, or the local path."""
+        return self.uri.split("://", 1)[-1]
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        """The pyarrow file system that serves it.
+
+        Raises:
+            UserError: the store refuses the credentials, or has no such bucket.
+        """
+        if self.scheme == "file":
+            return pafs.LocalFileSystem()
+        with explain_failure(str(self), "open"):
+            return open_store(self.scheme, self.path.split("/", 1)[0])
+
+    def local_path(self) -> Path | None:
+        """Its path where it is on a local disk, else None."""
+        return Path(self.uri) if self.scheme == "file" else None
+
+    def read_bytes(self) -> bytes:
+        """The whole file.
+
+        Raises:
+            MissingError: there is no such file.
+        """
+        with self.open_input() as stream, explain_failure(str(self), "read"):
+            return bytes(stream.read())
+
+    def read_text(self) -> str:
+        """The whole file as UTF-8."""
+        return self.read_bytes().decode()
+
+    def write_bytes(self, content: bytes) -> None:
+        """Replace the file atomically; missing folders are made."""
+        with self._replacing() as stream:
+            stream.write(content)
+
+    def write_text(self, content: str) -> None:
+        """Replace the file atomically with UTF-8 text."""
+        self.write_bytes(content.encode())
+
+    def open_input(self) -> pa.NativeFile:
+        """A seekable binary stream for reading; close it.
+
+        Raises:
+            MissingError: there is no such file.
+        """
+        with explain_failure(str(self), "read"):
+            return self.filesystem.open_input_file(self.path)
+
+    def exists(self) -> bool:
+        """Whether there is a file or a folder here."""
+        return bool(self._info().type != pafs.FileType.NotFound)
+
+    def measure_bytes(self) -> int:
+        """Size of the file.
+
+        Raises:
+            MissingError: there is no such file.
+        """
+        info = self._info()
+        if info.type != pafs.FileType.File:
+            raise MissingError(f"there is no file at {self}")
+        return int(info.size)
+
+    def list_entries(self, recursive: bool = False) -> list[Entry]:
+        """Files and folders below this folder, sorted by name; none where it does not exist."""
+        chosen = pafs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
+        with explain_failure(str(self), "list"):
+            found = self.filesystem.get_file_info(chosen)
+        start = len(self.path.rstrip("/")) + 1
+        entries = (
+            Entry(name=info.path[start:], size=info.size or 0, is_folder=info.type == pafs.FileType.Directory)
+            for info in found
+        )
+        return sorted(entries, key=lambda entry: entry.name)
+
+    def delete(self) -> None:
+        """Remove the file, or the folder with all it holds; nothing happens where there is neither."""
+        kind = self._info().type
+        with explain_failure(str(self), "delete"), contextlib.suppress(FileNotFoundError):
+            if kind == pafs.FileType.Directory:
+                self.filesystem.delete_dir(self.path)
+            elif kind != pafs.FileType.NotFound:
+                self.filesystem.delete_file(self.path)
+
+    def compute_sha256(self) -> str:
+        """Hex digest of the file as it is stored, read in chunks."""
+        with self.open_input() as stream, explain_failure(str(self), "read"):
+            return hash_stream(stream)
+
+    def upload(self, source: Path) -> str:
+        """Put a local file here, atomically; returns the sha256 (hex) of the bytes that were sent."""
+        digest = hashlib.sha256()
+        with source.open("rb") as stream, self._replacing() as target:
+            while chunk := stream.read(CHUNK_BYTES):
+                digest.update(chunk)
+                target.write(chunk)
+        return digest.hexdigest()
+
+    def copy_to(self, target: Path, expected_sha256: str | None = None) -> str:
+        """Download the file to `target`; an interrupted download continues where it ended. Returns the sha256 (hex).
+
+        The bytes gathered so far wait beside `target`, under a name that changes with the source's size and time.
+
+        Raises:
+            MissingError: there is no such file.
+            StorageError: the bytes do not have `expected_sha256`; nothing is left at `target`.
+        """
+        with explain_failure(str(target), "write"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._name_partial(target)
+        resumed = partial.exists()
+        actual = self._download(partial)
+        if resumed and expected_sha256 not in (None, actual):
+            partial.unlink()
+            actual = self._download(partial)
+        if expected_sha256 not in (None, actual):
+            partial.unlink()
+            raise StorageError(
+                f"{self} is damaged: sha256 is {actual}, expected {expected_sha256}; fetch it again or use another"
+            )
+        partial.replace(target)
+        return actual
+
+    def _name_partial(self, target: Path) -> Path:
+        info = self._info()
+        if info.type != pafs.FileType.File:
+            raise MissingError(f"there is no file at {self}")
+        version = hashlib.sha256(f"{self} {info.size} {info.mtime_ns}".encode()).hexdigest()[:12]
+        return target.with_name(f".{target.name}.{version}.part")
+
+    def _download(self, partial: Path) -> str:
+        digest = hashlib.sha256()
+        with partial.open("a+b") as sink, self.open_input() as stream, explain_failure(str(self), "read"):
+            sink.seek(0)
+            while chunk := sink.read(CHUNK_BYTES):
+                digest.update(chunk)
+            stream.seek(sink.tell())
+            while chunk := stream.read(CHUNK_BYTES):
+                digest.update(chunk)
+                sink.write(chunk)
+            sink.flush()
+            os.fsync(sink.fileno())
+        return digest.hexdigest()
+
+    def _info(self) -> pafs.FileInfo:
+        with explain_failure(str(self), "look up"):
+            return self.filesystem.get_file_info(self.path)
+
+    @contextlib.contextmanager
+    def _replacing(self) -> Iterator[Stream]:
+        local = self.local_path()
+        with explain_failure(str(self), "write"):
+            if local is not None:
+                with _replacing_local(local) as stream:
+                    yield stream
+            else:
+                with self._replacing_object() as stream:
+                    yield stream
+
+    @contextlib.contextmanager
+    def _replacing_object(self) -> Iterator[Stream]:
+        try:
+            with self.filesystem.open_output_stream(self.path) as stream:
+                yield stream
+        except BaseException:
+            # Closing the stream published what had been written so far.
+            with contextlib.suppress(OSError):
+                self.filesystem.delete_file(self.path)
+            raise
+
+
+def hash_stream(stream: Stream) -> str:
+    """The sha256 (hex) of what remains of a binary stream, read in chunks."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _replacing_local(target: Path) -> Iterator[Stream]:
+    """A stream whose bytes become `target` when the block ends well, and vanish when it does not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o666 & ~_read_umask())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@cache
+def _read_umask() -> int:
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
