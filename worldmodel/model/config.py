@@ -1,4 +1,4 @@
-"""Which network is built, and how large it is."""
+"""The size and kind of a model: the users' `model:` section."""
 
 from __future__ import annotations
 
@@ -7,34 +7,58 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from worldmodel.errors import UserError
+
+EXPANSION = 2
+"""Inner width of a Mamba-2 block per unit of `d_model`."""
 Size = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The `model` section of an experiment file; the keys are the users'."""
+    """The `model` section of an experiment file. Keys and defaults are the users'; `backend` is ours.
+
+    Raises `UserError` where no model can have these sizes.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     arch: Literal["mamba2", "mlp"] = "mamba2"
-    """`mamba2`, or `mlp`: the frame-stacking network of Round 1 (windows only)."""
     context_len: Size = 10
-    """K, frames that a window shows before its target."""
+    """Frames of a window (K): what the MLP sees, and what a Mamba-2 trained on windows is shown."""
     d_model: Size = 384
-    """mamba2: width of the residual stream."""
+    """Mamba-2: width of the residual stream."""
     d_state: Size = 64
-    """mamba2: state size per channel."""
+    """Mamba-2: size of the state per channel (N)."""
     n_layers: Size = 4
-    """mamba2: number of blocks."""
+    """Mamba-2: number of blocks."""
     headdim: Size = 64
-    """mamba2: channels per head; divides 2 x `d_model`."""
+    """Mamba-2: width of a head (P); divides 2 x d_model."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of activations dropped in training."""
+    """Share of the input (Mamba-2) or of each hidden layer (MLP) that is dropped in training."""
     chunk_size: Size = 32
-    """mamba2: frames that the scan handles in one matrix product; changes speed, not results."""
+    """Mamba-2: frames per matrix product of the scan. Speed only: the result does not depend on it."""
     hidden_dim: Size = 512
-    """mlp: width of the first layer."""
+    """MLP: width of the first layer."""
     trunk_dim: Size = 256
-    """mlp: width of the second layer."""
+    """MLP: width of the second layer."""
     backend: Literal["auto", "torch", "kernels"] = "auto"
-    """mamba2: `kernels` are mamba_ssm's on CUDA, `torch` runs anywhere, `auto` takes what is there."""
+    """Mamba-2: `kernels` runs mamba_ssm's Triton kernels, `torch` runs anywhere; `auto` takes the kernels where there
+    are a GPU and mamba_ssm. The weights are the same."""
+
+    def __post_init__(self) -> None:
+        if self.arch == "mamba2" and self.inner_width % self.headdim:
+            raise UserError(
+                f"model.headdim {self.headdim} does not divide the inner width {self.inner_width} "
+                f"({EXPANSION} x d_model {self.d_model}); choose one that does, such as 64."
+            )
+
+    @property
+    def inner_width(self) -> int:
+        """Channels inside a Mamba-2 block."""
+        return EXPANSION * self.d_model
+
+    @property
+    def heads(self) -> int:
+        """Heads of a Mamba-2 block (H)."""
+        return self.inner_width // self.headdim

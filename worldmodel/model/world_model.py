@@ -1,0 +1,131 @@
+"""The world model: from the frames so far and the next controls to the next frame."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from worldmodel.errors import UserError
+from worldmodel.features.batch import Inputs, Predictions
+from worldmodel.features.config import FeatureLayout
+from worldmodel.model.config import ModelConfig
+from worldmodel.model.mamba2 import Mamba2Layer, RMSNorm
+from worldmodel.model.state import State
+from worldmodel.schema import PLAYERS, STAGE
+
+
+class WorldModel(nn.Module):
+    """What the architectures share: embeddings of a frame, and heads, under the users' parameter names.
+
+    `<label>_embed`, `<term>_head` (player 0's numbers, then player 1's) and `p<player>_<label>_head`, where a label is
+    `Field.short`. `build.build_model` makes one.
+    """
+
+    def __init__(self, config: ModelConfig, layout: FeatureLayout) -> None:
+        super().__init__()
+        self.config, self.layout = config, layout
+        for field in (*layout.categories, STAGE):
+            self.add_module(f"{field.short}_embed", nn.Embedding(field.vocabulary, field.embedding))
+
+    @abstractmethod
+    def forward(self, inputs: Inputs, state: State | None = None, *, wants_state: bool = True) -> tuple[
+        Predictions, State
+    ]:  # fmt: skip
+        """Predicts from each of the last N frames, N being the number of positions in `inputs.controls`.
+
+        Frames go on where those behind `state` ended (None: at a game's start), and the state returned goes on behind
+        these. Training that does not carry states sets `wants_state` to False: it saves work, and the state returned is
+        then empty and of no use. Under autocast, predictions are of the autocast type.
+        """
+
+    @abstractmethod
+    def empty_state(self, batch: int) -> State:
+        """The memory of `batch` games before their first frame."""
+
+    def step(self, inputs: Inputs, state: State) -> tuple[Predictions, State]:
+        """`forward` for one more frame (T = N = 1), at a cost that does not grow with the frames before it."""
+        stepped: tuple[Predictions, State] = self(inputs, state)
+        return stepped
+
+    def add_heads(self, width: int) -> None:
+        """Makes the heads: one for each term of numbers, one per player for each term of classes."""
+        for term in self.layout.number_targets:
+            self.add_module(f"{term}_head", nn.Linear(width, PLAYERS * self.layout.number_width(term)))
+        for field in self.layout.class_targets.values():
+            for player in range(PLAYERS):
+                self.add_module(f"p{player}_{field.short}_head", nn.Linear(width, field.vocabulary))
+
+    def embed_frames(self, inputs: Inputs) -> Float[Tensor, "batch time frame"]:
+        """A frame's whole input: its numbers, player 0's embeddings, player 1's, the stage's."""
+        players = inputs.classes[..., :-1].reshape(*inputs.classes.shape[:-1], PLAYERS, -1)
+        parts = [self._embed(f.short, players[..., place]) for place, f in enumerate(self.layout.categories)]
+        stage = self._embed(STAGE.short, inputs.classes[..., -1])
+        return torch.cat([inputs.floats, torch.cat(parts, -1).flatten(-2), stage], -1)
+
+    def predict(self, hidden: Float[Tensor, "batch position hidden"]) -> Predictions:
+        """All heads, as one matrix product."""
+        numbers = {term: self.layout.number_width(term) for term in self.layout.number_targets}
+        logits = {term: field.vocabulary for term, field in self.layout.class_targets.items()}
+        labels = [field.short for field in self.layout.class_targets.values()]
+        names = [*numbers, *(f"p{player}_{label}" for label in labels for player in range(PLAYERS))]
+        weight, bias = (
+            torch.cat([self.get_parameter(f"{name}_head.{part}") for name in names]) for part in ("weight", "bias")
+        )
+        widths = [PLAYERS * width for width in (*numbers.values(), *logits.values())]
+        joint = torch.split(F.linear(hidden, weight, bias), widths, -1)
+        outputs = [out.reshape(*out.shape[:-1], PLAYERS, -1) for out in joint]
+        count = len(numbers)
+        return Predictions(
+            numbers=dict(zip(numbers, outputs[:count], strict=True)),
+            logits=dict(zip(logits, outputs[count:], strict=True)),
+        )
+
+    def _embed(self, label: str, classes: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch width"]:
+        return F.embedding(classes, self.get_parameter(f"{label}_embed.weight"))
+
+
+class Mamba2WorldModel(WorldModel):
+    """The users' Mamba-2 world model: a stack of residual Mamba-2 blocks over frames; the controls join at its end.
+
+    The next controls are added after the last norm, so one pass over a sequence serves every position.
+    """
+
+    def __init__(self, config: ModelConfig, layout: FeatureLayout) -> None:
+        super().__init__(config, layout)
+        self.frame_proj = nn.Linear(layout.frame_width, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(Mamba2Layer(config) for _ in range(config.n_layers))
+        self.final_norm = RMSNorm(config.d_model)
+        self.ctrl_proj = nn.Linear(layout.control_width, config.d_model)
+        self.add_heads(config.d_model)
+
+    def forward(
+        self, inputs: Inputs, state: State | None = None, *, wants_state: bool = True
+    ) -> tuple[Predictions, State]:
+        """See `WorldModel.forward`."""
+        x = self.dropout(self.frame_proj(self.embed_frames(inputs))).to(self.frame_proj.weight.dtype)
+        found: list[Tensor] = []
+        for layer, before in zip(self.layers, self._share(state), strict=True):
+            x, after = layer(x, before, wants_state=wants_state)
+            found += after or ()
+        hidden = self.final_norm(x[:, -inputs.controls.size(1) :]) + self.ctrl_proj(inputs.controls)
+        return self.predict(hidden), State(tuple(found))
+
+    def empty_state(self, batch: int) -> State:
+        """See `WorldModel.empty_state`."""
+        return State(tuple(t for layer in self.layers for t in layer.empty_state(batch)))  # type: ignore[operator]
+
+    def _share(self, state: State | None) -> list[tuple[Tensor, Tensor] | None]:
+        """Each layer's part of the state."""
+        if state is None:
+            return [None] * len(self.layers)
+        if len(state.tensors) != 2 * len(self.layers):
+            raise UserError(
+                f"A state of {len(state.tensors)} tensors cannot be continued by {len(self.layers)} Mamba-2 layers, "
+                "which keep two each: take it from this model, called with wants_state."
+            )
+        return list(zip(state.tensors[::2], state.tensors[1::2], strict=True))
