@@ -172,8 +172,8 @@ class ExperimentConfig:
     self_forcing: SelfForcingConfig = field(default_factory=SelfForcingConfig)
     loss_weights: LossWeights = field(default_factory=LossWeights)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    save_dir: str | None = None
-    """Folder or URI that holds run folders; None: `runs`. `--storage` wins over this."""
+    save_dir: Annotated[str, Field(min_length=1)] = "runs"
+    """Folder or URI that holds run folders; `--storage` wins over this."""
 
 
 def find_conflicts(config: ExperimentConfig) -> list[str]:

@@ -1,0 +1,110 @@
+"""`worldmodel`: one command, a verb for each thing to do.
+
+Exit status: 0 done, 1 a fault of the program, 2 a request that cannot be carried out, 130 Ctrl-C. Nothing heavy is
+imported here or by the verbs' modules: a verb imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, TextIO
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
+
+from worldmodel.cli.blocks import Audit, Encode
+from worldmodel.cli.evaluate import Evaluate
+from worldmodel.cli.fields import Schema
+from worldmodel.cli.games import Pack, Parse, Toy
+from worldmodel.cli.runs import Export, Fetch, Runs, Show
+from worldmodel.cli.train import Train
+from worldmodel.cli.verb import Verb, to_json
+from worldmodel.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Games:
+    """Make games: toy ones, from replays, or packed for object storage."""
+
+    verb: (
+        Annotated[Toy, subcommand("toy")] | Annotated[Parse, subcommand("parse")] | Annotated[Pack, subcommand("pack")]
+    )
+
+
+Command = (
+    Annotated[Games, subcommand("games")]
+    | Annotated[Encode, subcommand("encode")]
+    | Annotated[Audit, subcommand("audit")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Runs, subcommand("runs")]
+    | Annotated[Show, subcommand("show")]
+    | Annotated[Fetch, subcommand("fetch")]
+    | Annotated[Export, subcommand("export")]
+    | Annotated[Schema, subcommand("schema")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit status; `arguments` default to the process's own."""
+    try:
+        run_verb(parse(arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:  # noqa: BLE001  the process's edge
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def parse(arguments: Sequence[str] | None = None) -> Verb:
+    """The verb that the arguments ask for; a wrong one ends the process with status 2 and an explanation."""
+    command: Games | Verb = tyro.cli(
+        Command,  # type: ignore[arg-type]
+        prog="worldmodel",
+        description="Train and evaluate world models of Super Smash Bros. Melee.",
+        args=arguments,
+        config=(OmitSubcommandPrefixes, OmitArgPrefixes, FlagCreatePairsOff),
+    )
+    return command.verb if isinstance(command, Games) else command
+
+
+def run_verb(verb: Verb) -> None:
+    """Run a verb and print its result on stdout: as one JSON object, or for people."""
+    if not verb.json:
+        print(verb.render(verb.run()), flush=True)
+        return
+    with _stdout_to_stderr() as stdout:
+        print(to_json(verb.run()), file=stdout, flush=True)
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[TextIO]:
+    """Send everything that is printed, also by libraries below Python, to stderr; yields the real stdout."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    shown, sys.stdout = sys.stdout, sys.stderr
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(kept, "w", closefd=False) as stdout:
+            yield stdout
+    finally:
+        sys.stdout = shown
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

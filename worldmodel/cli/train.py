@@ -1,0 +1,68 @@
+"""`worldmodel train`: an experiment file, on some data, into a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional
+
+from worldmodel.cli.verb import Result, Verb, metavar, report
+from worldmodel.errors import UserError
+
+if TYPE_CHECKING:
+    from worldmodel.training.config import ExperimentConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Verb):
+    """Train an experiment; whatever ends the run is written into its folder."""
+
+    config: Annotated[Positional[Path], metavar("CONFIG")]
+    """Experiment file (YAML)."""
+    data: Annotated[str | None, metavar("SRC|BLOCKS")] = None
+    """Folder or URI of games or blocks; None: the file's data.dataset_dir."""
+    storage: Annotated[str | None, metavar("DIR")] = None
+    """Folder or URI that holds run folders; None: the file's save_dir (runs)."""
+    run_name: Annotated[str | None, metavar("NAME")] = None
+    """Name of the run; None: the file's own (its stem)."""
+    epochs: Annotated[int | None, metavar("N")] = None
+    """Epochs in total, also after a resume; None: the file's training.num_epochs."""
+    preset: Annotated[str | None, metavar("laptop|round1")] = None
+    """Named overrides: laptop (two CPU cores, minutes) or round1 (the published setting)."""
+    workers: int = 1
+    """Ray Train workers; each is a process with its part of the data, and a GPU where there are any."""
+    resume: bool = False
+    """Go on with the run of that name from its newest good checkpoint."""
+
+    def run(self) -> Result:
+        self.read_experiment()
+        raise UserError("`worldmodel train` is not built yet")
+
+    def read_experiment(self) -> ExperimentConfig:
+        """The experiment with preset and options applied; what they change is reported.
+
+        Raises:
+            UserError: the file, the preset or an option is wrong.
+        """
+        from worldmodel.training.config_file import describe_changes, load_experiment, override
+        from worldmodel.training.presets import apply_preset
+
+        config = load_experiment(self.config)
+        if self.preset:
+            config, set_by_preset = apply_preset(self.preset, config)
+            report(f"--preset {self.preset} sets\n" + "\n".join(f"  {k}: {v}" for k, v in set_by_preset.items()))
+        config = override(config, self._list_options(), source="options")
+        changes = [f"  {key}: {value} (default {default})" for key, default, value in describe_changes(config)]
+        report("\n".join([f"{config.name} differs from the defaults in", *changes] if changes else [config.name]))
+        return config
+
+    def _list_options(self) -> dict[str, Any]:
+        options = {
+            "name": self.run_name,
+            "data.dataset_dir": self.data,
+            "training.num_epochs": self.epochs,
+            "save_dir": self.storage,
+        }
+        return {key: value for key, value in options.items() if value is not None}

@@ -1,0 +1,62 @@
+"""What every verb of the command line has in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tyro.conf import arg
+
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One verb: its arguments, and the one library function that it calls."""
+
+    json: bool = False
+    """Print the result as exactly one JSON object on stdout; everything else goes to stderr."""
+
+    def run(self) -> Result:
+        """Carry it out, and return what is to be printed.
+
+        Raises:
+            UserError: the request cannot be carried out.
+        """
+        raise NotImplementedError
+
+    def render(self, result: Result) -> str:
+        """The result for people: a line for each value."""
+        width = max((len(name) for name in result), default=0)
+        return "\n".join(f"{name:<{width}}  {_shorten(value)}" for name, value in result.items())
+
+
+def metavar(name: str) -> Any:
+    """How an argument's value is called in `--help`."""
+    return arg(metavar=name)
+
+
+def as_result(summary: Any) -> dict[str, Any]:
+    """A library function's summary (a dataclass instance) as a result."""
+    return dataclasses.asdict(summary)
+
+
+def to_json(result: Result) -> str:
+    """The result as one line of JSON; paths and the like as texts."""
+    return json.dumps(result, default=str)
+
+
+def report(message: str) -> None:
+    """Tell people something on stderr, where it cannot mix with a result."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def _shorten(value: Any, most: int = 20) -> str:
+    if isinstance(value, list | tuple):
+        more = [f"... {len(value) - most} more"] if len(value) > most else []
+        return "".join(f"\n  {item}" for item in (*value[:most], *more)) or "none"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
