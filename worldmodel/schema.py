@@ -64,7 +64,7 @@ class Evidence(StrEnum):
     ALWAYS = "always"
     """No real game is zero throughout."""
     HIT = "hit"
-    """Some player was hit (a percent rose): hitlag must have occurred."""
+    """Players were hit at least three times in all (a percent rose): hitlag must have occurred."""
     HAS_HIT = "has hit"
     """This player's opponent was damaged at least three times."""
     MOVED = "moved"
@@ -130,6 +130,8 @@ class Field:
     """The users' name in parameters and metrics (`<label>_embed`, `p0_<label>_head`); empty: the field's name."""
     switch: str = ""
     """The experiment flag that brings it in; empty: always used."""
+    core: bool = False
+    """A file without it is not a game; any other field may be absent from older files."""
     since: str = ""
     """First Slippi version that records it (replay specification); empty: from the beginning."""
     peppi: str = ""
@@ -173,23 +175,23 @@ def _category(name: str, storage: Storage, vocabulary: int, embedding: int, unit
 def _stick(stick: str, axis: str) -> Field:
     return Field(
         name=f"{stick}_{axis}", path=("controller", stick, axis), kind=Kind.CONTROL, storage=Storage.FLOAT32,
-        tight=Storage.UINT8, code=Code.STICK, unit="0..1, neutral 0.5",
+        tight=Storage.UINT8, code=Code.STICK, unit="0..1, neutral 0.5", core=True,
     )  # fmt: skip
 
 
 def _button(name: str) -> Field:
     return Field(
         name=f"button_{name}", path=("controller", "buttons", name), kind=Kind.CONTROL, storage=Storage.BIT,
-        parsed="bool", unit="held down",
+        parsed="bool", unit="held down", core=True,
     )  # fmt: skip
 
 
 PLAYER_FIELDS: tuple[Field, ...] = (
     # Continuous, in the order in which the users' encoder lays them out.
     _continuous("percent", 0.01, "damage in percent", parsed="uint16", tight=Storage.UINT16, target=Target.DELTA,
-                loss="continuous", peppi="post.percent"),
-    _continuous("x", 0.05, "Melee units", target=Target.DELTA, loss="continuous", peppi="post.position.x"),
-    _continuous("y", 0.05, "Melee units", target=Target.DELTA, loss="continuous", peppi="post.position.y"),
+                loss="continuous", peppi="post.percent", core=True),
+    _continuous("x", 0.05, "Melee units", target=Target.DELTA, loss="continuous", peppi="post.position.x", core=True),
+    _continuous("y", 0.05, "Melee units", target=Target.DELTA, loss="continuous", peppi="post.position.y", core=True),
     _continuous("shield_strength", 0.01, "shield health, 60 is full", target=Target.DELTA, loss="continuous",
                 peppi="post.shield", absence=Evidence.ALWAYS),
     _speed("speed_air_x", "self_x_air", "own, in the air"),
@@ -209,7 +211,7 @@ PLAYER_FIELDS: tuple[Field, ...] = (
     _continuous("hitstun_remaining", 0.02, "frames; outside hitstun the game reuses this counter", target=Target.VALUE,
                 loss="dynamics", switch="hitstun", since="2.0.0", peppi="post.misc_as", absence=Evidence.ALWAYS,
                 group="combat state"),
-    _flag("facing", "facing right", peppi="post.direction"),
+    _flag("facing", "facing right", peppi="post.direction", core=True),
     _flag("invulnerable", "cannot be hit", since="2.1.0", peppi="post.hurtbox_state", absence=Evidence.RESPAWNED,
           group="hurtbox"),
     _flag("on_ground", "touches a surface", since="2.0.0", peppi="post.airborne"),
@@ -219,11 +221,11 @@ PLAYER_FIELDS: tuple[Field, ...] = (
     # Controls: inputs of the frame, never predicted.
     _stick("main_stick", "x"), _stick("main_stick", "y"), _stick("c_stick", "x"), _stick("c_stick", "y"),
     Field(name="shoulder", path=("controller", "shoulder"), kind=Kind.CONTROL, storage=Storage.FLOAT32,
-          tight=Storage.UINT8, code=Code.TRIGGER, unit="0..1, the deeper of both triggers"),
+          tight=Storage.UINT8, code=Code.TRIGGER, unit="0..1, the deeper of both triggers", core=True),
     *(_button(name) for name in ("A", "B", "X", "Y", "Z", "L", "R", "D_UP")),
     # Categories.
     _category("action", Storage.UINT16, 400, 32, "action state id", target=Target.CLASS, loss="action",
-              peppi="post.state"),
+              peppi="post.state", core=True),
     _category("jumps_left", Storage.UINT8, 8, 4, "jumps", target=Target.CLASS, loss="jumps", label="jumps",
               since="2.0.0", peppi="post.jumps"),
     _category("character", Storage.UINT8, 33, 8, "internal character id (Zelda and Sheik change in a game)",
@@ -233,7 +235,7 @@ PLAYER_FIELDS: tuple[Field, ...] = (
     _category("hurtbox_state", Storage.UINT8, 3, 2, "0 vulnerable, 1 invulnerable, 2 intangible", target=Target.CLASS,
               loss="hurtbox", label="hurtbox", since="2.1.0", peppi="post.hurtbox_state", absence=Evidence.RESPAWNED,
               group="hurtbox"),
-    _category("ground", Storage.UINT16, 32, 4, "surface id, 65535 in the air", target=Target.CLASS, loss="ground",
+    _category("ground", Storage.UINT16, 32, 4, "surface id, 65535 in the air", empty=AIRBORNE, target=Target.CLASS, loss="ground",
               since="2.0.0", peppi="post.ground", absence=Evidence.AIRBORNE),
     _category("last_attack_landed", Storage.UINT8, 64, 8, "attack id", target=Target.CLASS, loss="last_attack",
               label="last_attack", peppi="post.last_attack_landed", absence=Evidence.HAS_HIT),

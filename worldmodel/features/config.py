@@ -104,7 +104,7 @@ class FeatureLayout:
 
     @property
     def control_width(self) -> int:
-        """Width of what conditions a prediction: both players' controls (and presses) in each frame up to the target."""
+        """Width of what conditions a prediction: both players' controls (and presses) of each frame up to its own."""
         presses = len(self.buttons) if self.config.press_events else 0
         return PLAYERS * (len(self.controls) + presses) * (1 + self.config.lookahead)
 

@@ -1,0 +1,140 @@
+"""What the data holds that a person should know: counted per game while encoding, summed up in `index.json`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from worldmodel.games.game import Game
+from worldmodel.schema import LEGAL_STAGES, PLAYER_FIELDS, PLAYERS, STAGE, Field, Kind
+
+
+@dataclass(kw_only=True)
+class Audit:
+    """Counts over games; adding two audits gives that of all their games."""
+
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Field to its smallest and largest value."""
+    constant: Counter[str] = field(default_factory=Counter)
+    """"p0.field" to the number of games in which it never changes (missing fields not counted)."""
+    outside: Counter[str] = field(default_factory=Counter)
+    """Field to the number of frames with a value outside the model's vocabulary (clipped in the features)."""
+    outside_games: Counter[str] = field(default_factory=Counter)
+    missing: Counter[str] = field(default_factory=Counter)
+    """"p0.field" to the number of games whose replay lacks it."""
+    repeats: Counter[str] = field(default_factory=Counter)
+    """"none", "dropped", "unknown" to games; "frames dropped" to frames."""
+    stages: Counter[str] = field(default_factory=Counter)
+    characters: Counter[str] = field(default_factory=Counter)
+    """Internal character id at the start to the number of players."""
+    games: int = 0
+
+    def add_game(self, game: Game) -> None:
+        """Count one game."""
+        self.games += 1
+        self.stages[str(game.stage)] += 1
+        self.missing.update(game.missing)
+        dropped = game.repeats.removesuffix(" dropped")
+        self.repeats["dropped" if dropped.isdigit() else game.repeats] += 1
+        self.repeats["frames dropped"] += int(dropped) if dropped.isdigit() else 0
+        outside: Counter[str] = Counter()
+        for player in range(PLAYERS):
+            self.characters[str(int(game.columns[player, "character"][0]))] += 1
+            for spec in PLAYER_FIELDS:
+                outside[spec.name] += self._add_column(player, spec, game)
+        self.outside += outside
+        self.outside_games.update((+outside).keys())
+
+    def _add_column(self, player: int, spec: Field, game: Game) -> int:
+        """Count one player's column; returns how many of its values lie outside the vocabulary."""
+        name, values = f"p{player}.{spec.name}", game.columns[player, spec.name]
+        low, high = float(values.min()), float(values.max())
+        if name in game.missing:
+            return 0
+        old = self.ranges.get(spec.name, (low, high))
+        self.ranges[spec.name] = (min(low, old[0]), max(high, old[1]))
+        self.constant[name] += low == high
+        if spec.kind is not Kind.CATEGORY or high < spec.vocabulary - 1:
+            return 0
+        return count_outside(spec, values)
+
+    def merge(self, other: Audit) -> None:
+        """Add another audit's counts."""
+        for name, (low, high) in other.ranges.items():
+            old = self.ranges.get(name, (low, high))
+            self.ranges[name] = (min(low, old[0]), max(high, old[1]))
+        for name in ("constant", "outside", "outside_games", "missing", "repeats", "stages", "characters"):
+            getattr(self, name).update(getattr(other, name))
+        self.games += other.games
+
+    def constant_fields(self) -> list[str]:
+        """Fields that never change in any game (of those that record them): dead columns."""
+        per_field = {f.name: [f"p{p}.{f.name}" for p in range(PLAYERS)] for f in PLAYER_FIELDS if f.name in self.ranges}
+        return [
+            name
+            for name, columns in per_field.items()
+            if self.ranges[name][0] == self.ranges[name][1]
+            and all(self.constant[c] + self.missing[c] == self.games for c in columns)
+        ]
+
+    def counts(self) -> dict[str, Any]:
+        """All counts as plain JSON values; `from_counts` takes them back."""
+        return {name: dict(value) if isinstance(value, dict) else value for name, value in vars(self).items()}
+
+    @classmethod
+    def from_counts(cls, counts: dict[str, Any]) -> Audit:
+        """The audit whose `counts` these are."""
+        values: dict[str, Any] = {k: Counter(v) if isinstance(v, dict) else v for k, v in counts.items()}
+        ranges = {name: (float(low), float(high)) for name, (low, high) in counts.get("ranges", {}).items()}
+        return cls(**{**values, "ranges": ranges})
+
+    def report(self) -> dict[str, object]:
+        """The audit as `index.json` keeps it."""
+        return {
+            "games": self.games,
+            "ranges": {name: list(bounds) for name, bounds in self.ranges.items()},
+            "constant_fields": self.constant_fields(),
+            "constant_in_games": {k: v for k, v in sorted(self.constant.items()) if v},
+            "outside_vocabulary": {
+                name: {"frames": count, "games": self.outside_games[name]}
+                for name, count in sorted(self.outside.items())
+            },
+            "missing_in_games": dict(sorted(self.missing.items())),
+            "repeats": dict(self.repeats),
+            "stages": {LEGAL_STAGES.get(int(k), f"stage {k}"): v for k, v in sorted(self.stages.items())},
+            "characters": dict(self.characters.most_common()),
+        }
+
+    def warnings(self) -> list[str]:
+        """What should be said aloud."""
+        found = []
+        if self.repeats["unknown"]:
+            found.append(
+                f"rollback repeats are unknown in {self.repeats['unknown']} of {self.games} games (no frame ids): they stay"
+            )
+        if dead := self.constant_fields():
+            found.append(f"constant in all games: {', '.join(dead)}")
+        for name, count in sorted(self.outside.items()):
+            found.append(
+                f"{name}: {count} values in {self.outside_games[name]} games lie outside the model's vocabulary and are "
+                "clipped in the features"
+            )
+        fields = Counter(name.split(".")[1] for name in self.missing)
+        for name in fields:
+            games = max(self.missing[f"p{p}.{name}"] for p in range(PLAYERS))
+            found.append(f"{name}: not recorded in {games} games; masked there in loss and metrics")
+        illegal = {k: v for k, v in self.stages.items() if int(k) >= STAGE.vocabulary}
+        if illegal:
+            found.append(f"stages outside the vocabulary: {dict(illegal)}")
+        return found
+
+
+def count_outside(spec: Field, values: np.ndarray) -> int:
+    """Values whose class lies outside the field's vocabulary."""
+    classes = values.astype(np.int64)
+    if spec.empty is not None:
+        classes = np.where(classes == spec.empty, 0, classes + 1)
+    return int((classes >= spec.vocabulary).sum())

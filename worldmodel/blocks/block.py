@@ -1,0 +1,207 @@
+"""A block: some games' frames in one Arrow IPC file, memory-mapped when read.
+
+Columns: one fixed-size list per storage type (see `layout.py`), and a list of structs per sparse group that has rows.
+The file's metadata names the schema, the layout and the games, so that a block explains itself without its index.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from worldmodel.blocks.index import GameEntry
+from worldmodel.blocks.layout import LAYOUTS, Columns, Layout, Matrices, layout_named
+from worldmodel.errors import UserError
+from worldmodel.games.game import Game, SparseRows, is_same
+from worldmodel.schema import SPARSE, Sparse, Storage, schema_hash
+from worldmodel.storage import Location
+
+FORMAT = 1
+_KEY = b"worldmodel"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedGame:
+    """A game in a layout's matrices."""
+
+    md5: str
+    stage: int
+    layout: str
+    matrices: Matrices
+    sparse: dict[str, SparseRows]
+
+    @property
+    def frames(self) -> int:
+        """T."""
+        return len(self.matrices[Storage.FLOAT32])
+
+
+def pack_game(game: Game) -> PackedGame:
+    """The game in the first layout that keeps every bit; decoded at once to prove it."""
+    for name in LAYOUTS:
+        layout = layout_named(name)
+        matrices = layout.pack(game.columns)
+        if matrices is not None:
+            _verify(layout.unpack(matrices), game)
+            return PackedGame(md5=game.md5, stage=game.stage, layout=name, matrices=matrices, sparse=game.sparse)
+    raise AssertionError(f"game {game.md5} fits no layout although every reader checks storage types")
+
+
+def _verify(decoded: Columns, game: Game) -> None:
+    for key, values in game.columns.items():
+        if not is_same(decoded[key], values):
+            raise AssertionError(f"game {game.md5}: {key} does not decode to what was encoded")
+
+
+def write_block(path: Path, games: list[PackedGame]) -> None:
+    """Write games of one layout as a block file."""
+    layout = layout_named(games[0].layout)
+    arrays: dict[str, pa.Array] = {}
+    for storage in Storage:
+        matrix = np.concatenate([game.matrices[storage] for game in games])
+        arrays[storage.value] = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), layout.width(storage))
+    for group in SPARSE:
+        if any(group.name in game.sparse for game in games):
+            arrays[group.name] = _sparse_array(group, games)
+    about = {
+        "format": FORMAT, "schema_hash": schema_hash(), "layout": layout.name,
+        "games": [{"md5": g.md5, "frames": g.frames, "stage": g.stage} for g in games],
+    }  # fmt: skip
+    table = pa.table(arrays).replace_schema_metadata({_KEY: json.dumps(about)})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=table.num_rows)
+
+
+def _sparse_array(group: Sparse, games: list[PackedGame]) -> pa.ListArray:
+    counts, slots = [], []
+    values: dict[str, list[np.ndarray]] = {name: [] for name, _ in group.fields}
+    for game in games:
+        rows = game.sparse.get(group.name)
+        if rows is None:
+            counts.append(np.zeros(game.frames, dtype=np.int64))
+            continue
+        counts.append(np.bincount(rows.frames, minlength=game.frames))
+        slots.append(rows.slots)
+        for name, column in rows.values.items():
+            values[name].append(column)
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int32)
+    arrays = [pa.array(np.concatenate(slots))] + [pa.array(np.concatenate(values[name])) for name, _ in group.fields]
+    struct = pa.StructArray.from_arrays(arrays, names=["slot", *(name for name, _ in group.fields)])
+    return pa.ListArray.from_arrays(pa.array(offsets), struct)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseColumn:
+    """A sparse group of a block: rows `offsets[t]:offsets[t + 1]` belong to frame t."""
+
+    offsets: np.ndarray
+    """int32 (T + 1,)."""
+    slots: np.ndarray
+    """uint8 (R,)."""
+    values: dict[str, np.ndarray]
+    """Value name to (R,)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A block opened for reading: views into the mapped file, nothing copied."""
+
+    layout: Layout
+    games: list[dict[str, object]]
+    """md5, frames and stage of each game, in the order of their rows."""
+    matrices: Matrices
+    sparse: dict[str, SparseColumn] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path) -> Block:
+        """Map a block file. UserError where it is cut short, of another schema or no block."""
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            batch = reader.get_batch(0)
+        except (pa.ArrowException, OSError, IndexError) as error:
+            raise UserError(f"block {path} cannot be read ({error}); encode its games again") from error
+        about = json.loads((reader.schema.metadata or {}).get(_KEY, b"{}"))
+        if about.get("format") != FORMAT or about.get("schema_hash") != schema_hash():
+            raise UserError(
+                f"block {path} is of format {about.get('format')} and schema {about.get('schema_hash')}, this version "
+                f"reads format {FORMAT} and schema {schema_hash()}; encode its games again"
+            )
+        layout = layout_named(about["layout"])
+        matrices = {s: _matrix(batch.column(s.value), layout.width(s)) for s in Storage}
+        names = [group.name for group in SPARSE if group.name in batch.schema.names]
+        sparse = {name: _sparse_column(batch.column(name)) for name in names}
+        return cls(layout=layout, games=about["games"], matrices=matrices, sparse=sparse)
+
+    def game(self, number: int) -> PackedGame:
+        """The packed game at a place in the block (views)."""
+        start = sum(int(g["frames"]) for g in self.games[:number])  # type: ignore[call-overload]
+        about = self.games[number]
+        stop = start + int(about["frames"])  # type: ignore[call-overload]
+        return PackedGame(
+            md5=str(about["md5"]), stage=int(about["stage"]), layout=self.layout.name,  # type: ignore[call-overload]
+            matrices={s: m[start:stop] for s, m in self.matrices.items()},
+            sparse={name: _rows_between(column, start, stop) for name, column in self.sparse.items()},
+        )  # fmt: skip
+
+
+def _matrix(column: pa.FixedSizeListArray, width: int) -> np.ndarray:
+    values: np.ndarray = column.flatten().to_numpy(zero_copy_only=True)
+    return values.reshape(-1, width)
+
+
+def _sparse_column(column: pa.ListArray) -> SparseColumn:
+    rows = column.values
+    names = [f.name for f in rows.type if f.name != "slot"]
+    return SparseColumn(
+        offsets=column.offsets.to_numpy(),
+        slots=rows.field("slot").to_numpy(),
+        values={name: rows.field(name).to_numpy(zero_copy_only=False) for name in names},
+    )
+
+
+def _rows_between(column: SparseColumn, start: int, stop: int) -> SparseRows:
+    first, last = column.offsets[start], column.offsets[stop]
+    frames = np.repeat(np.arange(stop - start, dtype=np.int32), np.diff(column.offsets[start : stop + 1]))
+    values = {name: v[first:last] for name, v in column.values.items()}
+    return SparseRows(frames=frames, slots=column.slots[first:last], values=values)
+
+
+def read_stored_games(folder: Location, entries: Iterable[GameEntry]) -> Iterator[Game]:
+    """The games that `entries` of an index name, decoded from their blocks, block by block."""
+    by_block: dict[str, list[GameEntry]] = {}
+    for entry in entries:
+        by_block.setdefault(entry.block, []).append(entry)
+    for name, stored in by_block.items():
+        with local_copy(folder / name) as path:
+            block = Block.open(path)
+            places = {str(about["md5"]): number for number, about in enumerate(block.games)}
+            for entry in stored:
+                yield unpack_game(block.game(places[entry.md5]), entry)
+
+
+def unpack_game(packed: PackedGame, entry: GameEntry) -> Game:
+    """The game as its reader yielded it."""
+    return Game(
+        md5=packed.md5, stage=packed.stage, columns=layout_named(packed.layout).unpack(packed.matrices),
+        sparse={name: rows for name, rows in packed.sparse.items() if len(rows.frames)},
+        absent=frozenset(entry.absent), missing=frozenset(entry.missing), repeats=entry.repeats,
+    )  # fmt: skip
+
+
+@contextmanager
+def local_copy(location: Location) -> Iterator[Path]:
+    """A file's local path: its own, or a temporary download."""
+    path = location.local_path()
+    if path is not None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="worldmodel-") as folder:
+        location.copy_to(Path(folder) / location.name)
+        yield Path(folder) / location.name

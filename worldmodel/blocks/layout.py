@@ -1,0 +1,146 @@
+"""Where each field lies in a block's fixed-width columns, and the lossless way there and back.
+
+A block keeps one matrix per storage type (frames x width): a batch is then a handful of gathers, not seventy. Two
+layouts exist. *Tight* keeps percent, hitlag, stocks and combo count as small integers and analog inputs as indices
+into the console's own steps: nearly every game fits. *Wide* keeps them in the type that holds any value. A game goes
+into the first layout that reproduces its bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+
+from worldmodel.games.game import is_same, stored_type
+from worldmodel.schema import PLAYER_FIELDS, PLAYERS, Code, Field, Storage, code_table
+
+Columns = dict[tuple[int, str], np.ndarray]
+Matrices = dict[Storage, np.ndarray]
+"""Storage to (T, width); flags are packed to bytes, lowest bit first."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The places of all player fields of both players. `name` is "tight" or "wide"."""
+
+    name: str
+
+    def storage(self, field: Field) -> Storage:
+        """The matrix that holds a field."""
+        return field.tight if self.name == "tight" and field.tight else field.storage
+
+    def code(self, field: Field) -> Code | None:
+        """The table that a field's stored value indexes, if any."""
+        return field.code if self.name == "tight" else None
+
+    @cached_property
+    def columns(self) -> dict[Storage, tuple[tuple[int, Field], ...]]:
+        """Storage to its (player, field) columns; a field with several bits takes as many bits in a row."""
+        return {
+            storage: tuple((p, f) for p in range(PLAYERS) for f in PLAYER_FIELDS if self.storage(f) is storage)
+            for storage in Storage
+        }
+
+    @cached_property
+    def places(self) -> dict[tuple[int, str], tuple[Storage, int]]:
+        """(player, field name) to its storage and its first column (or bit) there."""
+        found = {}
+        for storage, columns in self.columns.items():
+            place = 0
+            for player, field in columns:
+                found[player, field.name] = (storage, place)
+                place += field.bits
+        return found
+
+    def width(self, storage: Storage) -> int:
+        """Columns of a matrix; for BIT, bytes."""
+        count = sum(field.bits for _, field in self.columns[storage])
+        return -(-count // 8) if storage is Storage.BIT else count
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a frame, sparse groups apart."""
+        return sum(self.width(s) * (1 if s is Storage.BIT else np.dtype(s.value).itemsize) for s in Storage)
+
+    def pack(self, columns: Columns) -> Matrices | None:
+        """Matrices of a game's columns, or None where this layout would change a value."""
+        packed: Matrices = {}
+        for storage, places in self.columns.items():
+            if storage is Storage.BIT:
+                packed[storage] = _pack_bits([columns[p, f.name] for p, f in places], [f.bits for _, f in places])
+                continue
+            matrix = np.empty((len(columns[0, "x"]), len(places)), dtype=storage.value)
+            for number, (player, field) in enumerate(places):
+                column = self._encode(field, columns[player, field.name])
+                if column is None:
+                    return None
+                matrix[:, number] = column
+            packed[storage] = matrix
+        return packed
+
+    def _encode(self, field: Field, values: np.ndarray) -> np.ndarray | None:
+        storage = np.dtype(self.storage(field).value)
+        if values.dtype == storage:
+            return values
+        if self.code(field):
+            return _encode_steps(values, code_table(field.code))  # type: ignore[arg-type]
+        limit = np.iinfo(storage).max
+        if values.min() < 0 or values.max() > limit:
+            return None
+        kept = values.astype(storage)
+        return kept if is_same(kept.astype(values.dtype), values) else None
+
+    def unpack(self, matrices: Matrices) -> Columns:
+        """The columns that `pack` was given, bit for bit."""
+        bits = np.unpackbits(matrices[Storage.BIT], axis=1, bitorder="little")
+        found: Columns = {}
+        for player in range(PLAYERS):
+            for field in PLAYER_FIELDS:
+                storage, place = self.places[player, field.name]
+                if storage is Storage.BIT:
+                    found[player, field.name] = _decode_bits(bits[:, place : place + field.bits], field)
+                else:
+                    found[player, field.name] = self._decode(field, matrices[storage][:, place])
+        return found
+
+    def _decode(self, field: Field, values: np.ndarray) -> np.ndarray:
+        code = self.code(field)
+        decoded: np.ndarray = code_table(code)[values] if code else values.astype(stored_type(field))
+        return decoded
+
+
+@cache
+def layout_named(name: str) -> Layout:
+    """The tight or the wide layout."""
+    return Layout(name)
+
+
+LAYOUTS = ("tight", "wide")
+
+
+def _encode_steps(values: np.ndarray, table: np.ndarray) -> np.ndarray | None:
+    """Indices (uint8) into an evenly spaced table, or None where a value is not in it."""
+    if values.min() < table[0] or values.max() > table[-1]:
+        return None
+    steps = np.rint((values - table[0]) * np.float32((len(table) - 1) / (table[-1] - table[0]))).astype(np.uint8)
+    return steps if is_same(table[steps], values) else None
+
+
+def _pack_bits(columns: list[np.ndarray], widths: list[int]) -> np.ndarray:
+    flags = np.zeros((len(columns[0]), sum(widths)), dtype=np.uint8)
+    place = 0
+    for values, width in zip(columns, widths, strict=True):
+        if width == 1:
+            flags[:, place] = values
+        else:
+            flags[:, place : place + width] = np.unpackbits(values[:, None], axis=1, bitorder="little")
+        place += width
+    return np.packbits(flags, axis=1, bitorder="little")
+
+
+def _decode_bits(bits: np.ndarray, field: Field) -> np.ndarray:
+    if field.bits == 1:
+        return bits[:, 0].astype(bool)
+    return np.packbits(bits, axis=1, bitorder="little")[:, 0]

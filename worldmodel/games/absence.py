@@ -1,0 +1,99 @@
+"""Which fields a game's file lacks although it has a column of zeros for them.
+
+Older Slippi versions do not record every field, and converters then write zeros. A zero that means "not recorded" must
+not be learned as a value, so such fields are found per game (and per player) and masked in loss and metrics.
+Three sources, in this order: the file has no such column; its meta.json names the field or a version before the field
+existed; all its values are zero although the game shows that they cannot be (`schema.Evidence`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from worldmodel.schema import PLAYER_FIELDS, PLAYERS, Evidence, Field
+
+Columns = dict[tuple[int, str], np.ndarray]
+_LANDING_LAG = (70, 74)
+"""Actions LANDING_AIR_N .. LANDING_AIR_LW: landing while an aerial attack is under way."""
+
+
+def find_missing(columns: Columns, absent: frozenset[str], entry: dict[str, object]) -> frozenset[str]:
+    """Names ("p0.hitlag") of player fields that the game lacks. `columns` as in `Game.columns`, absent ones zero."""
+    found = {name for name in absent if name[0] == "p" and "." in name}
+    for player in range(PLAYERS):
+        blank = {f.name for f in PLAYER_FIELDS if not columns[player, f.name].any()}
+        for group in _groups():
+            if all(f.name in blank for f in group) and _is_lacking(columns, player, group, entry):
+                found |= {f"p{player}.{f.name}" for f in group}
+    return frozenset(found)
+
+
+def _groups() -> list[list[Field]]:
+    named: dict[str, list[Field]] = {}
+    for field in PLAYER_FIELDS:
+        if field.since or field.absence is not Evidence.NEVER:
+            named.setdefault(field.group or field.name, []).append(field)
+    return list(named.values())
+
+
+def _is_lacking(columns: Columns, player: int, group: list[Field], entry: dict[str, object]) -> bool:
+    return any(is_declared_missing(field, entry) or _EVIDENCE[field.absence](columns, player) for field in group)
+
+
+def is_declared_missing(field: Field, entry: dict[str, object]) -> bool:
+    """Whether a meta.json entry says so: `missing_fields` by our name or peppi's, or a `slippi_version` before it."""
+    declared = entry.get("missing_fields") or []
+    names = {str(name).removeprefix("leader.") for name in declared} if isinstance(declared, list) else set()
+    if field.name in names or (field.peppi and field.peppi in names):
+        return True
+    version, since = _version(entry.get("slippi_version")), _version(field.since)
+    return bool(version and since and version < since)
+
+
+def _version(text: object) -> tuple[int, ...]:
+    parts = str(text or "").split(".")
+    return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()
+
+
+def _rises(values: np.ndarray) -> int:
+    return int((np.diff(values.astype(np.float32)) > 0).sum())
+
+
+def _was_hit(columns: Columns, player: int) -> bool:
+    return sum(_rises(columns[p, "percent"]) for p in range(PLAYERS)) >= 3
+
+
+def _has_hit(columns: Columns, player: int) -> bool:
+    return _rises(columns[1 - player, "percent"]) >= 3
+
+
+def _moved(columns: Columns, player: int) -> bool:
+    return bool(any(np.ptp(columns[player, axis]) > 1 for axis in ("x", "y")))
+
+
+def _left_ground(columns: Columns, player: int) -> bool:
+    grounded = columns[player, "on_ground"]
+    return bool(grounded.any() and not grounded.all())
+
+
+def _lost_stock(columns: Columns, player: int) -> bool:
+    return _rises(-columns[player, "stocks"].astype(np.float32)) > 0
+
+
+def _landed_attack(columns: Columns, player: int) -> bool:
+    action = columns[player, "action"]
+    return bool(((action >= _LANDING_LAG[0]) & (action <= _LANDING_LAG[1])).any())
+
+
+_EVIDENCE: dict[Evidence, Callable[[Columns, int], bool]] = {
+    Evidence.NEVER: lambda columns, player: False,
+    Evidence.ALWAYS: lambda columns, player: True,
+    Evidence.HIT: _was_hit,
+    Evidence.HAS_HIT: _has_hit,
+    Evidence.MOVED: _moved,
+    Evidence.AIRBORNE: _left_ground,
+    Evidence.RESPAWNED: _lost_stock,
+    Evidence.LANDED_ATTACK: _landed_attack,
+}

@@ -1,0 +1,225 @@
+"""Where games come from: a parsed folder, tar shards or an encoded `.pt`, on a disk or in an object store.
+
+Listing a source opens no game. What is listed is read in tasks by `read_games`, which yields every game or the reason
+why there is none: no game is lost without a word.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal
+
+from worldmodel.errors import GameError, UserError
+from worldmodel.games.game import Game
+from worldmodel.games.parsed import read_game
+from worldmodel.games.shard import iterate_shard
+from worldmodel.storage import Entry, Location
+
+FRAME_IDS = "frame_ids"
+_PREFETCH = 16
+"""Files read ahead of the one being parsed: hides an object store's latency."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """One thing that gave no game."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """What is read at once: a game's file, a tar shard or a `.pt` with many games."""
+
+    kind: Literal["parsed", "tar", "tensors"]
+    name: str
+    """File name within its source; of a parsed game, its md5."""
+    uri: str
+    bytes: int
+    order: int
+    """Place in the source's own order (that of meta.json)."""
+    entry: dict[str, object] = field(default_factory=dict)
+    frame_ids: str = ""
+    """URI of the frame ids, where they are at hand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """All that a source offers."""
+
+    units: list[Unit]
+    rejected: list[Rejection]
+    filtered: list[Rejection]
+    """Games that are left out on purpose: not for training, or not named in meta.json."""
+
+
+def list_source(source: str, *, training_only: bool = True) -> Listing:
+    """List a source. UserError where there is nothing to read."""
+    location = Location.of(source)
+    if location.name.endswith(".pt"):
+        return _of_units([_unit("tensors", location.name, str(location), location.measure_bytes(), 0)])
+    if location.name.endswith(".tar"):
+        return _of_units([_unit("tar", location.name, str(location), location.measure_bytes(), 0)])
+    found = location.list_entries()
+    names = {entry.name for entry in found}
+    shards = [entry for entry in found if entry.name.endswith(".tar") and not entry.is_folder]
+    if "meta.json" in names:
+        return _list_parsed(location, names, training_only)
+    if shards:
+        return _of_units([_unit("tar", e.name, str(location / e.name), e.size, n) for n, e in enumerate(shards)])
+    raise UserError(_nothing_there(location, found))
+
+
+def _unit(kind: Literal["tar", "tensors"], name: str, uri: str, size: int, order: int) -> Unit:
+    return Unit(kind=kind, name=name, uri=uri, bytes=size, order=order)
+
+
+def _of_units(units: list[Unit]) -> Listing:
+    return Listing(units=units, rejected=[], filtered=[])
+
+
+def _nothing_there(location: Location, found: list[Entry]) -> str:
+    expected = "expected a parsed folder (meta.json and games/), tar shards, a .pt file, or .slp replays"
+    if not found:
+        state = "is empty" if location.exists() else "does not exist"
+        return f"{location} {state}: {expected}"
+    if any(entry.name == "games" and entry.is_folder for entry in found):
+        return f"{location} has games/ but no meta.json, which names the games: restore it, or parse the replays again"
+    return f"no games in {location} (it holds {', '.join(e.name for e in found[:5])}, ...): {expected}"
+
+
+def _list_parsed(location: Location, names: set[str], training_only: bool) -> Listing:
+    sizes = {e.name: e.size for e in (location / "games").list_entries() if not e.is_folder}
+    ids = {e.name for e in (location / FRAME_IDS).list_entries()} if FRAME_IDS in names else set()
+    listing = Listing(units=[], rejected=[], filtered=[])
+    seen: set[str] = set()
+    for order, entry in enumerate(_read_meta(location / "meta.json")):
+        md5 = entry.get("slp_md5") if isinstance(entry, dict) else None
+        reason = _refuse_entry(md5, seen, sizes)
+        if reason:
+            listing.rejected.append(
+                Rejection(file=f"games/{md5}" if md5 else f"meta.json entry {order}", reason=reason)
+            )
+            continue
+        name = str(md5)
+        seen.add(name)
+        if training_only and entry.get("is_training", True) is False:
+            listing.filtered.append(Rejection(file=f"games/{name}", reason=_why_filtered(entry)))
+            continue
+        ids_uri = str(location / FRAME_IDS / f"{name}.npy") if f"{name}.npy" in ids else ""
+        listing.units.append(
+            Unit(kind="parsed", name=name, uri=str(location / "games" / name), bytes=sizes[name], order=order,
+                 entry=entry, frame_ids=ids_uri)
+        )  # fmt: skip
+    unnamed = sorted(name for name in sizes.keys() - seen if not name.startswith("."))
+    listing.filtered.extend(Rejection(file=f"games/{name}", reason="not named in meta.json") for name in unnamed)
+    if not (listing.units or listing.rejected or listing.filtered):
+        raise UserError(f"{location / 'meta.json'} names no games")
+    return listing
+
+
+def _read_meta(location: Location) -> list[dict[str, object]]:
+    try:
+        entries = json.loads(location.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{location} is not JSON ({error}); expected a list with one entry per game") from error
+    if not isinstance(entries, list):
+        raise UserError(f"{location} holds a {type(entries).__name__}, expected a list with one entry per game")
+    return entries
+
+
+def _refuse_entry(md5: object, seen: set[str], sizes: dict[str, int]) -> str:
+    if not isinstance(md5, str) or not md5:
+        return "its entry in meta.json has no slp_md5"
+    if "/" in md5 or "\\" in md5 or md5.startswith("."):
+        return "its slp_md5 is not a plain file name"
+    if md5 in seen:
+        return "named twice in meta.json; its first entry is used"
+    if md5 not in sizes:
+        return "named in meta.json, but there is no such file"
+    return ""
+
+
+def _why_filtered(entry: dict[str, object]) -> str:
+    return f"not for training: {entry.get('not_training_reason') or 'is_training is false in meta.json'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One game of a unit, or why there is none."""
+
+    file: str
+    """What `rejected.json` calls it."""
+    unit: Unit
+    game: Game | None = None
+    reason: str = ""
+    is_filtered: bool = False
+    """Left out on purpose (`reason` says why), rather than rejected."""
+
+
+def read_games(units: list[Unit], *, training_only: bool = True) -> Iterator[Reading]:
+    """All games of some units, in their order; files are read ahead in threads, parsed one at a time."""
+    loose = [unit for unit in units if unit.kind == "parsed"]
+    with ThreadPoolExecutor(_PREFETCH) as pool:
+        queue = iter(loose)
+        waiting = [(unit, pool.submit(_fetch, unit)) for unit in islice(queue, _PREFETCH)]
+        while waiting:
+            unit, fetched = waiting.pop(0)
+            waiting.extend((later, pool.submit(_fetch, later)) for later in islice(queue, 1))
+            yield _parse(unit, *fetched.result())
+    for unit in (unit for unit in units if unit.kind != "parsed"):
+        if unit.kind == "tar":
+            yield from _read_shard(unit, training_only)
+        else:
+            yield from _read_tensors(unit)
+
+
+def _fetch(unit: Unit) -> tuple[bytes, bytes | None, str]:
+    """A game's bytes, its frame ids' bytes, and why they could not be read."""
+    try:
+        data = Location.of(unit.uri).read_bytes()
+        ids = Location.of(unit.frame_ids).read_bytes() if unit.frame_ids else None
+    except (OSError, UserError) as error:
+        return b"", None, f"cannot be read: {error}"
+    return data, ids, ""
+
+
+def _parse(unit: Unit, data: bytes, ids: bytes | None, failure: str) -> Reading:
+    name = f"games/{unit.name}"
+    if failure:
+        return Reading(file=name, unit=unit, reason=failure)
+    try:
+        return Reading(file=name, unit=unit, game=read_game(data, unit.name, unit.entry, ids))
+    except GameError as error:
+        return Reading(file=name, unit=unit, reason=str(error))
+
+
+def _read_shard(unit: Unit, training_only: bool) -> Iterator[Reading]:
+    for member in iterate_shard(Location.of(unit.uri)):
+        name = f"{unit.name}/{member.name}"
+        if member.reason:
+            yield Reading(file=name if member.name else unit.name, unit=unit, reason=member.reason)
+        elif training_only and member.entry.get("is_training", True) is False:
+            yield Reading(file=name, unit=unit, reason=_why_filtered(member.entry), is_filtered=True)
+        else:
+            try:
+                game = read_game(member.data, member.name, member.entry, member.frame_ids)
+            except GameError as error:
+                yield Reading(file=name, unit=unit, reason=str(error))
+            else:
+                yield Reading(file=name, unit=unit, game=game)
+
+
+def _read_tensors(unit: Unit) -> Iterator[Reading]:
+    from worldmodel.games.tensors import iterate_tensors  # torch, which no other source needs
+
+    for number, game in enumerate(iterate_tensors(Location.of(unit.uri))):
+        if isinstance(game, GameError):
+            yield Reading(file=f"{unit.name}/game {number}", unit=unit, reason=str(game))
+        else:
+            yield Reading(file=f"{unit.name}/game {number}", unit=unit, game=game)
