@@ -41,7 +41,7 @@ class Entry:
     slp_size: int
     """Bytes of the uncompressed replay."""
     lastFrame: int
-    """Number of rows, repeated frames included (the users' name for it)."""
+    """Number of rows (the users' name for it); each is a frame of the game, repeats are gone."""
     players: tuple[dict[str, int], ...]
     """Port (0..3) and external character id of each player, lower port first."""
     stage: int
@@ -51,8 +51,8 @@ class Entry:
     """Where the replay lay, relative to the parsed folder."""
     slippi_version: str
     start_stocks: int
-    unique_frames: int
-    """Frames of the game; `num_frames` less this are rows that a rollback replaced."""
+    dropped_repeats: int = 0
+    """Rows of the replay that a rollback replaced and that were left out."""
     played_on: str = "None"
     lras: str = "None"
     """Port of the player that quit."""
@@ -73,7 +73,8 @@ class Entry:
         found = asdict(self)
         derived = {
             "num_frames": self.lastFrame,
-            "rollback_dup_frames": self.lastFrame - self.unique_frames,
+            "unique_frames": self.lastFrame,
+            "rollback_dup_frames": 0,
             "ports": [player["port"] for player in self.players],
         }
         return json.loads(json.dumps(found | derived))  # type: ignore[no-any-return]
