@@ -12,7 +12,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
@@ -245,6 +245,7 @@ PARTS = st.lists(st.text("abcXYZ019-_. ", min_size=1, max_size=8).filter(lambda 
 
 
 @pytest.mark.parametrize("root", ["/root", "s3://bucket", "gs://bucket/deep"])
+@settings(deadline=None)
 @given(parts=PARTS)
 def test_joining_and_parent_are_inverse(root: str, parts: list[str]) -> None:
     place = Location.of(root)
