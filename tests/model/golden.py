@@ -14,7 +14,7 @@ from torch import Tensor
 from worldmodel.features.batch import Inputs, Predictions, Targets
 from worldmodel.features.config import EncodingConfig, FeatureLayout
 from worldmodel.model.config import ModelConfig
-from worldmodel.schema import PLAYERS
+from worldmodel.schema import PLAYERS, STAGE
 
 ENCODINGS = ("baseline", "1a2a", "3a1a", "v3proj")
 ARCHS = ("mamba2", "mlp")
@@ -99,3 +99,41 @@ def golden_targets(samples: dict[str, Tensor], layout: FeatureLayout) -> Targets
         valid=torch.ones(rows, 1, dtype=torch.bool),
         present=present | {t: torch.ones(rows, PLAYERS, 1) for t in layout.class_targets},
     )
+
+
+def random_batch(
+    layout: FeatureLayout, *, batch: int = 4, time: int | None = None, positions: int = 1, seed: int = 0
+) -> tuple[Inputs, Predictions, Targets]:
+    """Arbitrary numbers in the right shapes; about half of the actions change."""
+    draw = torch.Generator().manual_seed(seed)
+    time = positions if time is None else time
+
+    def classes_of(*vocabularies: int, shape: tuple[int, ...]) -> Tensor:
+        return torch.stack([torch.randint(v, shape, generator=draw) for v in vocabularies], -1)
+
+    vocabularies = [f.vocabulary for f in layout.categories] * PLAYERS + [STAGE.vocabulary]
+    inputs = Inputs(
+        torch.randn(batch, time, layout.float_width, generator=draw),
+        classes_of(*vocabularies, shape=(batch, time)),
+        torch.rand(batch, positions, layout.control_width, generator=draw),
+    )
+    rows = (batch, positions, PLAYERS)
+    numbers = {t: torch.randn(*rows, layout.number_width(t), generator=draw) for t in layout.number_targets}
+    numbers["binary"] = (numbers["binary"] > 0).float()
+    classes = {t: torch.randint(f.vocabulary, rows, generator=draw) for t, f in layout.class_targets.items()}
+    stays = torch.rand(rows, generator=draw) < 0.5
+    other = torch.randint(layout.class_targets["action"].vocabulary, rows, generator=draw)
+    widths = {t: layout.number_width(t) for t in numbers} | dict.fromkeys(classes, 1)
+    targets = Targets(
+        numbers=numbers,
+        classes=classes,
+        context_action=torch.where(stays, classes["action"], other),
+        previous_action=classes["action"].roll(1, 0),
+        valid=torch.ones(batch, positions, dtype=torch.bool),
+        present={t: torch.ones(batch, PLAYERS, width) for t, width in widths.items()},
+    )
+    predictions = Predictions(
+        {t: torch.randn(v.shape, generator=draw) for t, v in numbers.items()},
+        {t: torch.randn(*rows, f.vocabulary, generator=draw) for t, f in layout.class_targets.items()},
+    )
+    return inputs, predictions, targets

@@ -1,0 +1,89 @@
+"""The loss: one number per term of the schema, and their weighted sum. Nothing here waits for the device.
+
+The users' definitions: mean squared error of the scaled deltas (continuous, velocity) and values (dynamics), binary
+cross-entropy of the flags, cross-entropy of each category; means over both players. Positions that are not `valid` and
+fields that a game's file lacks (`present` 0) count neither above nor below the fraction line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from worldmodel.features.batch import Predictions, Targets
+from worldmodel.training.config import LossWeights
+
+LOGIT_TERM = "binary"
+"""The term of numbers whose predictions are logits of bits."""
+ACTION_TERM = "action"
+
+
+def compute_loss(
+    predictions: Predictions,
+    targets: Targets,
+    weights: LossWeights,
+    denominators: Mapping[str, Tensor | float] | None = None,
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+    """The loss to minimise, and its terms before weighting.
+
+    Each term is a sum over what counts, divided by `denominators[term]` (default: `count_terms(targets)`, so a mean).
+    Workers that average their gradients divide by the whole batch's count over the number of workers: the average is
+    then the gradient of the whole batch's mean, however the padding falls.
+    """
+    counts = count_terms(targets) if denominators is None else denominators
+    terms = {term: _divide(total, counts[term]) for term, total in sum_terms(predictions, targets, weights).items()}
+    total = torch.stack([getattr(weights, term) * value for term, value in terms.items()]).sum()
+    return total, terms
+
+
+def count_terms(targets: Targets) -> dict[str, Float[Tensor, ""]]:
+    """How many numbers, or classes, of this batch each term averages over."""
+    positions = targets.valid.sum(1).to(torch.float32)[:, None, None]
+    return {term: (positions * targets.present[term]).sum() for term in (*targets.numbers, *targets.classes)}
+
+
+def sum_terms(
+    predictions: Predictions, targets: Targets, weights: LossWeights
+) -> dict[str, Float[Tensor, ""]]:  # fmt: skip
+    """Each term's error, summed over what counts; action changes count `action_change_weight` times."""
+    sums = {
+        term: _sum_numbers(term, predicted, targets.numbers[term], mask_term(targets, term))
+        for term, predicted in predictions.numbers.items()
+    }
+    for term, logits in predictions.logits.items():
+        factor = mask_term(targets, term).squeeze(-1)
+        if term == ACTION_TERM and weights.action_change_weight != 1:
+            changed = targets.classes[term] != targets.context_action
+            factor = torch.where(changed, weights.action_change_weight * factor, factor)
+        sums[term] = (cross_entropy(logits, targets.classes[term]) * factor).sum()
+    return sums
+
+
+def mask_term(targets: Targets, term: str) -> Float[Tensor, "batch position player field"]:
+    """1.0 where a number or class of `term` counts, else 0.0; classes have field width 1."""
+    return targets.valid[:, :, None, None] * targets.present[term][:, None]
+
+
+def cross_entropy(
+    logits: Float[Tensor, "batch position player vocabulary"], classes: Tensor
+) -> Float[Tensor, "batch position player"]:
+    """Minus the log probability of the true class, in float32 or better."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(classes)
+
+
+def _sum_numbers(term: str, predicted: Tensor, true: Tensor, mask: Tensor) -> Tensor:
+    predicted = predicted.to(true.dtype)
+    if term == LOGIT_TERM:
+        return F.binary_cross_entropy_with_logits(predicted, true, weight=mask, reduction="sum")
+    return ((predicted - true).square() * mask).sum()
+
+
+def _divide(total: Tensor, count: Tensor | float) -> Tensor:
+    """total / count, and 0 where nothing counts."""
+    count = torch.as_tensor(count, dtype=total.dtype, device=total.device)
+    return total / torch.where(count > 0, count, 1)
