@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
+from s3_server import serve_s3, use_s3
 
 from worldmodel.appender import open_appender
 from worldmodel.errors import UserError
 from worldmodel.object_store import MissingError, StorageError
 from worldmodel.storage import Location
 
-SETTINGS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
-
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    """An S3 server with one bucket, `games`."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    client = boto3.client(
-        "s3", endpoint_url=url, aws_access_key_id="key", aws_secret_access_key="secret", region_name="us-east-1"
-    )
-    client.create_bucket(Bucket="games")
-    yield url
-    server.stop()
+    with serve_s3() as url:
+        yield url
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -47,11 +33,6 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         return Location.of(tmp_path / "place")
     use_s3(monkeypatch, request.getfixturevalue("endpoint"))
     return Location.of(f"s3://games/{tmp_path.name}")
-
-
-def use_s3(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    for name, value in {**SETTINGS, "AWS_ENDPOINT_URL": url}.items():
-        monkeypatch.setenv(name, value)
 
 
 def read_sha256(content: bytes) -> str:
