@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
@@ -83,23 +83,23 @@ def parse(arguments: Sequence[str] | None = None) -> Verb:
 
 def run_verb(verb: Verb) -> None:
     """Run a verb and print its result on stdout: as one JSON object, or for people."""
-    if not verb.json:
+    if verb.json:
+        with _stdout_to_stderr():
+            result = verb.run()
+        print(to_json(result), flush=True)
+    else:
         print(verb.render(verb.run()), flush=True)
-        return
-    with _stdout_to_stderr() as stdout:
-        print(to_json(verb.run()), file=stdout, flush=True)
 
 
 @contextmanager
-def _stdout_to_stderr() -> Iterator[TextIO]:
-    """Send everything that is printed, also by libraries below Python, to stderr; yields the real stdout."""
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send to stderr whatever is printed meanwhile, also by libraries below Python and by child processes."""
     sys.stdout.flush()
     kept = os.dup(1)
     shown, sys.stdout = sys.stdout, sys.stderr
     os.dup2(2, 1)
     try:
-        with os.fdopen(kept, "w", closefd=False) as stdout:
-            yield stdout
+        yield
     finally:
         sys.stdout = shown
         os.dup2(kept, 1)

@@ -134,7 +134,7 @@ def list_keys() -> tuple[str, ...]:
 
 
 @cache
-def _adapter() -> TypeAdapter[ExperimentConfig]:
+def _adapter() -> TypeAdapter:  # bare: beartype knows no subscripted one
     return TypeAdapter(ExperimentConfig)
 
 
@@ -228,7 +228,8 @@ def _infer(known: dict[str, Any]) -> None:
 def _validate(known: dict[str, Any], problems: list[str]) -> ExperimentConfig | None:
     """The experiment; where values are wrong, the one without them, so that its conflicts are found as well."""
     try:
-        return _adapter().validate_json(json.dumps(known, default=str), strict=True)
+        config: ExperimentConfig = _adapter().validate_json(json.dumps(known, default=str), strict=True)
+        return config
     except UserError as error:
         problems.append(str(error))
     except ValidationError as error:
