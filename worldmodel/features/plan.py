@@ -1,0 +1,169 @@
+"""In which order frames are trained on: a pure function of (games, seed, step), whatever the number of workers.
+
+1. A game of T frames gives samples: sequences of L targets one after another, or one window per target.
+2. Games lie in canonical partitions by md5, in blocks of one partition each. In every epoch a partition permutes its
+   blocks, and then its samples within groups of a few blocks: a group is all that a worker needs at hand.
+3. The partitions are interleaved in proportion to their samples, so that all end together, and every B samples of that
+   order are a batch. Worker r of W takes those of its own C/W partitions: what is learned from does not depend on W.
+
+So an epoch has every target exactly once, and a resumed run continues with the very next batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal
+
+import numpy as np
+
+from worldmodel.blocks.index import PARTITIONS, GameEntry, partition_of
+from worldmodel.errors import UserError
+
+GROUP_BLOCKS = 4
+"""Blocks whose samples are shuffled together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleShape:
+    """What a sample is."""
+
+    mode: Literal["sequence", "window"]
+    context: int
+    """Window: frames of context, K. Sequence: targets begin at frame K in evaluation (the windows' first target)."""
+    length: int
+    """Sequence: targets per sample, L. Unused for windows."""
+    lookahead: int = 0
+    """Frames beyond the next one that are predicted."""
+
+    @property
+    def inputs(self) -> int:
+        """Context frames T of a sample."""
+        return self.context if self.mode == "window" else self.length
+
+    @property
+    def positions(self) -> int:
+        """Predictions N per sample."""
+        return 1 if self.mode == "window" else self.length
+
+    @property
+    def frames(self) -> int:
+        """Consecutive frames that a sample reads: context, next frame, lookahead."""
+        return self.inputs + 1 + self.lookahead
+
+    def count_targets(self, frames: int) -> int:
+        """Targets in a game of so many frames."""
+        first = self.context if self.mode == "window" else 1
+        return max(0, frames - first - self.lookahead)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of a batch: `games` (B,) indices into the plan's games, `starts` (B,) first context frames."""
+
+    games: np.ndarray
+    starts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.games)
+
+
+class Plan:
+    """The order of all samples of some games."""
+
+    def __init__(self, games: Sequence[GameEntry], shape: SampleShape, batch_size: int, seed: int) -> None:
+        self.shape, self.batch_size, self.seed = shape, batch_size, seed
+        self.games = list(games)
+        frames = [game.frames for game in self.games]
+        self.targets = np.array([shape.count_targets(count) for count in frames], dtype=np.int64)
+        per_sample = 1 if shape.mode == "window" else shape.length
+        self.counts = -(-self.targets // per_sample)
+        self.partitions = np.array([partition_of(game.md5) for game in self.games], dtype=np.int64)
+        self._first = np.concatenate([[0], np.cumsum(self.counts)])
+        if not self.samples:
+            raise UserError(
+                f"none of {len(self.games)} games is long enough for a sample of {shape.frames} frames "
+                f"(the longest has {max(frames, default=0)}): use a smaller context_len or sequence_length"
+            )
+
+    @property
+    def samples(self) -> int:
+        """Samples of an epoch."""
+        return int(self._first[-1])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch; the last may be smaller."""
+        return -(-self.samples // self.batch_size)
+
+    @property
+    def epoch_targets(self) -> int:
+        """Frames that are a target in an epoch, each once."""
+        return int(self.targets.sum())
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Samples:
+        """The samples of a global step (from 0) that fall to worker `rank` of `world`."""
+        samples = self.global_batch(step)
+        if world == 1:
+            return samples
+        own = self.partitions[samples.games] % world == rank
+        return Samples(samples.games[own], samples.starts[own])
+
+    def global_batch(self, step: int) -> Samples:
+        """All samples of a step, whoever computes them."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = self._order(epoch)
+        return self.locate(order[position * self.batch_size : (position + 1) * self.batch_size])
+
+    def locate(self, ids: np.ndarray) -> Samples:
+        """Game and first context frame of sample ids (0 .. `samples`)."""
+        games = np.searchsorted(self._first, ids, side="right") - 1
+        within = ids - self._first[games]
+        stride = 1 if self.shape.mode == "window" else self.shape.length
+        return Samples(games, within * stride)
+
+    def count_valid(self, samples: Samples) -> np.ndarray:
+        """Targets in each sample (B,): all but the last sequence of a game are full."""
+        if self.shape.mode == "window":
+            return np.ones(len(samples), dtype=np.int64)
+        return np.minimum(self.shape.length, self.targets[samples.games] - samples.starts)
+
+    @lru_cache(maxsize=2)  # noqa: B019  (a plan lives as long as its run)
+    def _order(self, epoch: int) -> np.ndarray:
+        orders = [self._order_partition(epoch, partition) for partition in range(PARTITIONS)]
+        # The place of a partition's i-th of n samples is (i + 1/2)/n of the epoch.
+        places = np.concatenate([(np.arange(len(ids)) + 0.5) / max(1, len(ids)) for ids in orders])
+        order: np.ndarray = np.concatenate(orders)[np.argsort(places, kind="stable")]
+        return order
+
+    def _order_partition(self, epoch: int, partition: int) -> np.ndarray:
+        random = np.random.default_rng([self.seed, epoch, partition])
+        blocks = self._blocks[partition]
+        shuffled = [blocks[i] for i in random.permutation(len(blocks))]
+        groups = [shuffled[i : i + GROUP_BLOCKS] for i in range(0, len(shuffled), GROUP_BLOCKS)]
+        ids = [
+            random.permutation(np.concatenate([self._ids(game) for block in group for game in block]))
+            for group in groups
+        ]
+        return np.concatenate(ids) if ids else np.zeros(0, dtype=np.int64)
+
+    def _ids(self, game: int) -> np.ndarray:
+        return np.arange(self._first[game], self._first[game + 1])
+
+    @cached_property
+    def _blocks(self) -> list[list[list[int]]]:
+        """Partition to its blocks (by name) to their games' indices (by row)."""
+        found: list[dict[str, list[int]]] = [{} for _ in range(PARTITIONS)]
+        for index in sorted(range(len(self.games)), key=lambda i: (self.games[i].block, self.games[i].row)):
+            found[self.partitions[index]].setdefault(self.games[index].block, []).append(index)
+        return [list(blocks.values()) for blocks in found]
+
+
+def check_world(world: int) -> None:
+    """UserError where so many workers cannot share the canonical partitions evenly."""
+    if PARTITIONS % world:
+        fitting = [n for n in range(1, PARTITIONS + 1) if PARTITIONS % n == 0]
+        raise UserError(
+            f"{world} workers cannot share {PARTITIONS} partitions of the data evenly: use one of {fitting}"
+        )

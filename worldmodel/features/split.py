@@ -1,0 +1,66 @@
+"""Which games train and which validate, and which games an experiment uses at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from worldmodel.blocks.index import GameEntry, split_position
+from worldmodel.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class GameFilter:
+    """Which games of a data set an experiment uses; None: any."""
+
+    stages: frozenset[int] | None = None
+    characters: frozenset[int] | None = None
+    """Both players' characters must be among these."""
+    end_method: int | None = None
+    max_games: int | None = None
+    """The first so many in the data's own order."""
+
+
+def select_games(games: Sequence[GameEntry], chosen: GameFilter) -> list[GameEntry]:
+    """The games that pass, in the data's own order. UserError where none does."""
+    found = [game for game in games if _passes(game, chosen)][: chosen.max_games]
+    if not found:
+        raise UserError(f"no game of {len(games)} passes the filters of section `data`: {chosen}")
+    return found
+
+
+def _passes(game: GameEntry, chosen: GameFilter) -> bool:
+    return (
+        (chosen.stages is None or game.stage in chosen.stages)
+        and (chosen.characters is None or set(game.characters) <= chosen.characters)
+        and (chosen.end_method is None or game.end_method == chosen.end_method)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Games by purpose; no game is in both."""
+
+    train: list[GameEntry]
+    validation: list[GameEntry]
+
+
+def split_games(games: Sequence[GameEntry], train_share: float, by: Literal["md5", "first"]) -> Split:
+    """Cut games into training and validation.
+
+    "md5": a game's own hash decides, so it is on the same side in every data set that holds it. "first": the first
+    `train_share` of the games in the data's own order train, as the users published. Both sides get at least one game.
+    """
+    if len(games) < 2:
+        raise UserError(f"{len(games)} game cannot be split: one is needed to train on and another to validate on")
+    if by == "first":
+        cut = min(max(1, int(len(games) * train_share)), len(games) - 1)
+        return Split(train=list(games[:cut]), validation=list(games[cut:]))
+    ranked = sorted(games, key=lambda game: split_position(game.md5))
+    count = sum(split_position(game.md5) < 1 - train_share for game in games)
+    validation = {game.md5 for game in ranked[: min(max(1, count), len(games) - 1)]}
+    return Split(
+        train=[game for game in games if game.md5 not in validation],
+        validation=[game for game in games if game.md5 in validation],
+    )
