@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.encoding import EncodingConfig, FeatureLayout
 from worldmodel.features.batch import Inputs, Predictions, Targets
-from worldmodel.features.config import EncodingConfig, FeatureLayout
 from worldmodel.model.config import ModelConfig
 from worldmodel.schema import PLAYERS, STAGE
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tests.model.golden import ENCODINGS, Golden, random_batch
+from worldmodel.encoding import EncodingConfig, FeatureLayout
 from worldmodel.features.batch import Inputs, Predictions, Targets
-from worldmodel.features.config import EncodingConfig, FeatureLayout
 from worldmodel.schema import PLAYERS, field_named
 from worldmodel.training.baselines import MostFrequentNextAction, kinematic, persistence
 from worldmodel.training.config import LossWeights

@@ -9,7 +9,7 @@ import inspect
 import pytest
 
 from worldmodel import schema
-from worldmodel.features.config import EncodingConfig
+from worldmodel.encoding import EncodingConfig
 from worldmodel.training import config as module
 from worldmodel.training.config import ExperimentConfig, LossWeights, ModelConfig, TrainingConfig, find_conflicts
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.model.golden import MODELS, Golden, random_batch
+from worldmodel.encoding import EncodingConfig
 from worldmodel.features.batch import Predictions, Targets
-from worldmodel.features.config import EncodingConfig
 from worldmodel.training.config import LossWeights
 from worldmodel.training.loss import compute_loss, count_terms
 

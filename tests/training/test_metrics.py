@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.model.golden import MODELS, Golden, random_batch
+from worldmodel.encoding import EncodingConfig
 from worldmodel.features.batch import Predictions
-from worldmodel.features.config import EncodingConfig
 from worldmodel.schema import field_named
 from worldmodel.training.config import LossWeights
 from worldmodel.training.metrics import ACTION_CATEGORIES, Metrics

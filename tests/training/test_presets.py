@@ -9,8 +9,8 @@ from experiments import experiments
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from worldmodel.encoding import EncodingConfig
 from worldmodel.errors import UserError
-from worldmodel.features.config import EncodingConfig
 from worldmodel.training.config import ExperimentConfig, ModelConfig, TrainingConfig
 from worldmodel.training.config_file import list_keys
 from worldmodel.training.presets import PRESETS, apply_preset

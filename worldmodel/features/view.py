@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from worldmodel.blocks.layout import Layout, layout_named
+from worldmodel.encoding import EncodingConfig, FeatureLayout
 from worldmodel.features.batch import Inputs, Targets
-from worldmodel.features.config import EncodingConfig, FeatureLayout
 from worldmodel.features.plan import Samples, SampleShape
 from worldmodel.features.store import Frames, FrameStore, Items
 from worldmodel.schema import (

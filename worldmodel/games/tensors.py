@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldmodel.encoding import EncodingConfig, FeatureLayout
 from worldmodel.errors import GameError, UserError
-from worldmodel.features.config import EncodingConfig, FeatureLayout
 from worldmodel.games.game import Game, check_column, stored_type
 from worldmodel.schema import PLAYER_FIELDS, PLAYERS, SPARSE, Field
 

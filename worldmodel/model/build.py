@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worldmodel.features.config import FeatureLayout
+from worldmodel.encoding import FeatureLayout
 from worldmodel.model.config import ModelConfig
 from worldmodel.model.mlp import FrameStackMLP
 from worldmodel.model.world_model import Mamba2WorldModel, WorldModel

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from worldmodel.encoding import FeatureLayout
 from worldmodel.errors import UserError
 from worldmodel.features.batch import Inputs, Predictions
-from worldmodel.features.config import FeatureLayout
 from worldmodel.model.config import ModelConfig
 from worldmodel.model.state import State
 from worldmodel.model.world_model import WorldModel

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from worldmodel.encoding import FeatureLayout
 from worldmodel.errors import UserError
 from worldmodel.features.batch import Inputs, Predictions
-from worldmodel.features.config import FeatureLayout
 from worldmodel.model.config import ModelConfig
 from worldmodel.model.mamba2 import Mamba2Layer, RMSNorm
 from worldmodel.model.state import State

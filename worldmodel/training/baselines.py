@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from worldmodel.encoding import FeatureLayout
 from worldmodel.features.batch import Inputs, Predictions, Targets
-from worldmodel.features.config import FeatureLayout
 from worldmodel.schema import PLAYERS, Field, Kind, Target, field_named
 from worldmodel.training.loss import ACTION_TERM, mask_term
 

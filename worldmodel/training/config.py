@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from worldmodel.features.config import EncodingConfig
+from worldmodel.encoding import EncodingConfig
 from worldmodel.model.config import ModelConfig
 
 Count = Annotated[int, Field(ge=1)]

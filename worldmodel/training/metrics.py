@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from worldmodel.encoding import FeatureLayout
 from worldmodel.features.batch import Predictions, Targets
-from worldmodel.features.config import FeatureLayout
 from worldmodel.schema import PLAYERS, Field, field_named
 from worldmodel.training.config import LossWeights
 from worldmodel.training.loss import ACTION_TERM, LOGIT_TERM, count_terms, cross_entropy, mask_term, sum_terms
