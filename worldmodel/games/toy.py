@@ -52,7 +52,7 @@ class ToyGame:
     columns: dict[ColumnPath, np.ndarray]
     """Path in the parsed layout to values (T,), in the layout's types."""
     characters: tuple[int, int]
-    """External character ids of player 0 and 1."""
+    """Character ids of player 0 and 1."""
     stage: int
 
     @property
@@ -119,7 +119,7 @@ def play_game(seed: int, index: int) -> ToyGame:
             min(zip(fighters, players, strict=True), key=lambda pair: pair[0].stocks)[1].has_given_up = True
     return ToyGame(
         columns=_columns(rows, items, stage.ident),
-        characters=(bodies[0].external, bodies[1].external),
+        characters=(bodies[0].ident, bodies[1].ident),
         stage=stage.ident,
     )
 

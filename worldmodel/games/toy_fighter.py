@@ -117,7 +117,7 @@ class Fighter:
     """Frames since a trigger or Z was pressed: judges L-cancels and techs."""
 
     def __post_init__(self) -> None:
-        self.character = self.body.internal
+        self.character = self.body.ident
         self.jumps_left = self.body.jumps
         self.ground = self.stage.surfaces[0].ident
 

@@ -158,10 +158,8 @@ SHOT_FRAME, SHOT_LIFE = 12, 45
 class Character:
     """How a fighter moves. Speeds in Melee units per frame, accelerations per frame squared."""
 
-    internal: int
+    ident: int
     """Character id in frames."""
-    external: int
-    """Character id in the game's start block and in `meta.json`."""
     weight: float
     gravity: float
     fall_speed: float
@@ -185,17 +183,17 @@ class Character:
 
 
 CHARACTERS: tuple[Character, ...] = (
-    Character(internal=1, external=2, weight=75, gravity=0.23, fall_speed=2.8, fast_fall_speed=3.4, walk_speed=1.6,
+    Character(ident=1, weight=75, gravity=0.23, fall_speed=2.8, fast_fall_speed=3.4, walk_speed=1.6,
               dash_speed=2.0, run_speed=2.2, friction=0.08, air_acceleration=0.08, air_speed=0.83,
               air_friction=0.02, jump_speed=3.68, hop_speed=2.1, double_jump_speed=4.0, squat_frames=3, shot=54,
               shot_speed=4.0),
-    Character(internal=2, external=0, weight=104, gravity=0.13, fall_speed=2.9, fast_fall_speed=3.5, walk_speed=0.85,
+    Character(ident=2, weight=104, gravity=0.13, fall_speed=2.9, fast_fall_speed=3.5, walk_speed=0.85,
               dash_speed=2.0, run_speed=2.3, friction=0.08, air_acceleration=0.06, air_speed=1.12,
               air_friction=0.01, jump_speed=3.1, hop_speed=1.9, double_jump_speed=2.8, squat_frames=4),
-    Character(internal=18, external=9, weight=87, gravity=0.085, fall_speed=2.2, fast_fall_speed=2.5, walk_speed=1.6,
+    Character(ident=18, weight=87, gravity=0.085, fall_speed=2.2, fast_fall_speed=2.5, walk_speed=1.6,
               dash_speed=1.5, run_speed=1.8, friction=0.06, air_acceleration=0.05, air_speed=0.9,
               air_friction=0.005, jump_speed=2.4, hop_speed=1.5, double_jump_speed=2.1, squat_frames=4),
-    Character(internal=22, external=20, weight=80, gravity=0.17, fall_speed=3.1, fast_fall_speed=3.5, walk_speed=1.4,
+    Character(ident=22, weight=80, gravity=0.17, fall_speed=3.1, fast_fall_speed=3.5, walk_speed=1.4,
               dash_speed=1.9, run_speed=1.5, friction=0.08, air_acceleration=0.07, air_speed=0.83,
               air_friction=0.02, jump_speed=4.1, hop_speed=1.9, double_jump_speed=3.8, squat_frames=5, shot=55,
               shot_speed=3.0),

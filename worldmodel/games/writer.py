@@ -43,7 +43,7 @@ class Entry:
     lastFrame: int
     """Number of rows (the users' name for it); each is a frame of the game, repeats are gone."""
     players: tuple[dict[str, int], ...]
-    """Port (0..3) and external character id of each player, lower port first."""
+    """Port (0..3) and character id (that of its first frame) of each player, lower port first."""
     stage: int
     game_end_method: int
     """1 time, 2 game, 3 resolved, 7 no contest (a player quit)."""
@@ -64,6 +64,8 @@ class Entry:
     compression: str = "zlib"
     pq_size: int = 0
     """Bytes of the game file; the writer fills it in."""
+    start_key: str = ""
+    """Fingerprint of the replay's start block, by which edited copies of one game are found; empty: no replay."""
     missing_fields: tuple[str, ...] = ()
     """Schema names of fields and sparse groups that have no column; the writer fills it in."""
 
