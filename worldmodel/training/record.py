@@ -1,0 +1,149 @@
+"""What a run says of itself: the content of `run.json`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+import worldmodel
+from worldmodel.schema import model_hash, schema_hash
+from worldmodel.training.checkpoint import Best
+
+
+class State(StrEnum):
+    """How far a run is, or how it ended."""
+
+    CREATED = "created"
+    """The folder exists; no step has been done."""
+    RUNNING = "running"
+    """At least one step has been done."""
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    """Ended early because somebody or something asked it to."""
+    FAILED = "failed"
+    """Ended by an error."""
+    LOST = "lost"
+    """Never written: what a reader says of a run that has given no sign of life."""
+
+
+class Attempt(BaseModel):
+    """An earlier process of the same run, before a resume."""
+
+    model_config = ConfigDict(frozen=True)
+
+    state: State
+    reason: str = ""
+    ended: datetime
+    step: int
+    """Optimizer steps done when it ended."""
+
+
+class Seconds(BaseModel):
+    """Wall-clock time, over all attempts."""
+
+    model_config = ConfigDict(frozen=True)
+
+    training: float = 0.0
+    """Seconds in training steps."""
+    validation: float = 0.0
+    """Seconds in validation."""
+    total: float = 0.0
+    """Seconds from start to end."""
+
+
+class RunRecord(BaseModel):
+    """Everything that `worldmodel runs` and the card show. Times are UTC."""
+
+    model_config = ConfigDict(validate_assignment=True)
+
+    name: str
+    state: State = State.CREATED
+    reason: str = ""
+    """Why it ended, in a line; what stopped it or the error."""
+    traceback: str = ""
+    """Of the error that ended it."""
+    last_lines: list[str] = []
+    """The last lines of its log when it ended."""
+    goal: str = ""
+    """What the experiment is to show."""
+    command: str = Field(default_factory=lambda: shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    """What started it."""
+    resume_command: str = ""
+    """What makes it go on."""
+    commit: str | None = Field(default_factory=lambda: read_commit())
+    """The code's git commit, with "-dirty" where files differed from it; None: not a checkout."""
+    version: str = worldmodel.__version__
+    """The package's version."""
+    schema_hash: str = Field(default_factory=schema_hash)
+    model_hash: str = Field(default_factory=model_hash)
+    data_fingerprint: str = ""
+    """Which games it is trained on."""
+    device: dict[str, Any] = {}
+    """What it computes on, see `worldmodel.training.device.describe_device`."""
+    hosts: list[str] = Field(default_factory=lambda: [socket.gethostname()])
+    """Machines, that of the process which writes this record first."""
+    pid: int = Field(default_factory=os.getpid)
+    """The process that writes this record, on the first host."""
+    world_size: int = 1
+    """Workers that train together."""
+    started: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    updated: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    """When it last made progress."""
+    heartbeat: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    """When its process last gave a sign of life."""
+    ended: datetime | None = None
+    seconds: Seconds = Seconds()
+    step: int = 0
+    """Optimizer steps done."""
+    total_steps: int | None = None
+    epoch: int = 0
+    """Epochs completed."""
+    parameters: int | None = None
+    """Numbers that the model learns."""
+    metrics: dict[str, float | None] = {}
+    """The last value of every metric; None where it was not finite."""
+    best: Best | None = None
+    checkpoint: str | None = None
+    """The newest checkpoint, relative to the run folder."""
+    price_per_hour_usd: float | None = None
+    """What its machines cost; None: unknown."""
+    wandb: str | None = None
+    """Address of its W&B page, or the command that uploads it."""
+    notes: list[str] = []
+    """What went wrong without stopping it."""
+    attempts: list[Attempt] = []
+    """Earlier processes of this run."""
+
+    @property
+    def cost_usd(self) -> float | None:
+        """Dollars so far; None where the price is unknown."""
+        return None if self.price_per_hour_usd is None else self.price_per_hour_usd * self.seconds.total / 3600
+
+
+def read_commit() -> str | None:
+    """The git commit of this code, with "-dirty" where tracked files differ; None where it is not a git checkout.
+
+    `WORLDMODEL_COMMIT` names it where the code was copied without its history.
+    """
+    here = Path(__file__)
+    try:
+        _ask_git("ls-files", "--error-unmatch", here.name)
+        dirty = _ask_git("status", "--porcelain", "--untracked-files=no", ":/")
+        return _ask_git("rev-parse", "HEAD") + ("-dirty" if dirty else "")
+    except (OSError, subprocess.SubprocessError):
+        return os.environ.get("WORLDMODEL_COMMIT") or None
+
+
+def _ask_git(*words: str) -> str:
+    folder = Path(__file__).parent
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()

@@ -1,0 +1,222 @@
+"""A run is a folder that always says how it ended.
+
+STORAGE/NAME/config.yaml     the experiment, complete
+             run.json        `RunRecord`: state, reason, traceback, where and on what
+             metrics.jsonl   see `worldmodel.training.tracking`
+             checkpoints/    see `worldmodel.training.checkpoint`
+             card.md         see `worldmodel.training.card`
+             STOP            asks the run to stop; its text is the reason
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
+
+from worldmodel.errors import UserError
+from worldmodel.object_store import StorageError
+from worldmodel.storage import Location
+from worldmodel.training.record import RunRecord, State
+
+RECORD, CONFIG, STOP = "run.json", "config.yaml", "STOP"
+LAST_LINES = 50
+"""Lines of the log that the record of an ended run keeps."""
+HEARTBEAT_SECONDS = 10.0
+"""Longest time between two writes of a live run's record."""
+FLUSH_SECONDS = 3.0
+"""Shortest time between two writes of a live run's record."""
+POLL_SECONDS = {"file": 1.0}
+"""Time between two looks for the stop file, by scheme."""
+REMOTE_POLL_SECONDS = 5.0
+
+
+class Run:
+    """One run's folder, as its own process sees it. A thread beside the training does all reading and writing."""
+
+    def __init__(self, location: Location, record: RunRecord) -> None:
+        self.location = location
+        self.lines: deque[str] = deque(maxlen=LAST_LINES)
+        """The last lines of the log."""
+        self._record = record
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._stop_reason: str | None = None
+        self._signals = 0
+        self._is_dirty = False
+        self._closing = threading.Event()
+        self._since = time.monotonic()
+        self._seconds_before = record.seconds.total
+
+    @property
+    def record(self) -> RunRecord:
+        """A copy of the record as it stands."""
+        with self._lock:
+            return self._record.model_copy(deep=True)
+
+    def update(self, **changes: Any) -> None:
+        """Sets fields of the record; they are written within seconds."""
+        with self._lock:
+            self._set(changes)
+
+    def note(self, text: str) -> None:
+        """Records something that went wrong without stopping the run; a repeated note is kept once."""
+        with self._lock:
+            if text not in self._record.notes:
+                self._set({"notes": [*self._record.notes, text]})
+                self.lines.append(text)
+
+    def note_step(self, step: int, **changes: Any) -> None:
+        """Records progress: `step` optimizer steps are done. The first call makes the run "running"."""
+        with self._lock:
+            begun = {"state": State.RUNNING} if self._record.state is State.CREATED else {}
+            self._set({**begun, **changes, "step": step, "updated": datetime.now(UTC)})
+
+    def should_stop(self) -> str | None:
+        """Why the run should save itself and end now; None: go on. Costs nothing: ask once per step."""
+        if self._signals and self._stop_reason is None:
+            self._stop_reason = "SIGTERM: the process was asked to end"
+        return self._stop_reason
+
+    def write(self) -> None:
+        """Writes `run.json`, atomically.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        with self._writing:
+            (self.location / RECORD).write_text(self._render())
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[Run]:
+        """While it lasts the run gives signs of life and hears requests to stop; then it records how it ended.
+
+        What ended it (an error, Ctrl-C, an exit) goes on to the caller. Without an error the run is "finished", or
+        "stopped" where `should_stop` had a reason before the last step.
+        """
+        handler = _LineKeeper(self.lines)
+        logging.getLogger().addHandler(handler)
+        restore = self._hear_signals()
+        self._since = time.monotonic()
+        self._closing.clear()
+        thread = threading.Thread(target=self._keep_alive, name="run record", daemon=True)
+        self.write()
+        thread.start()
+        try:
+            yield self
+        except BaseException as error:
+            self._close(thread, *_judge(error, self.should_stop()), error)
+            raise
+        else:
+            self._close(thread, *self._judge_return(), None)
+        finally:
+            logging.getLogger().removeHandler(handler)
+            restore()
+
+    def _render(self) -> str:
+        with self._lock:
+            total = self._seconds_before + time.monotonic() - self._since
+            seconds = self._record.seconds.model_copy(update={"total": round(total, 3)})
+            self._set({"heartbeat": datetime.now(UTC), "seconds": seconds})
+            self._is_dirty = False
+            return self._record.model_dump_json(indent=1) + "\n"
+
+    def _set(self, changes: dict[str, Any]) -> None:
+        for name, value in changes.items():
+            setattr(self._record, name, value)
+        self._is_dirty = True
+
+    def _judge_return(self) -> tuple[State, str]:
+        record, reason = self.record, self.should_stop()
+        is_complete = record.total_steps is not None and record.step >= record.total_steps
+        return (State.STOPPED, reason) if reason and not is_complete else (State.FINISHED, "")
+
+    def _close(self, thread: threading.Thread, state: State, reason: str, error: BaseException | None) -> None:
+        self._closing.set()
+        thread.join()
+        trace = "".join(traceback.format_exception(error)) if error else ""
+        self.update(state=state, reason=reason, traceback=trace, last_lines=list(self.lines), ended=datetime.now(UTC))
+        try:
+            self.write()
+        except StorageError as failure:
+            if error is None:
+                raise
+            error.add_note(f"and the run's record could not be written: {failure}")
+
+    def _keep_alive(self) -> None:
+        written = polled = time.monotonic()
+        poll_every = POLL_SECONDS.get(self.location.scheme, REMOTE_POLL_SECONDS)
+        is_told = False
+        while not self._closing.wait(0.25):
+            now = time.monotonic()
+            if now - polled >= poll_every:
+                polled = now
+                self._look_for_stop_file()
+            is_stopping = self.should_stop() is not None and not is_told
+            if is_stopping or now - written >= (FLUSH_SECONDS if self._is_dirty else HEARTBEAT_SECONDS):
+                # A killing may follow a request to stop within seconds, so the reason is written at once.
+                is_told |= is_stopping
+                written = now
+                self._write_alive(is_stopping)
+
+    def _write_alive(self, is_stopping: bool) -> None:
+        if is_stopping:
+            self.update(reason=self._stop_reason)
+        try:
+            self.write()
+        except StorageError as error:
+            self.note(f"the record could not be written for a while: {error}")
+
+    def _look_for_stop_file(self) -> None:
+        with contextlib.suppress(StorageError):
+            if (self.location / STOP).exists():
+                text = (self.location / STOP).read_text().strip()
+                self._stop_reason = self._stop_reason or f"stop file: {text or 'no reason given'}"
+
+    def _hear_signals(self) -> Callable[[], None]:
+        """Makes SIGTERM a request to stop, a second one an exit; returns what undoes that."""
+        if threading.current_thread() is not threading.main_thread():
+            return lambda: None
+
+        def hear(number: int, frame: FrameType | None) -> None:
+            # No lock, no file: the signal may interrupt a holder of the lock.
+            self._signals += 1
+            if self._signals > 1:
+                raise SystemExit(128 + number)
+
+        before = signal.signal(signal.SIGTERM, hear)
+
+        def restore() -> None:
+            signal.signal(signal.SIGTERM, before)
+
+        return restore
+
+
+class _LineKeeper(logging.Handler):
+    def __init__(self, lines: deque[str]) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(f"{record.levelname} {record.name}: {record.getMessage()}")
+
+
+def _judge(error: BaseException, stop_reason: str | None) -> tuple[State, str]:
+    """What an error says about the end of a run."""
+    if isinstance(error, KeyboardInterrupt):
+        return State.STOPPED, "interrupted (Ctrl-C)"
+    if isinstance(error, SystemExit):
+        if stop_reason or error.code in (None, 0):
+            return State.STOPPED, stop_reason or "the program exited before its end"
+        return State.FAILED, f"the program exited with status {error.code}"
+    message = " ".join(str(error).split())[:500]
+    reason = message if isinstance(error, UserError) else f"{type(error).__name__}: {message}".rstrip(": ")
+    return State.FAILED, f"{reason} (while stopping: {stop_reason})" if stop_reason else reason

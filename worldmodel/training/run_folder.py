@@ -1,0 +1,218 @@
+"""Starting, resuming, finding and stopping runs: what is done with a run folder from outside its process."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import psutil
+from pydantic import ValidationError
+
+from worldmodel.errors import UserError, nearest
+from worldmodel.object_store import MissingError
+from worldmodel.schema import model_hash
+from worldmodel.storage import Location
+from worldmodel.training.config import ExperimentConfig
+from worldmodel.training.config_file import describe_changes, read_experiment, to_yaml
+from worldmodel.training.record import Attempt, RunRecord, State
+from worldmodel.training.run import CONFIG, RECORD, STOP, Run
+
+LOST_SECONDS = 120.0
+"""A run that should be running and has given no sign of life for so long is lost."""
+LIVE = (State.CREATED, State.RUNNING)
+FREE_SECTIONS = ("tracking.",)
+FREE_KEYS = frozenset({
+    "training.num_epochs", "training.max_steps", "training.device", "training.threads", "training.eval_batch_size",
+    "training.log_interval", "training.checkpoint_minutes", "data.dataset_dir", "save_dir",
+})  # fmt: skip
+"""Settings that may change at a resume; any other would make it another experiment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundRun:
+    """One run of a storage."""
+
+    location: Location
+    """Its folder."""
+    record: RunRecord
+    """Its record, with "lost" in place of "running" where its process is gone."""
+
+
+def start_run(storage: Location, config: ExperimentConfig, *, resume: bool = False, **facts: Any) -> Run:
+    """Makes the run folder of an experiment, or opens it again.
+
+    Args:
+        storage: the folder or URI that holds run folders.
+        config: the experiment; its name names the folder.
+        resume: go on with the run of that name.
+        facts: further fields of `RunRecord` that are known (`data_fingerprint`, `device`, `total_steps`, ...).
+
+    Raises:
+        UserError: without `resume`, there is a run of that name already; with it, there is none, it is still running,
+            or the experiment, the data or the model's view of a frame is not the one that was started.
+    """
+    location = storage / config.name
+    run = _reopen(location, config, facts) if resume else _create(location, config, facts)
+    (location / CONFIG).write_text(to_yaml(config))
+    run.write()
+    return run
+
+
+def read_record(location: Location) -> RunRecord:
+    """The record of a run folder, with "lost" in place of "running" where its process is gone.
+
+    Raises:
+        MissingError: there is no `run.json`.
+        UserError: it cannot be understood.
+    """
+    try:
+        return judge_life(RunRecord.model_validate_json((location / RECORD).read_bytes()))
+    except ValidationError as error:
+        raise UserError(f"{location / RECORD} cannot be understood: {error}") from error
+
+
+def read_config(location: Location) -> ExperimentConfig:
+    """The experiment of a run folder, complete.
+
+    Raises:
+        UserError: there is none, or it does not fit this version.
+    """
+    return read_experiment((location / CONFIG).read_text(), source=str(location / CONFIG), name=location.name)
+
+
+def judge_life(record: RunRecord, now: datetime | None = None) -> RunRecord:
+    """The record with what its silence means: a live state without a sign of life for two minutes is "lost"."""
+    silent = ((now or datetime.now(UTC)) - record.heartbeat).total_seconds()
+    if record.state not in LIVE or (silent < LOST_SECONDS and not _is_dead_here(record)):
+        return record
+    if record.reason:
+        found = {"state": State.STOPPED, "reason": f"{record.reason}; killed before it could end"}
+    else:
+        found = {
+            "state": State.LOST,
+            "reason": f"no sign of life from {record.hosts[0]} (process {record.pid}) for {silent:.0f} s: "
+            "the process was killed or the machine lost",
+        }
+    return record.model_copy(update={**found, "ended": record.heartbeat})
+
+
+def find_runs(storage: Location) -> list[FoundRun]:
+    """The runs of a storage, also those in its grids' folders (GRID/TRIAL), latest start first."""
+    found = []
+    for entry in storage.list_entries():
+        if entry.is_folder and not entry.name.startswith("."):
+            found += _find_at(storage / entry.name) or [
+                run
+                for inner in (storage / entry.name).list_entries()
+                if inner.is_folder
+                for run in _find_at(storage / entry.name / inner.name)
+            ]
+    return sorted(found, key=lambda run: run.record.started, reverse=True)
+
+
+def request_stop(location: Location, reason: str = "") -> None:
+    """Asks a run to save itself and end; it notices within seconds.
+
+    Raises:
+        UserError: there is no such run, or it is not running.
+    """
+    record = read_record(location)
+    if record.state not in LIVE:
+        raise UserError(f"run {record.name} is not running: {describe_end(record)}")
+    asked = f"asked by {os.environ.get('USER', 'somebody')}@{socket.gethostname()}"
+    (location / STOP).write_text(f"{reason or asked}\n")
+
+
+def describe_end(record: RunRecord) -> str:
+    """State, step, time and reason in a line."""
+    of = f" of {record.total_steps}" if record.total_steps else ""
+    when = f"{record.ended or record.updated:%Y-%m-%d %H:%M} UTC"
+    return f"{record.state.value} at step {record.step}{of}, {when}" + (f" ({record.reason})" if record.reason else "")
+
+
+def _create(location: Location, config: ExperimentConfig, facts: dict[str, Any]) -> Run:
+    with suppress(MissingError):
+        older = read_record(location)
+        raise UserError(
+            f"there is a run {config.name!r} in {location.parent} already: {describe_end(older)}; "
+            "go on with it by --resume, or choose another name by --name"
+        )
+    record = RunRecord(name=config.name, goal=config.goal, **facts)
+    record.resume_command = record.resume_command or _add_resume(record.command)
+    return Run(location, record)
+
+
+def _reopen(location: Location, config: ExperimentConfig, facts: dict[str, Any]) -> Run:
+    try:
+        older = read_record(location)
+    except MissingError:
+        hint = nearest(config.name, (entry.name for entry in location.parent.list_entries()))
+        raise UserError(f"there is no run {config.name!r} in {location.parent} to resume{hint}") from None
+    _check_same(location, older, config, facts)
+    (location / STOP).delete()
+    fresh = RunRecord(name=older.name, goal=config.goal, **facts)
+    attempt = Attempt(state=older.state, reason=older.reason, ended=older.ended or older.heartbeat, step=older.step)
+    kept = {name: getattr(older, name) for name in ("started", "seconds", "step", "epoch", "metrics", "best", "notes")}
+    record = fresh.model_copy(
+        update={
+            **kept,
+            "checkpoint": older.checkpoint,
+            "attempts": [*older.attempts, attempt],
+            "resume_command": fresh.resume_command or _add_resume(fresh.command),
+        }
+    )
+    return Run(location, record)
+
+
+def _check_same(location: Location, older: RunRecord, config: ExperimentConfig, facts: dict[str, Any]) -> None:
+    if older.state in LIVE:
+        raise UserError(
+            f"run {older.name!r} is still running on {older.hosts[0]} (process {older.pid}); stop it first, or wait "
+            f"{LOST_SECONDS:.0f} s if it was killed"
+        )
+    problems = [
+        f"{key}: the run has {was!r}, expected the same, found {now!r}"
+        for key, was, now in _find_differences(read_config(location), config)
+    ]
+    fingerprint = facts.get("data_fingerprint", "")
+    if older.data_fingerprint and fingerprint and older.data_fingerprint != fingerprint:
+        problems.append(f"data: the run has fingerprint {older.data_fingerprint}, found {fingerprint}")
+    if older.model_hash != model_hash():
+        problems.append(f"schema: the run was made with model hash {older.model_hash}, this version has {model_hash()}")
+    if problems:
+        text = "\n  ".join(problems)
+        raise UserError(f"run {older.name!r} cannot be resumed as another experiment; start a new one:\n  {text}")
+
+
+def _find_differences(older: ExperimentConfig, newer: ExperimentConfig) -> list[tuple[str, Any, Any]]:
+    was, now = ({key: (default, value) for key, default, value in describe_changes(c)} for c in (older, newer))
+    found = []
+    for key in sorted(was.keys() | now.keys()):
+        default = (was.get(key) or now[key])[0]
+        pair = [changes.get(key, (default, default))[1] for changes in (was, now)]
+        if pair[0] != pair[1] and key not in FREE_KEYS and not key.startswith(FREE_SECTIONS):
+            found.append((key, *pair))
+    return found
+
+
+def _find_at(location: Location) -> list[FoundRun]:
+    try:
+        return [FoundRun(location=location, record=read_record(location))]
+    except MissingError:
+        return []
+    except UserError as error:
+        unreadable = RunRecord(name=location.name, state=State.LOST, reason=str(error), commit=None, command="")
+        return [FoundRun(location=location, record=unreadable)]
+
+
+def _is_dead_here(record: RunRecord) -> bool:
+    """Whether the run's process was on this machine and is gone."""
+    return record.hosts[0] == socket.gethostname() and not psutil.pid_exists(record.pid)
+
+
+def _add_resume(command: str) -> str:
+    return command if "--resume" in command.split() else f"{command} --resume"
