@@ -181,14 +181,14 @@ def test_the_schema_verb_shows_every_field(capsys: pytest.CaptureFixture[str]) -
     [("baseline", "s3://b/runs/baseline"), ("here/baseline", "here/baseline"), ("s3://c/x", "s3://c/x")],
 )
 def test_a_run_is_a_path_or_a_name_in_the_storage(name: str, expected: str) -> None:
-    assert Show(name=name, storage="s3://b/runs/").location == expected
+    assert Show(name=name, storage="s3://b/runs/").path == expected
 
 
 def test_a_run_in_the_current_folder_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "baseline").mkdir()
     (tmp_path / "baseline" / "run.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    assert Show(name="baseline").location == "baseline"
+    assert Show(name="baseline").path == "baseline"
 
 
 def test_options_win_over_the_preset_and_the_preset_over_the_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,65 @@
+"""What the verbs about runs say of run folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from worldmodel.cli.main import main
+from worldmodel.storage import Location
+from worldmodel.training.config import ExperimentConfig
+from worldmodel.training.run_folder import start_run
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    """A storage with a run that failed and one that finished."""
+    folder = tmp_path / "runs"
+    failed = start_run(Location.of(folder), ExperimentConfig(name="first"), total_steps=10)
+    with pytest.raises(ValueError, match="a cause"), failed.recording():
+        failed.note_step(3)
+        raise ValueError("a cause")
+    finished = start_run(Location.of(folder), ExperimentConfig(name="second"), total_steps=1)
+    with finished.recording():
+        finished.note_step(1)
+    return folder
+
+
+def test_runs_lists_every_run_and_why_it_ended(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "--storage", str(storage), "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["runs"]}
+    assert {name: row["state"] for name, row in rows.items()} == {"first": "failed", "second": "finished"}
+    assert "a cause" in rows["first"]["reason"]
+    assert rows["first"]["step"] == "3/10"
+    assert main(["runs", "--storage", str(storage)]) == 0
+    table = capsys.readouterr().out
+    assert all(word in table for word in ("first", "second", "failed", "finished", "a cause"))
+
+
+def test_an_empty_storage_has_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "--storage", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"no runs in {tmp_path}\n"
+
+
+def test_show_has_the_traceback_and_the_command_that_resumes(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "first", "--storage", str(storage)]) == 0
+    shown = capsys.readouterr().out
+    assert "ValueError: a cause" in shown
+    assert "--resume" in shown
+
+
+@pytest.mark.parametrize("verb", [["show"], ["fetch", "DEST"]])
+def test_an_absent_run_is_named_with_the_nearest(
+    storage: Path, capsys: pytest.CaptureFixture[str], verb: list[str]
+) -> None:
+    assert main([verb[0], "secnd", *verb[1:], "--storage", str(storage)]) == 2
+    assert "there is no run 'secnd'" in (error := capsys.readouterr().err)
+    assert "did you mean 'second'?" in error
+
+
+def test_fetching_from_a_run_without_checkpoints_is_refused(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", "second", str(storage / "dest"), "--storage", str(storage)]) == 2
+    assert "no checkpoint" in capsys.readouterr().err
+    assert not (storage / "dest").exists()
