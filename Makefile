@@ -25,8 +25,10 @@ round1: $(STAMP)
 	$(BIN)/worldmodel evaluate "$(NAME)" --storage "$(STORAGE)"
 	@echo "games: $(DATA)   run: $(STORAGE)/$(NAME)   card: $(STORAGE)/$(NAME)/card.md"
 
-test: check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+# Both always run, so that a line too long does not hide what the tests say.
+test: $(STAMP)
+	@status=0; $(MAKE) --no-print-directory check || status=$$?; \
+	$(BIN)/python -m pytest -n 2 --dist loadgroup || status=$$?; exit $$status
 
 check: $(STAMP)
 	$(BIN)/ruff check

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from worldmodel.cli.verb import Result, Verb, as_result, metavar
+from worldmodel.cli.verb import Result, Verb, as_result, metavar, showing_progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,8 @@ class Parse(Verb):
     def run(self) -> Result:
         from worldmodel.games.parse import parse_replays
 
-        return as_result(parse_replays(self.source, self.out, workers=self.workers))
+        with showing_progress("replays") as progress:
+            return as_result(parse_replays(self.source, self.out, workers=self.workers, progress=progress))
 
 
 @dataclass(frozen=True, kw_only=True)
