@@ -189,7 +189,7 @@ def _describe(game: Any, raw: bytes, source: Path, frames: int, repeats: int) ->
         source=str(source),
         slippi_version=_version(start),
         start_stocks=start.players[0].stocks,
-        played_on=str(metadata.get("playedOn")),
+        played_on=metadata.get("playedOn"),
         lras=str(None if initiator is None else int(initiator)),
         start_key=_fingerprint(start),
     )

@@ -16,8 +16,8 @@ FIRST_FRAME_ID = -123
 BUTTON_BITS = {"A": 0x100, "B": 0x200, "X": 0x400, "Y": 0x800, "Z": 0x10, "L": 0x40, "R": 0x20, "D_UP": 0x08}
 """Bits of `pre.buttons_physical` (Slippi replay specification, pre-frame update)."""
 _STICKS = {"main_stick": "joystick", "c_stick": "cstick"}
-_IN_HITSTUN = 0x02
-"""Bit of the fourth state byte."""
+_LARGEST_COUNTER = 200
+"""The users' converter cuts the hitstun counter here."""
 _FOUNTAIN = next(stage for stage, name in LEGAL_STAGES.items() if name == "Fountain of Dreams")
 _FOUNTAIN_SIDES = {"right": 0, "left": 1}
 """peppi's numbers of the moving platforms."""
@@ -95,16 +95,15 @@ def _read_field(data: Any, field: Field) -> np.ndarray | None:
     array = find_at(data, field.peppi)
     if array is None:
         return None
-    values = _convert(field.name, _to_numpy(array, field.name))
-    if field.name == "hitstun_remaining":
-        return _without_foreign_bits(values, find_at(data, _FIELDS["state_flags_3"].peppi))
-    return values
+    return _convert(field.name, _to_numpy(array, field.name))
 
 
 def _convert(name: str, values: np.ndarray) -> np.ndarray:
     """The schema's value from the replay's, for what is not the same number in both."""
     if name == "percent":
         return _truncate(values)
+    if name == "hitstun_remaining":
+        return _read_counter(values)
     tests = {"facing": np.greater, "on_ground": np.equal, "invulnerable": np.not_equal}
     return np.asarray(tests[name](values, 0)) if name in tests else values
 
@@ -118,12 +117,15 @@ def _truncate(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), 0, values).astype(np.uint16)
 
 
-def _without_foreign_bits(values: np.ndarray, flags: pa.Array | None) -> np.ndarray:
-    """The hitstun counter, 0 where the game keeps something else there that is no number at all."""
-    if flags is None or np.isfinite(values).all():
-        return values
-    in_hitstun = (_to_numpy(flags, "state_flags_3") & _IN_HITSTUN) != 0
-    return np.where(np.isfinite(values) | in_hitstun, values, np.float32(0))
+def _read_counter(values: np.ndarray) -> np.ndarray:
+    """The hitstun counter as the users' converter reads it (found by comparing with their parsed games).
+
+    The game keeps other things in the same four bytes when nobody is in hitstun: a whole number, which as a float is
+    too small to be normal, or a number that is no count of frames, which ends at the limits.
+    """
+    whole = values.view(np.int32).astype(np.float32)
+    is_whole = np.abs(values) < np.finfo(np.float32).tiny
+    return np.asarray(np.clip(np.nan_to_num(np.where(is_whole, whole, values)), 0, _LARGEST_COUNTER))
 
 
 def _read_control(pre: Any, field: Field) -> np.ndarray:
@@ -134,29 +136,51 @@ def _read_control(pre: Any, field: Field) -> np.ndarray:
     if part == "buttons":
         return np.asarray((_to_numpy(pre.buttons_physical, field.name) & BUTTON_BITS[rest[0]]) != 0)
     left, right = (_to_numpy(find_at(pre, f"triggers_physical.{side}"), field.name) for side in "lr")
-    return np.maximum(left, right)
+    return np.asarray(np.maximum(left, right))
 
 
 def _read_items(frames: Any, stage: int, rows: np.ndarray) -> dict[ColumnPath, np.ndarray]:
-    """Items in the file's order, one slot each; none of these columns where the version does not record items."""
+    """Items, each in one slot as long as it lives; none of these columns where the version does not record items."""
     group = _group("items")
     if frames.items is None:
         return {}
     offsets = frames.items.type.offsets.to_numpy()
-    starts, counts = offsets[rows], offsets[rows + 1] - offsets[rows]
-    if counts.max() > len(group.paths):
-        raise GameError(f"{counts.max()} items in one frame, the layout holds {len(group.paths)}")
     places = {"type": "type", "state": "state", "x": "position.x", "y": "position.y"}
     values = {name: _to_numpy(find_at(frames.items, place).values, name) for name, place in places.items()}
+    slots = assign_slots(_to_numpy(frames.items.id.values, "id"), offsets, len(group.paths))
+    frame_of = np.full(len(frames.id), -1)
+    frame_of[rows] = np.arange(len(rows))
+    frame = np.repeat(frame_of, np.diff(offsets))
     columns: dict[ColumnPath, np.ndarray] = {}
     for slot, path in enumerate(group.paths):
-        there = counts > slot
-        taken = starts[there] + slot
+        there = (slots == slot) & (frame >= 0)
         for name, kind in group.fields:
             column = np.zeros(len(rows), dtype=kind)
-            column[there] = True if name == "exists" else _check(values[name][taken], f"an item's {name}")
+            column[frame[there]] = True if name == "exists" else _check(values[name][there], f"an item's {name}")
             columns[(*path, name)] = column
     return columns
+
+
+def assign_slots(ids: np.ndarray, offsets: np.ndarray, count: int) -> np.ndarray:
+    """The slot (I,) of each of I item rows: an item keeps its slot, a new one takes the slot that was left last.
+
+    `ids` (I,): item ids; those of row r are `ids[offsets[r]:offsets[r + 1]]`. Repeated rows count, as in the users'
+    converter, whose slots these are. Raises GameError where a row has more than `count` items.
+    """
+    held: dict[int, int] = {}
+    free = list(range(count))[::-1]
+    slots = np.zeros(len(ids), dtype=np.int64)
+    for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        present = ids[start:stop].tolist()
+        for gone in [item for item in held if item not in present]:
+            free.append(held.pop(gone))
+        for row, item in enumerate(present, start):
+            if item not in held:
+                if not free:
+                    raise GameError(f"{len(present)} items in one frame, the layout holds {count}")
+                held[item] = free.pop()
+            slots[row] = held[item]
+    return slots
 
 
 def _read_nana(frames: Any, stage: int, rows: np.ndarray) -> dict[ColumnPath, np.ndarray]:
@@ -173,9 +197,9 @@ def _read_nana(frames: Any, stage: int, rows: np.ndarray) -> dict[ColumnPath, np
     return columns
 
 
-def _read_partner(follower: Any, name: str, rows: np.ndarray) -> np.ndarray | bool:
+def _read_partner(follower: Any, name: str, rows: np.ndarray) -> np.ndarray:
     if name == "exists":
-        return True
+        return np.ones(len(rows), dtype=bool)
     place = _NANA.get(name) or _FIELDS[name].peppi
     array = find_at(follower, place)
     if array is None:

@@ -53,7 +53,7 @@ class Entry:
     start_stocks: int
     dropped_repeats: int = 0
     """Rows of the replay that a rollback replaced and that were left out."""
-    played_on: str = "None"
+    played_on: str | None = None
     lras: str = "None"
     """Port of the player that quit."""
     is_pal: bool = False
