@@ -1,10 +1,12 @@
-"""The Mamba-2 scan on a GPU: mamba_ssm's Triton kernels, behind the interface of the plain-torch scan."""
+"""Mamba-2 on a GPU: mamba_ssm's Triton scan and causal_conv1d, behind the interfaces of their plain-torch forms."""
 
 from __future__ import annotations
 
+import os
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,12 +16,22 @@ from worldmodel.errors import UserError
 from worldmodel.model.scan import ScanInputs
 
 Backend = Literal["auto", "torch", "kernels"]
+SMALLEST_CHUNK = 16
+"""The scan's kernels take chunks of a power of two from here on."""
+CHANNEL_STEP = 8
+"""causal_conv1d takes multiples of this many channels."""
 
 
 @cache
 def is_installed() -> bool:
-    """Whether mamba_ssm and Triton can be imported."""
+    """Whether mamba_ssm and Triton are there to be imported."""
     return find_spec("mamba_ssm") is not None and find_spec("triton") is not None
+
+
+@cache
+def has_convolution() -> bool:
+    """Whether causal_conv1d is there to be imported."""
+    return find_spec("causal_conv1d") is not None
 
 
 def is_chosen(backend: Backend, device: torch.device) -> bool:
@@ -29,12 +41,16 @@ def is_chosen(backend: Backend, device: torch.device) -> bool:
     """
     if backend == "torch":
         return False
-    if backend == "kernels" and not is_installed():
+    if backend == "auto":
+        return device.type == "cuda" and is_installed()
+    if not is_installed():
         raise UserError(
             "model.backend is 'kernels', but mamba_ssm is not installed here: install the 'gpu' extra, "
             "or set model.backend to 'auto' or 'torch'."
         )
-    return backend == "kernels" or (device.type == "cuda" and is_installed())
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise UserError("model.backend is 'kernels', which need a GPU; set it to 'auto' or 'torch' to run on a CPU.")
+    return True
 
 
 def scan_chunks(
@@ -44,18 +60,36 @@ def scan_chunks(
     *,
     wants_state: bool = False,
 ) -> tuple[Float[Tensor, "batch time head width"], Float[Tensor, "batch head width state"] | None]:
-    """What `scan.scan_chunks` computes, up to rounding. The kernels take chunks of a power of two, at least 16."""
-    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
-
-    y = mamba_chunk_scan_combined(
+    """What `scan.scan_chunks` computes, up to rounding."""
+    y = _import("mamba_ssm.ops.triton.ssd_combined").mamba_chunk_scan_combined(
         inputs.x,
         inputs.dt,
         inputs.a,
         inputs.b.unsqueeze(2),
         inputs.c.unsqueeze(2),
-        max(16, 1 << (chunk - 1).bit_length()),
+        max(SMALLEST_CHUNK, 1 << (chunk - 1).bit_length()),
         D=inputs.d,
         initial_states=initial,
         return_final_states=wants_state,
     )
     return y if wants_state else (y, None)
+
+
+def convolve(
+    frames: Float[Tensor, "batch time channel"],
+    weight: Float[Tensor, "channel kernel"],
+    bias: Float[Tensor, " channel"],
+) -> Float[Tensor, "batch time channel"]:
+    """SiLU of the causal depthwise convolution, as if zeros came before the first frame."""
+    y: Tensor = _import("causal_conv1d").causal_conv1d_fn(frames.mT, weight, bias, activation="silu")
+    return y.mT
+
+
+def _import(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"{name} is installed but cannot be imported ({error}); reinstall it for this machine's torch and CUDA, "
+            "or set model.backend to 'torch'."
+        ) from error

@@ -29,7 +29,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
         """The scaled vectors, in the type of `x` or of the weight, whichever is wider."""
         x = x.to(torch.promote_types(x.dtype, self.weight.dtype))
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPSILON) * self.weight
+        return F.rms_norm(x, self.weight.shape, self.weight, EPSILON)
 
 
 class Mamba2(nn.Module):
@@ -51,16 +51,16 @@ class Mamba2(nn.Module):
         self.out_proj = nn.Linear(inner, config.d_model, bias=False)
 
     def forward(
-        self, u: Float[Tensor, "batch time model"], state: BlockState | None, *, wants_state: bool
-    ) -> tuple[Float[Tensor, "batch time model"], BlockState | None]:
-        """The block's output of every frame and, where `wants_state`, what the next frames need to know of them."""
+        self, u: Float[Tensor, "batch time model"], state: BlockState | None, *, keep: int, wants_state: bool
+    ) -> tuple[Float[Tensor, "batch keep model"], BlockState | None]:
+        """The block's output of the last `keep` frames and, where `wants_state`, what the next frames need to know."""
         tail, memory = (None, None) if state is None else state
         gate, mixed, dt = torch.split(self.in_proj(u), self.widths, -1)
         tail = mixed.new_zeros(u.size(0), KERNEL - 1, mixed.size(-1)) if tail is None else tail.to(mixed.dtype)
         mixed = torch.cat([tail, mixed], 1)
         y, memory = self._scan(self._convolve(mixed), dt, memory, wants_state)
-        y = self.out_proj(self.norm(y * F.silu(gate)))
-        return y, (mixed[:, -tail.size(1) :], memory) if wants_state and memory is not None else None
+        after = None if memory is None or not wants_state else (mixed[:, -tail.size(1) :].clone(), memory)
+        return self._project(y[:, -keep:] * F.silu(gate[:, -keep:])), after
 
     def empty_state(self, batch: int) -> BlockState:
         """The state before a game's first frame."""
@@ -72,13 +72,25 @@ class Mamba2(nn.Module):
 
     def _convolve(self, padded: Tensor) -> Tensor:
         """SiLU of the causal depthwise convolution. Shifted multiply-adds: on CPUs several times faster than conv1d."""
-        length = padded.size(1) - KERNEL + 1
-        taps = self.conv1d.weight.to(padded.dtype).squeeze(1).unbind(-1)
-        assert self.conv1d.bias is not None
-        total = self.conv1d.bias.to(padded.dtype)
-        for shift, tap in enumerate(taps):
-            total = torch.addcmul(total, padded[:, shift : shift + length], tap)
+        weight, bias, before = self.conv1d.weight.squeeze(1), self.conv1d.bias, KERNEL - 1
+        assert bias is not None
+        if self._uses_kernels(padded) and kernels.has_convolution() and len(bias) % kernels.CHANNEL_STEP == 0:
+            return kernels.convolve(padded, weight, bias)[:, before:]
+        length = padded.size(1) - before
+        total = bias.to(padded.dtype)
+        for shift, tap in enumerate(weight.mT.to(padded.dtype).contiguous().unbind()):
+            total = total + padded[:, shift : shift + length] * tap
         return F.silu(total)
+
+    def _uses_kernels(self, x: Tensor) -> bool:
+        return kernels.is_chosen(self.backend, x.device)
+
+    def _project(self, gated: Tensor) -> Tensor:
+        """out_proj(norm(gated)). The norm's weight joins the matrix and its scale the narrower output: fewer passes."""
+        precise = torch.promote_types(gated.dtype, self.D.dtype)
+        length = torch.linalg.vector_norm(gated, dim=-1, keepdim=True, dtype=precise)
+        scale = torch.rsqrt(length.square() / gated.size(-1) + EPSILON)
+        return F.linear(gated, self.out_proj.weight * self.norm.weight) * scale
 
     def _scan(
         self, mixed: Tensor, dt: Tensor, memory: Tensor | None, wants_state: bool
@@ -96,7 +108,7 @@ class Mamba2(nn.Module):
         )
         if x.size(1) == 1 and memory is not None:
             y, memory = step_frame(inputs, memory)
-        elif kernels.is_chosen(self.backend, x.device):
+        elif self._uses_kernels(x):
             y, memory = kernels.scan_chunks(inputs, self.chunk, memory, wants_state=wants_state)
         else:
             y, memory = scan_chunks(inputs, self.chunk, memory, wants_state=wants_state)
@@ -111,11 +123,11 @@ class Mamba2Layer(nn.Module):
         self.mamba, self.norm = Mamba2(config), RMSNorm(config.d_model)
 
     def forward(
-        self, x: Float[Tensor, "batch time model"], state: BlockState | None, *, wants_state: bool
-    ) -> tuple[Float[Tensor, "batch time model"], BlockState | None]:
-        """The residual stream after this layer, and the block's state where it is wanted."""
-        y, state = self.mamba(self.norm(x), state, wants_state=wants_state)
-        return x + y, state
+        self, x: Float[Tensor, "batch time model"], state: BlockState | None, *, keep: int, wants_state: bool
+    ) -> tuple[Float[Tensor, "batch keep model"], BlockState | None]:
+        """The last `keep` frames of the residual stream after this layer, and the block's state where it is wanted."""
+        y, state = self.mamba(self.norm(x), state, keep=keep, wants_state=wants_state)
+        return x[:, -keep:] + y, state
 
     def empty_state(self, batch: int) -> BlockState:
         """The block's state before a game's first frame."""

@@ -56,7 +56,7 @@ def scan_chunks(
         return y.flatten(1, 2), None
     start = None if initial is None else initial.permute(0, 3, 1, 2).to(dt.dtype)
     entering, final = _pass_states(_gather_gains(x, dt, decay, b), decay[..., -1].exp(), start)
-    carried = (c @ entering.to(c.dtype).flatten(3)).view(x.shape)
+    carried = (c @ entering.flatten(3)).view(x.shape)
     y = y + carried * decay.exp().to(c.dtype).transpose(2, 3).unsqueeze(-1)
     return y.flatten(1, 2)[:, :length], final.permute(0, 2, 3, 1) if wants_state else None
 
@@ -83,12 +83,11 @@ def _mix_frames(dt: Tensor, decay: Tensor, overlap: Tensor, d: Tensor) -> Tensor
     """How much of frame s reaches frame l within a chunk: (B, chunks, H, l, s), zero for s > l.
 
     exp(decay[l] - decay[s]) * dt[s] * (c[l] . b[s]), and d on the diagonal. dt is folded in here, because this is
-    smaller than x.
+    smaller than x; the future is masked in the overlap, because all heads share it, and only kept from overflowing in
+    the exponential.
     """
-    size = decay.size(-1)
-    future = torch.ones(size, size, dtype=torch.bool, device=dt.device).triu(1)
-    fade = (decay.unsqueeze(-1) - decay.unsqueeze(-2)).masked_fill_(future, -torch.inf).exp()
-    mixing = fade * dt.unsqueeze(-2) * overlap.unsqueeze(2)
+    fade = (decay.unsqueeze(-1) - decay.unsqueeze(-2)).clamp(max=0).exp()
+    mixing = fade * dt.unsqueeze(-2) * overlap.to(dt.dtype).tril().unsqueeze(2)
     mixing.diagonal(dim1=-2, dim2=-1).add_(d[:, None])
     return mixing
 
@@ -102,10 +101,9 @@ def _gather_gains(x: Tensor, dt: Tensor, decay: Tensor, b: Tensor) -> Tensor:
 
 def _pass_states(gains: Tensor, decays: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
     """The state entering each chunk (B, chunks, N, H, P) and the one leaving the last (B, N, H, P)."""
-    gains = gains.to(decays.dtype)
-    state = torch.zeros_like(gains[:, 0]) if start is None else start
+    state = torch.zeros_like(gains[:, 0], dtype=decays.dtype) if start is None else start
     entering = []
     for gain, decay in zip(gains.unbind(1), decays.unbind(1), strict=True):
-        entering.append(state)
-        state = torch.addcmul(gain, state, decay[:, None, :, None])
+        entering.append(state.to(gains.dtype))
+        state = torch.addcmul(gain.to(state.dtype), state, decay[:, None, :, None])
     return torch.stack(entering, 1), state

@@ -108,11 +108,12 @@ class Mamba2WorldModel(WorldModel):
     ) -> tuple[Predictions, State]:
         """See `WorldModel.forward`."""
         x = self.dropout(self.frame_proj(self.embed_frames(inputs))).to(self.frame_proj.weight.dtype)
-        found: list[Tensor] = []
+        positions, found = inputs.controls.size(1), list[Tensor]()
         for layer, before in zip(self.layers, self._share(state), strict=True):
-            x, after = layer(x, before, wants_state=wants_state)
+            keep = positions if layer is self.layers[-1] else x.size(1)
+            x, after = layer(x, before, keep=keep, wants_state=wants_state)
             found += after or ()
-        hidden = self.final_norm(x[:, -inputs.controls.size(1) :]) + self.ctrl_proj(inputs.controls)
+        hidden = self.final_norm(x) + self.ctrl_proj(inputs.controls)
         return self.predict(hidden), State(tuple(found))
 
     def empty_state(self, batch: int) -> State:
