@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from worldmodel.cli.main import main
+from worldmodel.model.build import build_model
+from worldmodel.model.exchange import load_users_checkpoint
 from worldmodel.storage import Location
-from worldmodel.training.config import ExperimentConfig
+from worldmodel.training.checkpoint import Checkpoint, CheckpointState, load_checkpoint, save_checkpoint
+from worldmodel.training.config import ExperimentConfig, ModelConfig
 from worldmodel.training.run_folder import start_run
 
 
@@ -63,3 +67,34 @@ def test_fetching_from_a_run_without_checkpoints_is_refused(storage: Path, capsy
     assert main(["fetch", "second", str(storage / "dest"), "--storage", str(storage)]) == 2
     assert "no checkpoint" in capsys.readouterr().err
     assert not (storage / "dest").exists()
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> tuple[Path, Checkpoint]:
+    """A storage with a run "tiny" and the newest of its two checkpoints."""
+    config = ExperimentConfig(name="tiny", model=ModelConfig(d_model=16, n_layers=1, headdim=8, d_state=4))
+    run = start_run(Location.of(tmp_path), config)
+    for step in (4, 8):
+        model = build_model(config.model, config.encoding.layout)
+        newest = Checkpoint.of(model, torch.optim.AdamW(model.parameters()), CheckpointState(step=step, epoch=2))
+        save_checkpoint(run.location, newest)
+    return tmp_path, newest
+
+
+def test_fetch_brings_the_same_bytes(trained: tuple[Path, Checkpoint], capsys: pytest.CaptureFixture[str]) -> None:
+    storage, newest = trained
+    assert main(["fetch", "tiny", str(storage / "here"), "--storage", str(storage), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert all(Path(path).exists() for path in shown["files"])
+    fetched = load_checkpoint(Location.of(storage / "here"))
+    assert fetched.state.step == 8
+    assert all(torch.equal(fetched.weights[name], value) for name, value in newest.weights.items())
+
+
+def test_export_gives_the_users_format_the_runs_weights(trained: tuple[Path, Checkpoint]) -> None:
+    storage, newest = trained
+    assert main(["export", str(storage / "tiny"), str(storage / "tiny.pt"), "--checkpoint", "newest"]) == 0
+    exported = load_users_checkpoint(storage / "tiny.pt")
+    assert exported.epoch == 1
+    assert exported.weights.keys() == newest.weights.keys()
+    assert all(torch.equal(exported.weights[name], value) for name, value in newest.weights.items())

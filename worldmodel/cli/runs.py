@@ -116,10 +116,9 @@ class Fetch(RunVerb):
 
     def run(self) -> Result:
         from worldmodel.training.checkpoint import fetch_checkpoint
-        from worldmodel.training.checkpoint_list import find_checkpoint, read_best
 
         location, _ = self.find()
-        chosen = find_checkpoint(location, self.checkpoint or ("best" if read_best(location) else "newest"))
+        chosen = choose_checkpoint(location, self.checkpoint)
         files = fetch_checkpoint(chosen, self.dest)
         return {"checkpoint": str(chosen), "files": [str(path) for path in files], "verified": True}
 
@@ -130,9 +129,29 @@ class Export(RunVerb):
 
     out: Annotated[Positional[Path], metavar("FILE")]
     """The .pt file to write."""
+    checkpoint: Annotated[str | None, metavar("best|newest|STEP")] = None
+    """Which one; None: the best where one has been named, else the newest."""
 
     def run(self) -> Result:
-        raise UserError("`worldmodel export` is not built yet")
+        from worldmodel.model.build import build_model
+        from worldmodel.model.exchange import export_checkpoint
+        from worldmodel.training.checkpoint import load_checkpoint
+        from worldmodel.training.run_folder import read_config
+
+        location, _ = self.find()
+        chosen = choose_checkpoint(location, self.checkpoint)
+        config, checkpoint = read_config(location), load_checkpoint(chosen)
+        model = build_model(config.model, config.encoding.layout)
+        model.load_state_dict(dict(checkpoint.weights))
+        export_checkpoint(model, self.out, epoch=checkpoint.state.epoch - 1)  # theirs count from 0
+        return {"checkpoint": str(chosen), "step": checkpoint.state.step, "file": str(self.out)}
+
+
+def choose_checkpoint(run: Location, which: str | None) -> Location:
+    """The checkpoint that `which` names; None: the best where one has been named, else the newest."""
+    from worldmodel.training.checkpoint_list import find_checkpoint, read_best
+
+    return find_checkpoint(run, which or ("best" if read_best(run) else "newest"))
 
 
 def describe_run(location: str, record: RunRecord) -> dict[str, Any]:
