@@ -113,14 +113,15 @@ class Audit:
         found = []
         if self.repeats["unknown"]:
             found.append(
-                f"rollback repeats are unknown in {self.repeats['unknown']} of {self.games} games (no frame ids): they stay"
+                f"rollback repeats are unknown in {self.repeats['unknown']} of {self.games} games (no frame ids): they "
+                "stay"
             )
         if dead := self.constant_fields():
             found.append(f"constant in all games: {', '.join(dead)}")
         for name, count in sorted(self.outside.items()):
             found.append(
-                f"{name}: {count} values in {self.outside_games[name]} games lie outside the model's vocabulary and are "
-                "clipped in the features"
+                f"{name}: {count} values in {self.outside_games[name]} games lie outside the model's vocabulary; they "
+                "are clipped in the features"
             )
         fields = Counter(name.split(".")[1] for name in self.missing)
         for name in fields:

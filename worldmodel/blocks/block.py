@@ -23,7 +23,7 @@ from worldmodel.games.game import Game, SparseRows, is_same
 from worldmodel.schema import SPARSE, Sparse, Storage, schema_hash
 from worldmodel.storage import Location
 
-FORMAT = 1
+FORMAT = 2
 _KEY = b"worldmodel"
 
 
@@ -60,8 +60,8 @@ def _verify(decoded: Columns, game: Game) -> None:
             raise AssertionError(f"game {game.md5}: {key} does not decode to what was encoded")
 
 
-def write_block(path: Path, games: list[PackedGame]) -> None:
-    """Write games of one layout as a block file."""
+def build_block(games: list[PackedGame]) -> bytes:
+    """The block file of some games of one layout."""
     layout = layout_named(games[0].layout)
     arrays: dict[str, pa.Array] = {}
     for storage in Storage:
@@ -75,8 +75,11 @@ def write_block(path: Path, games: list[PackedGame]) -> None:
         "games": [{"md5": g.md5, "frames": g.frames, "stage": g.stage} for g in games],
     }  # fmt: skip
     table = pa.table(arrays).replace_schema_metadata({_KEY: json.dumps(about)})
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=table.num_rows)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 def _sparse_array(group: Sparse, games: list[PackedGame]) -> pa.ListArray:

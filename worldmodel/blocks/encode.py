@@ -9,24 +9,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from worldmodel.blocks.audit import Audit
-from worldmodel.blocks.block import PackedGame, pack_game, read_stored_games, write_block
+from worldmodel.blocks.block import PackedGame, build_block, pack_game, read_stored_games
 from worldmodel.blocks.index import (
     BlockEntry,
     GameEntry,
     Index,
     entry_from_json,
     has_index,
-    hash_file,
     partition_of,
     read_index,
     write_index,
@@ -246,21 +244,19 @@ class _BlockWriter:
     def _write(self, key: tuple[int, str]) -> None:
         pending = self._pending.pop(key)
         del self._bytes[key]
-        with tempfile.TemporaryDirectory(prefix="worldmodel-block-") as folder:
-            path = Path(folder) / "block.arrow"
-            write_block(path, [packed for packed, _ in pending])
-            digest = hash_file(path)
-            name, size = f"{digest[:20]}.arrow", path.stat().st_size
-            (self.out / name).upload(path)
-        row = 0
+        content = build_block([packed for packed, _ in pending])
+        digest = hashlib.sha256(content).hexdigest()
+        name, row = f"{digest[:20]}.arrow", 0
+        (self.out / name).write_bytes(content)
         for packed, entry in pending:
-            self.games.append(GameEntry(**{**asdict(entry), "block": name, "row": row}))
+            self.games.append(replace(entry, block=name, row=row))
             row += packed.frames
         self.blocks.append(
             BlockEntry(
-                name=name, layout=key[1], partition=key[0], frames=row, games=len(pending), bytes=size, sha256=digest
+                name=name, layout=key[1], partition=key[0], frames=row, games=len(pending), bytes=len(content),
+                sha256=digest,
             )
-        )
+        )  # fmt: skip
 
 
 def _entry_of(game: Game, reading: Reading) -> GameEntry:

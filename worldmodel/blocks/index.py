@@ -14,7 +14,7 @@ from worldmodel.errors import UserError
 from worldmodel.schema import FRAMES_PER_SECOND, schema_hash
 from worldmodel.storage import Location
 
-FORMAT = 1
+FORMAT = 2
 INDEX, REJECTED = "index.json", "rejected.json"
 PARTITIONS = 8
 """Canonical partitions: a game belongs to one by its md5, a block holds games of one. A worker reads its share."""
@@ -140,8 +140,8 @@ def read_index(where: Location) -> Index:
         found = json.loads((where / INDEX).read_text())
         if found["format"] != FORMAT or found["schema_hash"] != schema_hash():
             raise UserError(
-                f"{where} was encoded with format {found['format']} and schema {found['schema_hash']}; this version has "
-                f"{FORMAT} and {schema_hash()}: encode the games again into another folder"
+                f"{where} was encoded with format {found['format']} and schema {found['schema_hash']}; this version "
+                f"has {FORMAT} and {schema_hash()}: encode the games again into another folder"
             )
         games = [
             GameEntry(**{**g, **{k: tuple(g[k]) for k in ("characters", "missing", "absent")}}) for g in found["games"]

@@ -37,11 +37,10 @@ class Layout:
 
     @cached_property
     def columns(self) -> dict[Storage, tuple[tuple[int, Field], ...]]:
-        """Storage to its (player, field) columns; a field with several bits takes as many bits in a row."""
-        return {
-            storage: tuple((p, f) for p in range(PLAYERS) for f in PLAYER_FIELDS if self.storage(f) is storage)
-            for storage in Storage
-        }
+        """Storage to its (player, field) columns. Among the flags, those of eight bits come first: each is a byte."""
+        places = [(player, field) for player in range(PLAYERS) for field in PLAYER_FIELDS]
+        places.sort(key=lambda place: -place[1].bits)
+        return {storage: tuple(place for place in places if self.storage(place[1]) is storage) for storage in Storage}
 
     @cached_property
     def places(self) -> dict[tuple[int, str], tuple[Storage, int]]:
@@ -69,7 +68,7 @@ class Layout:
         packed: Matrices = {}
         for storage, places in self.columns.items():
             if storage is Storage.BIT:
-                packed[storage] = _pack_bits([columns[p, f.name] for p, f in places], [f.bits for _, f in places])
+                packed[storage] = _pack_bits([columns[player, field.name] for player, field in places])
                 continue
             matrix = np.empty((len(columns[0, "x"]), len(places)), dtype=storage.value)
             for number, (player, field) in enumerate(places):
@@ -94,13 +93,12 @@ class Layout:
 
     def unpack(self, matrices: Matrices) -> Columns:
         """The columns that `pack` was given, bit for bit."""
-        bits = np.unpackbits(matrices[Storage.BIT], axis=1, bitorder="little")
         found: Columns = {}
         for player in range(PLAYERS):
             for field in PLAYER_FIELDS:
                 storage, place = self.places[player, field.name]
                 if storage is Storage.BIT:
-                    found[player, field.name] = _decode_bits(bits[:, place : place + field.bits], field)
+                    found[player, field.name] = _decode_bits(matrices[storage][:, place // 8], place % 8, field)
                 else:
                     found[player, field.name] = self._decode(field, matrices[storage][:, place])
         return found
@@ -128,19 +126,12 @@ def _encode_steps(values: np.ndarray, table: np.ndarray) -> np.ndarray | None:
     return steps if is_same(table[steps], values) else None
 
 
-def _pack_bits(columns: list[np.ndarray], widths: list[int]) -> np.ndarray:
-    flags = np.zeros((len(columns[0]), sum(widths)), dtype=np.uint8)
-    place = 0
-    for values, width in zip(columns, widths, strict=True):
-        if width == 1:
-            flags[:, place] = values
-        else:
-            flags[:, place : place + width] = np.unpackbits(values[:, None], axis=1, bitorder="little")
-        place += width
-    return np.packbits(flags, axis=1, bitorder="little")
+def _pack_bits(columns: list[np.ndarray]) -> np.ndarray:
+    """(T, bytes): columns of eight packed flags as they are, then the single flags, lowest bit first."""
+    whole = [values for values in columns if values.dtype == np.uint8]
+    single = np.packbits(np.stack([v for v in columns if v.dtype == bool]), axis=0, bitorder="little")
+    return np.stack([*whole, *single], axis=1)
 
 
-def _decode_bits(bits: np.ndarray, field: Field) -> np.ndarray:
-    if field.bits == 1:
-        return bits[:, 0].astype(bool)
-    return np.packbits(bits, axis=1, bitorder="little")[:, 0]
+def _decode_bits(values: np.ndarray, bit: int, field: Field) -> np.ndarray:
+    return values if field.bits == 8 else (values & np.uint8(1 << bit)).astype(bool)

@@ -76,6 +76,8 @@ def check_column(field: Field, player: int, values: np.ndarray) -> np.ndarray:
     wanted = stored_type(field)
     if values.dtype == wanted:
         return values
+    if np.can_cast(values.dtype, wanted):
+        return values.astype(wanted)
     if wanted == np.float32:
         kept = values.astype(np.float32)
         bad = np.flatnonzero(kept.astype(np.float64) != values.astype(np.float64))

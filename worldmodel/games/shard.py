@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
-from worldmodel.games.parsed import MAX_GAME_BYTES
+from worldmodel.games.leaves import MAX_GAME_BYTES
 from worldmodel.storage import Location
 
 GAME, ENTRY, IDS = "game", "json", "frame_ids.npy"
