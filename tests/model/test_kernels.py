@@ -77,5 +77,5 @@ def test_the_convolution_kernel_sees_the_same_frames_as_the_torch_form(monkeypat
 
 def test_kernels_that_cannot_be_imported_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "causal_conv1d", None)
-    with pytest.raises(UserError, match="model.backend to 'torch'"):
+    with pytest.raises(UserError, match=r"model\.backend to 'torch'"):
         kernels.convolve(torch.randn(1, 4, 8), torch.randn(8, 4), torch.randn(8))
