@@ -1,0 +1,106 @@
+"""What a run says on the terminal: a progress bar where there is one, else one informative line per interval."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import IOBase
+from typing import IO, cast
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """What happened since the line before."""
+
+    step: int
+    """Optimizer steps done."""
+    total_steps: int
+    """Optimizer steps of the whole run."""
+    epoch: int
+    """The epoch under way, counted from 1."""
+    loss: float
+    """Mean training loss."""
+    learning_rate: float
+    """Learning rate of the last step."""
+    step_seconds: float
+    """Mean seconds of a step."""
+    targets_per_second: float
+    """Predicted frames per second."""
+    data_share: float
+    """Share (0 to 1) of the time that was spent waiting for data."""
+
+
+class Reporter:
+    """Shows intervals and messages on a stream, and hands every line to `keep` as well."""
+
+    def __init__(self, total_steps: int, keep: Callable[[str], object] = len, stream: IOBase | None = None) -> None:
+        self._keep = keep
+        self._console = Console(file=cast(IO[str], stream or sys.stdout), highlight=False, soft_wrap=True)
+        self._bar = _make_bar(self._console) if self._console.is_terminal else None
+        if self._bar:
+            self._task = self._bar.add_task("", total=total_steps, line="")
+            self._bar.start()
+
+    def show(self, interval: Interval) -> None:
+        """Shows one interval."""
+        line = format_interval(interval)
+        self._keep(line)
+        if self._bar:
+            self._bar.update(self._task, completed=interval.step, line=line.split(" | ", 1)[1])
+        else:
+            self._console.print(line, markup=False)
+
+    def say(self, text: str) -> None:
+        """Shows a message (a validation, a checkpoint, a note) on a line of its own."""
+        self._keep(text)
+        self._console.print(text, markup=False)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        if self._bar:
+            self._bar.stop()
+
+
+def format_interval(interval: Interval) -> str:
+    """The line of an interval."""
+    left = (interval.total_steps - interval.step) * interval.step_seconds
+    return " | ".join(
+        (
+            f"step {interval.step}/{interval.total_steps} {100 * interval.step / max(interval.total_steps, 1):.0f}%",
+            f"epoch {interval.epoch}",
+            f"loss {interval.loss:.4g}",
+            f"lr {interval.learning_rate:.1e}",
+            f"{1000 * interval.step_seconds:.1f} ms/step",
+            f"{format_count(interval.targets_per_second)} targets/s",
+            f"data {100 * interval.data_share:.1f}%",
+            f"eta {format_duration(left)}",
+        )
+    )
+
+
+def format_count(number: float | int) -> str:
+    """A count with at most four digits and a unit: 950, 51k, 1.2M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def format_duration(seconds: float | int) -> str:
+    """Time in its two largest units: 45s, 3m12s, 2h05m, 1d03h."""
+    whole = max(round(seconds), 0)
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days}d{hours:02}h"
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{whole % 60:02}s" if minutes else f"{whole}s"
+
+
+def _make_bar(console: Console) -> Progress:
+    columns = (BarColumn(bar_width=24), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[line]}"))
+    return Progress(*columns, console=console)
