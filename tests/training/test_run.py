@@ -204,7 +204,7 @@ def test_a_name_is_never_reused_silently(storage: Location) -> None:
     run = start_run(storage, CONFIG, total_steps=10)
     with run.recording():
         run.note_step(10)
-    with pytest.raises(UserError, match=r"a run 'trial' in .* already: finished at step 10 of 10.*--resume.*--name"):
+    with pytest.raises(UserError, match=r"a run 'trial' in .* already: finished at step 10 of 10.*--resume.*--run-name"):
         start_run(storage, CONFIG)
 
 

@@ -37,6 +37,8 @@ FLUSH_SECONDS = 3.0
 POLL_SECONDS = {"file": 1.0}
 """Time between two looks for the stop file, by scheme."""
 REMOTE_POLL_SECONDS = 5.0
+CLOSE_SECONDS = 30.0
+"""Longest wait for a write that is under way when the run ends."""
 
 
 class Run:
@@ -141,7 +143,7 @@ class Run:
 
     def _close(self, thread: threading.Thread, state: State, reason: str, error: BaseException | None) -> None:
         self._closing.set()
-        thread.join()
+        thread.join(CLOSE_SECONDS)
         trace = "".join(traceback.format_exception(error)) if error else ""
         self.update(state=state, reason=reason, traceback=trace, last_lines=list(self.lines), ended=datetime.now(UTC))
         try:

@@ -1,0 +1,156 @@
+"""`card.md`: one page on a run, rendered from its record, its experiment and its metrics, and never typed by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import yaml
+
+from worldmodel.storage import Location
+from worldmodel.training.config import ExperimentConfig
+from worldmodel.training.config_file import describe_changes
+from worldmodel.training.record import RunRecord
+from worldmodel.training.reporter import format_duration
+from worldmodel.training.run_folder import describe_end, read_config, read_record
+from worldmodel.training.tracking import read_metrics
+
+CARD = "card.md"
+ABSENT = "not measured"
+_VALIDATION = ("val_", "eval/")
+
+
+def render_card(
+    record: RunRecord,
+    config: ExperimentConfig,
+    metrics: Sequence[Mapping[str, Any]],
+    baselines: Mapping[str, Mapping[str, float]] | None = None,
+) -> str:
+    """The card's Markdown.
+
+    Args:
+        record: what the run says of itself.
+        config: the experiment, complete.
+        metrics: rows as `worldmodel.training.tracking.read_metrics` gives them.
+        baselines: name of a baseline (`persistence`) to its values, under the validation metrics' names.
+    """
+    parts = (
+        _render_front(record),
+        f"# {record.name}\n\n{record.goal or 'No goal was given.'}",
+        _render_end(record),
+        _render_changes(config),
+        _render_results(config, metrics, baselines or {}),
+        _render_effort(record, config),
+        _render_notes(record),
+    )
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def write_card(location: Location, baselines: Mapping[str, Mapping[str, float]] | None = None) -> None:
+    """Renders the card of a run folder from what the folder holds.
+
+    Raises:
+        UserError: the folder lacks its record or its experiment, or cannot be written.
+    """
+    text = render_card(read_record(location), read_config(location), read_metrics(location), baselines)
+    (location / CARD).write_text(text)
+
+
+def _render_front(record: RunRecord) -> str:
+    facts = {
+        "name": record.name,
+        "state": record.state.value,
+        "started": _format_time(record.started),
+        "ended": _format_time(record.ended),
+        "steps": record.step,
+        "commit": record.commit,
+        "version": record.version,
+        "schema_hash": record.schema_hash,
+        "model_hash": record.model_hash,
+        "data_fingerprint": record.data_fingerprint or None,
+        "parameters": record.parameters,
+        "wandb": record.wandb,
+    }
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False, width=120)}---"
+
+
+def _render_end(record: RunRecord) -> str:
+    rows = [("State", describe_end(record)), ("Command", f"`{record.command}`")]
+    rows += [
+        (f"Attempt {k}", f"{a.state.value} at step {a.step}: {a.reason}") for k, a in enumerate(record.attempts, 1)
+    ]
+    if record.resume_command:
+        rows.append(("Resume", f"`{record.resume_command}`"))
+    return "## Run\n\n" + "\n".join(f"- {name}: {text}" for name, text in rows)
+
+
+def _render_changes(config: ExperimentConfig) -> str:
+    rows = [(f"`{key}`", f"{value}", f"{default}") for key, default, value in describe_changes(config)]
+    return "## What was run\n\n" + (
+        _render_table(("setting", "value", "default"), rows) if rows else "Every setting has its default."
+    )
+
+
+def _render_results(
+    config: ExperimentConfig, metrics: Sequence[Mapping[str, Any]], baselines: Mapping[str, Mapping[str, float]]
+) -> str:
+    """First, best and last value of every validation metric; only the selection metric knows what "best" is."""
+    names = sorted({name for row in metrics for name in row if name.startswith(_VALIDATION)})
+    selected = config.training.best_metric
+    if selected not in names:
+        names.insert(0, selected)
+    rows = []
+    for name in names:
+        known = [(row["step"], row[name]) for row in metrics if row.get(name) is not None]
+        best = _find_best(known, config.training.best_mode) if name == selected else None
+        first, last = (_format_number(known[k][1] if known else None) for k in (0, -1))
+        shown = f"{_format_number(best[1])} (step {best[0]})" if best else (ABSENT if name == selected else "")
+        others = [_format_number(values.get(name)) for values in baselines.values()]
+        rows.append((f"`{name}`", first, shown, last, *others))
+    head = ("metric", "first", f"best ({config.training.best_mode})", "last", *baselines)
+    return "## Results\n\n" + _render_table(head, rows)
+
+
+def _find_best(known: Sequence[tuple[int, float]], mode: str) -> tuple[int, float] | None:
+    choose = min if mode == "min" else max
+    return choose(known, key=lambda pair: pair[1]) if known else None
+
+
+def _render_effort(record: RunRecord, config: ExperimentConfig) -> str:
+    spent = record.seconds
+    cost = ABSENT + " (price unknown)" if record.cost_usd is None else f"${record.cost_usd:.2f}"
+    device = record.device.get("gpu") or record.device.get("name") or ABSENT
+    rows = [
+        ("Time", format_duration(spent.total) if spent.total else ABSENT),
+        ("of it training", format_duration(spent.training) if spent.training else ABSENT),
+        ("of it validation", format_duration(spent.validation) if spent.validation else ABSENT),
+        ("Cost", cost),
+        ("Device", f"{device}, {record.world_size} worker{'s' * (record.world_size != 1)}"),
+        ("Hosts", ", ".join(record.hosts)),
+        ("Seed", str(config.training.seed)),
+    ]
+    return "## Cost and time\n\n" + "\n".join(f"- {name}: {text}" for name, text in rows)
+
+
+def _render_notes(record: RunRecord) -> str:
+    parts = []
+    if record.notes:
+        parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in record.notes))
+    if record.traceback:
+        parts.append(f"## Error\n\n```\n{record.traceback.rstrip()}\n```")
+    return "\n\n".join(parts)
+
+
+def _render_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _format_number(value: float | int | None) -> str:
+    return ABSENT if value is None or not math.isfinite(value) else f"{value:.5g}"
+
+
+def _format_time(when: datetime | None) -> str | None:
+    return f"{when:%Y-%m-%dT%H:%M:%SZ}" if when else None
