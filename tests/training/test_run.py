@@ -204,7 +204,7 @@ def test_a_name_is_never_reused_silently(storage: Location) -> None:
     run = start_run(storage, CONFIG, total_steps=10)
     with run.recording():
         run.note_step(10)
-    with pytest.raises(UserError, match=r"a run 'trial' in .* already: finished at step 10 of 10.*--resume.*--run-name"):
+    with pytest.raises(UserError, match=r"'trial' in .* already: finished at step 10 of 10.*--resume.*--run-name"):
         start_run(storage, CONFIG)
 
 
@@ -229,6 +229,19 @@ def test_a_resumed_run_keeps_what_it_did_and_drops_its_end(storage: Location) ->
     assert record.started == before.started
     assert record.seconds.total >= before.seconds.total >= 0.05
     assert read_config(run.location) == more
+
+
+@pytest.mark.parametrize("ended", [State.FAILED, State.LOST])
+def test_a_restarted_worker_makes_the_run_live_again(storage: Location, ended: State) -> None:
+    record = start_run(storage, CONFIG).record
+    older = record.model_copy(update={"state": ended, "reason": "node lost", "traceback": "T", "last_lines": ["x"]})
+    run = Run(storage / "trial", older)
+    with run.recording():
+        alive = read_record(run.location)
+        assert (alive.state, alive.reason, alive.traceback, alive.ended) == (State.CREATED, "", "", None)
+        run.note_step(1)
+        assert run.record.state is State.RUNNING
+    assert read_record(run.location).state is State.FINISHED
 
 
 def test_a_resume_as_another_experiment_is_refused_with_every_difference(storage: Location) -> None:

@@ -20,7 +20,6 @@ from worldmodel.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
     name_folder,
-    read_manifest,
     read_state,
 )
 
@@ -127,11 +126,6 @@ def apply_retention(run: Location, policy: Retention) -> list[Location]:
         if entry.name.startswith(LEFTOVER):
             (run / FOLDER / entry.name).delete()
     return doomed
-
-
-def measure_checkpoint(location: Location) -> int:
-    """Bytes of a checkpoint's files, as its manifest has them."""
-    return sum(int(entry["bytes"]) for entry in read_manifest(location).values())
 
 
 def _has_tag(location: Location, tag: str) -> bool:

@@ -109,6 +109,7 @@ class Run:
         restore = self._hear_signals()
         self._since = time.monotonic()
         self._closing.clear()
+        self._forget_end()
         thread = threading.Thread(target=self._keep_alive, name="run record", daemon=True)
         self.write()
         thread.start()
@@ -135,6 +136,11 @@ class Run:
         for name, value in changes.items():
             setattr(self._record, name, value)
         self._is_dirty = True
+
+    def _forget_end(self) -> None:
+        """A run that is trained again, by a restarted worker or a resume, has not ended."""
+        state = self._record.state if self._record.state is State.RUNNING else State.CREATED
+        self.update(state=state, reason="", traceback="", last_lines=[], ended=None)
 
     def _judge_return(self) -> tuple[State, str]:
         record, reason = self.record, self.should_stop()
