@@ -70,9 +70,11 @@ class Index:
     games: list[GameEntry]
     blocks: list[BlockEntry]
     shards: list[dict[str, object]] = field(default_factory=list)
-    """Name and size of each tar shard or .pt that was read whole."""
+    """Name, size and `training_only` of each tar shard or .pt that was read whole."""
     filtered: list[dict[str, str]] = field(default_factory=list)
     """Games left out on purpose: {file, reason}."""
+    rejected: list[dict[str, str]] = field(default_factory=list)
+    """What of those shards gave no game: {file, reason}. `rejected.json` has all that the last encoding met."""
     audit: dict[str, object] = field(default_factory=dict)
     """See `audit.py`."""
     schema_hash: str = field(default_factory=schema_hash)
@@ -143,9 +145,7 @@ def read_index(where: Location) -> Index:
                 f"{where} was encoded with format {found['format']} and schema {found['schema_hash']}; this version "
                 f"has {FORMAT} and {schema_hash()}: encode the games again into another folder"
             )
-        games = [
-            GameEntry(**{**g, **{k: tuple(g[k]) for k in ("characters", "missing", "absent")}}) for g in found["games"]
-        ]
+        games = [entry_from_json(game) for game in found["games"]]
         blocks = [BlockEntry(**b) for b in found["blocks"]]
         return Index(**{**found, "games": games, "blocks": blocks})
     except (ValueError, KeyError, TypeError) as error:
@@ -154,7 +154,8 @@ def read_index(where: Location) -> Index:
 
 def entry_from_json(entry: dict[str, Any]) -> GameEntry:
     """A game's entry from its JSON form (lists become tuples)."""
-    return GameEntry(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    return GameEntry(**values)
 
 
 def hash_file(path: Path) -> str:

@@ -115,7 +115,7 @@ def _take(leaves: Leaves, path: ColumnPath, rows: np.ndarray, kind: str) -> np.n
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise GameError(f"{'.'.join(path)} has non-finite values")
     with np.errstate(invalid="ignore", over="ignore"):
-        kept = values.astype(np.dtype(kind))
+        kept: np.ndarray = values.astype(np.dtype(kind))
     if not np.array_equal(kept.astype(np.float64), values.astype(np.float64)):
         raise GameError(f"{'.'.join(path)} holds a value outside its storage type {kind}")
     return kept

@@ -13,9 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
+import pyarrow as pa
+
+from worldmodel.errors import UserError
 from worldmodel.games.leaves import MAX_GAME_BYTES
 from worldmodel.storage import Location
 
+_END_BYTES = 1024
 GAME, ENTRY, IDS = "game", "json", "frame_ids.npy"
 
 
@@ -34,44 +38,75 @@ def iterate_shard(location: Location) -> Iterator[Member]:
     """The games of a shard, in its order, read once from front to back; a cut shard ends with the reason."""
     count = 0
     try:
-        with location.open_input() as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            for member in _group(archive):
-                count += 1
-                yield member
-    except (tarfile.TarError, EOFError, OSError) as error:
+        with location.open_input() as stream:
+            is_whole = _has_end_mark(stream)
+            with tarfile.open(fileobj=stream, mode="r|") as archive:
+                for member in _group(archive):
+                    count += 1
+                    yield member
+        if not is_whole:
+            yield Member(name="", reason=f"the shard is cut short after {count} games: it has no end mark")
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         yield Member(name="", reason=f"the shard is cut short or damaged after {count} games: {error}")
+    except UserError as error:
+        yield Member(name="", reason=f"cannot be read: {error}")
+
+
+def _has_end_mark(stream: pa.NativeFile) -> bool:
+    """Whether a tar ends as it must, in two blocks of zeros; a cut between two members looks whole otherwise."""
+    stream.seek(max(0, stream.size() - _END_BYTES))
+    is_whole = bytes(stream.read()) == bytes(_END_BYTES)
+    stream.seek(0)
+    return is_whole
 
 
 def _group(archive: tarfile.TarFile) -> Iterator[Member]:
     current: Member | None = None
     for info in archive:
-        if not info.isfile():
+        if info.isdir():
             continue
         name, _, suffix = info.name.rsplit("/", 1)[-1].partition(".")
         if current is not None and current.name != name:
             yield _finish(current)
             current = None
         current = current or Member(name=name)
-        if info.size > MAX_GAME_BYTES:
-            current.reason = f"{info.name} claims {info.size} bytes: no game is that long"
-            continue
-        _take(current, suffix, archive.extractfile(info))
+        current.reason = current.reason or _refuse(info)
+        if not current.reason:
+            _take(current, suffix, archive.extractfile(info))
     if current is not None:
         yield _finish(current)
+
+
+def _refuse(info: tarfile.TarInfo) -> str:
+    if not info.isfile():
+        return f"{info.name} is a link or a device, expected a file"
+    if info.name.startswith("/") or ".." in info.name.split("/"):
+        return f"{info.name} points out of the shard"
+    if not info.name.rsplit("/", 1)[-1].partition(".")[0]:
+        return f"{info.name} has no name before its first dot"
+    return f"{info.name} claims {info.size} bytes: no game is that long" if info.size > MAX_GAME_BYTES else ""
 
 
 def _take(member: Member, suffix: str, stream: IO[bytes] | None) -> None:
     data = stream.read() if stream else b""
     if suffix.endswith("json"):
-        try:
-            entry = json.loads(data)
-            member.entry = entry if isinstance(entry, dict) else {}
-        except ValueError as error:
-            member.reason = f"its .json is damaged: {error}"
+        member.entry, member.reason = _read_entry(data)
     elif suffix.endswith("npy"):
         member.frame_ids = data
+    elif member.data:
+        member.reason = "the shard holds two game files for it"
     else:
         member.data = data
+
+
+def _read_entry(data: bytes) -> tuple[dict[str, object], str]:
+    try:
+        entry = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        return {}, f"its .json is damaged: {error}"
+    if not isinstance(entry, dict):
+        return {}, f"its .json holds a {type(entry).__name__}, expected an object"
+    return entry, ""
 
 
 def _finish(member: Member) -> Member:

@@ -15,6 +15,7 @@ from typing import Literal
 
 from worldmodel.errors import GameError, UserError
 from worldmodel.games.game import Game
+from worldmodel.games.leaves import MAX_GAME_BYTES
 from worldmodel.games.parsed import read_game
 from worldmodel.games.shard import iterate_shard
 from worldmodel.storage import Entry, Location
@@ -46,6 +47,13 @@ class Unit:
     entry: dict[str, object] = field(default_factory=dict)
     frame_ids: str = ""
     """URI of the frame ids, where they are at hand."""
+    training_only: bool = True
+    """Whether games of a shard that are not for training are left out."""
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What decides whether it was read before: its name and size, and of a shard what was wanted of it."""
+        return (self.name, self.bytes) if self.kind == "parsed" else (self.name, self.bytes, self.training_only)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,35 +70,44 @@ def list_source(source: str, *, training_only: bool = True) -> Listing:
     """List a source. UserError where there is nothing to read."""
     location = Location.of(source)
     if location.name.endswith(".pt"):
-        return _of_units([_unit("tensors", location.name, str(location), location.measure_bytes(), 0)])
+        return _of_units(
+            [Unit(kind="tensors", name=location.name, uri=str(location), bytes=location.measure_bytes(), order=0)]
+        )
     if location.name.endswith(".tar"):
-        return _of_units([_unit("tar", location.name, str(location), location.measure_bytes(), 0)])
+        size = location.measure_bytes()
+        return _list_shards(location.parent, [Entry(name=location.name, size=size, is_folder=False)], training_only)
     found = location.list_entries()
     names = {entry.name for entry in found}
     shards = [entry for entry in found if entry.name.endswith(".tar") and not entry.is_folder]
     if "meta.json" in names:
         return _list_parsed(location, names, training_only)
     if shards:
-        return _of_units([_unit("tar", e.name, str(location / e.name), e.size, n) for n, e in enumerate(shards)])
+        return _list_shards(location, shards, training_only)
     raise UserError(_nothing_there(location, found))
-
-
-def _unit(kind: Literal["tar", "tensors"], name: str, uri: str, size: int, order: int) -> Unit:
-    return Unit(kind=kind, name=name, uri=uri, bytes=size, order=order)
 
 
 def _of_units(units: list[Unit]) -> Listing:
     return Listing(units=units, rejected=[], filtered=[])
 
 
+def _list_shards(folder: Location, shards: list[Entry], training_only: bool) -> Listing:
+    return _of_units([
+        Unit(kind="tar", name=e.name, uri=str(folder / e.name), bytes=e.size, order=order, training_only=training_only)
+        for order, e in enumerate(shards)
+    ])  # fmt: skip
+
+
 def _nothing_there(location: Location, found: list[Entry]) -> str:
-    expected = "expected a parsed folder (meta.json and games/), tar shards, a .pt file, or .slp replays"
+    expected = "expected a parsed folder (meta.json and games/), tar shards or a .pt file"
     if not found:
         state = "is empty" if location.exists() else "does not exist"
         return f"{location} {state}: {expected}"
     if any(entry.name == "games" and entry.is_folder for entry in found):
         return f"{location} has games/ but no meta.json, which names the games: restore it, or parse the replays again"
-    return f"no games in {location} (it holds {', '.join(e.name for e in found[:5])}, ...): {expected}"
+    if any(entry.name.endswith((".slp", ".slp.gz")) for entry in found):
+        expected = "it holds replays: parse them with `worldmodel games parse` first"
+    names = ", ".join(entry.name for entry in found[:5]) + (", ..." if len(found) > 5 else "")
+    return f"no games in {location} (it holds {names}): {expected}"
 
 
 def _list_parsed(location: Location, names: set[str], training_only: bool) -> Listing:
@@ -126,7 +143,7 @@ def _list_parsed(location: Location, names: set[str], training_only: bool) -> Li
 def _read_meta(location: Location) -> list[dict[str, object]]:
     try:
         entries = json.loads(location.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{location} is not JSON ({error}); expected a list with one entry per game") from error
     if not isinstance(entries, list):
         raise UserError(f"{location} holds a {type(entries).__name__}, expected a list with one entry per game")
@@ -162,7 +179,7 @@ class Reading:
     """Left out on purpose (`reason` says why), rather than rejected."""
 
 
-def read_games(units: list[Unit], *, training_only: bool = True) -> Iterator[Reading]:
+def read_games(units: list[Unit]) -> Iterator[Reading]:
     """All games of some units, in their order; files are read ahead in threads, parsed one at a time."""
     loose = [unit for unit in units if unit.kind == "parsed"]
     with ThreadPoolExecutor(_PREFETCH) as pool:
@@ -174,13 +191,15 @@ def read_games(units: list[Unit], *, training_only: bool = True) -> Iterator[Rea
             yield _parse(unit, *fetched.result())
     for unit in (unit for unit in units if unit.kind != "parsed"):
         if unit.kind == "tar":
-            yield from _read_shard(unit, training_only)
+            yield from _read_shard(unit)
         else:
             yield from _read_tensors(unit)
 
 
 def _fetch(unit: Unit) -> tuple[bytes, bytes | None, str]:
     """A game's bytes, its frame ids' bytes, and why they could not be read."""
+    if unit.bytes > MAX_GAME_BYTES:
+        return b"", None, f"{unit.bytes} bytes: no game is that long"
     try:
         data = Location.of(unit.uri).read_bytes()
         ids = Location.of(unit.frame_ids).read_bytes() if unit.frame_ids else None
@@ -199,12 +218,12 @@ def _parse(unit: Unit, data: bytes, ids: bytes | None, failure: str) -> Reading:
         return Reading(file=name, unit=unit, reason=str(error))
 
 
-def _read_shard(unit: Unit, training_only: bool) -> Iterator[Reading]:
+def _read_shard(unit: Unit) -> Iterator[Reading]:
     for member in iterate_shard(Location.of(unit.uri)):
         name = f"{unit.name}/{member.name}"
         if member.reason:
             yield Reading(file=name if member.name else unit.name, unit=unit, reason=member.reason)
-        elif training_only and member.entry.get("is_training", True) is False:
+        elif unit.training_only and member.entry.get("is_training", True) is False:
             yield Reading(file=name, unit=unit, reason=_why_filtered(member.entry), is_filtered=True)
         else:
             try:

@@ -20,15 +20,21 @@ import torch
 from worldmodel.encoding import EncodingConfig, FeatureLayout
 from worldmodel.errors import GameError, UserError
 from worldmodel.games.game import Game, check_column, stored_type
-from worldmodel.schema import PLAYER_FIELDS, PLAYERS, SPARSE, Field
+from worldmodel.games.leaves import explain
+from worldmodel.schema import PLAYER_FIELDS, PLAYERS, SPARSE, STAGE, Field, Storage
+from worldmodel.storage import Location
 
 _KEYS = ("floats", "ints", "game_lengths", "encoding_config")
 """What a file must hold; offsets follow from the lengths."""
+_FLOATS = (torch.float32,)
+_INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
+_ROUNDING = 1e-3
+"""Below this a whole number was scaled in another order than ours."""
 _FLAGS = ("state_age_as_embed", "press_events", "projectiles", "state_flags", "hitstun")
 
 
-def iterate_tensors(location: Any) -> Iterator[Game | GameError]:
-    """The games of a `.pt` file (a `storage.Location`), or the reason why one is none.
+def iterate_tensors(location: Location) -> Iterator[Game | GameError]:
+    """The games of a `.pt` file, or the reason why one is none.
 
     UserError where the file is none of the users' encodings or disagrees with its own configuration.
     """
@@ -36,10 +42,7 @@ def iterate_tensors(location: Any) -> Iterator[Game | GameError]:
     floats, ints = payload["floats"].numpy(), payload["ints"].numpy()
     lengths = [int(length) for length in payload["game_lengths"]]
     layout = _resolve(payload["encoding_config"], floats.shape[1], ints.shape[1], str(location))
-    if sum(lengths) != len(floats) or len(ints) != len(floats):
-        raise UserError(
-            f"{location}: game_lengths add up to {sum(lengths)}, floats has {len(floats)} frames, ints {len(ints)}"
-        )
+    _check_lengths(payload, lengths, str(location))
     start = 0
     for length in lengths:
         rows = slice(start, start + length)
@@ -50,18 +53,41 @@ def iterate_tensors(location: Any) -> Iterator[Game | GameError]:
             yield error
 
 
-def _load(location: Any) -> dict[str, Any]:
-    try:
-        with location.open_input() as stream:
-            payload = torch.load(stream, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise UserError(f"{location} is not a readable .pt file: {str(error).splitlines()[0]}") from error
-    lacking = [key for key in _KEYS if not isinstance(payload, dict) or key not in payload]
-    if lacking:
+def _check_lengths(payload: dict[str, Any], lengths: list[int], where: str) -> None:
+    rows = len(payload["floats"])
+    if sum(lengths) != rows or len(payload["ints"]) != rows or min(lengths, default=0) < 0:
         raise UserError(
-            f"{location} lacks {', '.join(lacking)}: expected the users' encoded games ({', '.join(_KEYS)})"
+            f"{where}: game_lengths add up to {sum(lengths)}, floats has {rows} frames, ints {len(payload['ints'])}"
         )
-    return dict(payload)
+    starts = [0, *itertools.accumulate(lengths)]
+    offsets = [int(offset) for offset in payload.get("game_offsets", starts)]
+    if offsets not in (starts, starts[:-1]):
+        raise UserError(f"{where}: game_offsets do not follow from game_lengths, the games would be cut wrongly")
+    if int(payload.get("num_games", len(lengths))) != len(lengths):
+        raise UserError(f"{where}: num_games is {payload['num_games']}, but there are {len(lengths)} game_lengths")
+
+
+def _load(location: Location) -> dict[str, Any]:
+    try:
+        if (path := location.local_path()) is not None:
+            payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        else:
+            with location.open_input() as stream:
+                payload = torch.load(stream, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
+        raise UserError(f"{location} is not a readable .pt file: {explain(error)}") from error
+    expected = f"expected the users' encoded games ({', '.join(_KEYS)})"
+    if not isinstance(payload, dict) or any(key not in payload for key in _KEYS):
+        lacking = [key for key in _KEYS if not isinstance(payload, dict) or key not in payload]
+        raise UserError(f"{location} lacks {', '.join(lacking)}: {expected}")
+    for name, kinds in (("floats", _FLOATS), ("ints", _INTEGERS)):
+        value = payload[name]
+        if not isinstance(value, torch.Tensor) or value.ndim != 2 or value.dtype not in kinds:
+            found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+            raise UserError(f"{location}: {name} is {found}, expected a matrix with a row for each frame: {expected}")
+    if not isinstance(payload["encoding_config"], dict):
+        raise UserError(f"{location}: encoding_config is a {type(payload['encoding_config']).__name__}, not a dict")
+    return payload
 
 
 def _resolve(saved: dict[str, Any], float_width: int, class_width: int, where: str) -> FeatureLayout:
@@ -105,6 +131,9 @@ def _check_scales(saved: dict[str, Any], where: str) -> None:
 def _game_of(floats: np.ndarray, ints: np.ndarray, layout: FeatureLayout) -> Game:
     if not len(floats):
         raise GameError("zero frames")
+    stage = int(ints[0, -1])
+    if (ints[:, -1] != stage).any() or not 0 <= stage < STAGE.vocabulary:
+        raise GameError(f"its stage is not one class below {STAGE.vocabulary} in all frames")
     columns: dict[tuple[int, str], np.ndarray] = {}
     absent = {group.name for group in SPARSE}
     for player in range(PLAYERS):
@@ -119,7 +148,7 @@ def _game_of(floats: np.ndarray, ints: np.ndarray, layout: FeatureLayout) -> Gam
     digest = hashlib.md5(floats.tobytes() + ints.tobytes(), usedforsecurity=False).hexdigest()
     missing = frozenset(name for name in absent if "." in name)
     return Game(
-        md5=digest, stage=int(ints[0, -1]), columns=columns, absent=frozenset(absent), missing=missing,
+        md5=digest, stage=stage, columns=columns, absent=frozenset(absent), missing=missing,
         entry={"source": "encoded .pt", "num_frames": len(floats)},
     )  # fmt: skip
 
@@ -130,6 +159,8 @@ def _numbers(values: np.ndarray, layout: FeatureLayout) -> dict[str, np.ndarray]
     place = layout.continuous_width
     for field in layout.flags:
         bits = values[:, place : place + field.bits]
+        if not np.isin(bits, (0, 1)).all():
+            raise GameError(f"{field.name} holds a flag that is neither 0 nor 1")
         found[field.name] = bits[:, 0] if field.bits == 1 else np.packbits(bits > 0.5, axis=1, bitorder="little")[:, 0]
         place += field.bits
     found |= {f.name: values[:, place + number] for number, f in enumerate(layout.controls)}
@@ -142,6 +173,8 @@ def _unscale(values: np.ndarray, field: Field) -> np.ndarray:
     whole = np.rint(raw)
     for candidate in (np.nextafter(raw, np.float32(np.inf)), np.nextafter(raw, np.float32(-np.inf)), whole):
         raw = np.where(candidate * scale == values, candidate, raw)
+    if field.storage is not Storage.FLOAT32:
+        raw = np.where(np.abs(raw - whole) < _ROUNDING, whole, raw)
     return raw
 
 

@@ -1,0 +1,157 @@
+"""One task of encoding: its games are read one by one, packed, verified and written as blocks of about 64 MB.
+
+Memory is bounded by the blocks under way, not by the number of games. Nothing here needs Ray or torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from worldmodel.blocks.audit import Audit
+from worldmodel.blocks.block import PackedGame, build_block, pack_game
+from worldmodel.blocks.index import BlockEntry, GameEntry, entry_from_json, partition_of
+from worldmodel.blocks.layout import layout_named
+from worldmodel.games.game import Game
+from worldmodel.games.source import Reading, Rejection, Unit, read_games
+from worldmodel.schema import PLAYERS
+from worldmodel.storage import Location
+
+BLOCK_BYTES = 64 << 20
+PENDING_BYTES = 192 << 20
+"""Bytes of packed games that a task may hold before it writes its largest pending block."""
+TWICE = "the same game stands earlier in the source"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """What one task wrote and found."""
+
+    games: list[GameEntry] = field(default_factory=list)
+    blocks: list[BlockEntry] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+    filtered: list[Rejection] = field(default_factory=list)
+    audit: Audit = field(default_factory=Audit)
+
+    def to_json(self) -> str:
+        """What travels from a worker to the driver."""
+        lists = {name: [asdict(x) for x in getattr(self, name)] for name in _LISTS}
+        return json.dumps({**lists, "audit": self.audit.counts()})
+
+    @classmethod
+    def from_json(cls, text: str) -> TaskResult:
+        """The result that `to_json` wrote."""
+        found = json.loads(text)
+        lists = {name: [kind(x) for x in found[name]] for name, kind in _LISTS.items()}
+        return cls(**lists, audit=Audit.from_counts(found["audit"]))
+
+
+_LISTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "games": entry_from_json,
+    "blocks": lambda found: BlockEntry(**found),
+    "rejected": lambda found: Rejection(**found),
+    "filtered": lambda found: Rejection(**found),
+}
+
+
+@dataclass(frozen=True)
+class EncodeTask:
+    """The function that Ray Data maps over tasks."""
+
+    out: str
+    environment: dict[str, str] = field(default_factory=dict)
+    """The driver's settings of its object store, which workers on other machines may lack."""
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Encode one task's units."""
+        os.environ.update(self.environment)
+        units = [Unit(**unit) for unit in json.loads(row["units"])]
+        return {"number": row["number"], "result": self.encode(units).to_json()}
+
+    def encode(self, units: list[Unit]) -> TaskResult:
+        """Read, verify and write some units; every game ends in a block, among the filtered or the rejected."""
+        writer, audit, seen = _BlockWriter(Location.of(self.out)), Audit(), set()
+        rejected: list[Rejection] = []
+        filtered: list[Rejection] = []
+        for reading in read_games(units):
+            if reading.game is None:
+                (filtered if reading.is_filtered else rejected).append(
+                    Rejection(file=reading.file, reason=reading.reason)
+                )
+            elif reading.game.md5 in seen:
+                rejected.append(Rejection(file=reading.file, reason=TWICE))
+            else:
+                seen.add(reading.game.md5)
+                audit.add_game(reading.game)
+                writer.add(reading.game, reading)
+        writer.close()
+        return TaskResult(games=writer.games, blocks=writer.blocks, rejected=rejected, filtered=filtered, audit=audit)
+
+
+class _BlockWriter:
+    """Collects packed games by (partition, layout) and writes a block whenever one is full."""
+
+    def __init__(self, out: Location) -> None:
+        self.out = out
+        self.games: list[GameEntry] = []
+        self.blocks: list[BlockEntry] = []
+        self._pending: dict[tuple[int, str], list[tuple[PackedGame, GameEntry]]] = defaultdict(list)
+        self._bytes: Counter[tuple[int, str]] = Counter()
+
+    def add(self, game: Game, reading: Reading) -> None:
+        """Pack a game and keep it until its block is full."""
+        packed = pack_game(game)
+        key = (partition_of(game.md5), packed.layout)
+        self._pending[key].append((packed, _entry_of(game, reading)))
+        self._bytes[key] += packed.frames * layout_named(packed.layout).frame_bytes
+        if self._bytes[key] >= BLOCK_BYTES:
+            self._write(key)
+        elif self._bytes.total() > PENDING_BYTES:
+            self._write(self._bytes.most_common(1)[0][0])
+
+    def close(self) -> None:
+        """Write what is left."""
+        for key in sorted(self._pending):
+            self._write(key)
+
+    def _write(self, key: tuple[int, str]) -> None:
+        pending = self._pending.pop(key)
+        del self._bytes[key]
+        content = build_block([packed for packed, _ in pending])
+        digest = hashlib.sha256(content).hexdigest()
+        name, row = f"{digest[:20]}.arrow", 0
+        (self.out / name).write_bytes(content)
+        for packed, entry in pending:
+            self.games.append(replace(entry, block=name, row=row))
+            row += packed.frames
+        self.blocks.append(
+            BlockEntry(
+                name=name, layout=key[1], partition=key[0], frames=row, games=len(pending), bytes=len(content),
+                sha256=digest,
+            )
+        )  # fmt: skip
+
+
+def _entry_of(game: Game, reading: Reading) -> GameEntry:
+    end = game.entry.get("game_end_method")
+    return GameEntry(
+        md5=game.md5,
+        frames=game.frames,
+        stage=game.stage,
+        characters=tuple(int(game.columns[player, "character"][0]) for player in range(PLAYERS)),
+        end_method=end if isinstance(end, int) else None,
+        block="",
+        row=0,
+        order=reading.unit.order,
+        source=reading.unit.kind,
+        source_bytes=reading.unit.bytes,
+        shard="" if reading.unit.kind == "parsed" else reading.unit.name,
+        repeats=game.repeats,
+        missing=tuple(sorted(game.missing)),
+        absent=tuple(sorted(game.absent)),
+    )
