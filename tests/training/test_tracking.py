@@ -211,7 +211,7 @@ def test_a_slow_wandb_gets_the_latest_numbers_and_bounded_memory(
 
 
 def test_without_network_a_run_with_a_key_goes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = []
+    opened: list[object] = []
 
     def init(**given: Any) -> FakeRun:
         opened.append((given["mode"], given["resume"], given["id"]))
@@ -222,12 +222,25 @@ def test_without_network_a_run_with_a_key_goes_offline(tmp_path: Path, monkeypat
     gate = threading.Event()
     gate.set()
     fake_wandb(monkeypatch, init)
+    sys.modules["wandb"].teardown = lambda: opened.append("teardown")  # type: ignore[attr-defined]
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     notes: list[str] = []
     track(Location.of(tmp_path), notes)
     name = name_run(Location.of(tmp_path))
-    assert opened == [("online", "allow", name), ("offline", None, name)]
+    assert opened == [("online", "allow", name), "teardown", ("offline", None, name)]
     assert "offline (ConnectionError: no route to host)" in notes[0]
+
+
+def test_a_server_that_refuses_leaves_a_readable_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With W&B itself: its helper process must let go of the id that the failed start took."""
+    with serve_s3() as url:  # any server that is not W&B
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+        monkeypatch.setattr(wandb_sink, "START_SECONDS", 1.0)
+        notes: list[str] = []
+        track(Location.of(tmp_path), notes)
+    assert notes[-1].startswith("W&B is offline (")
+    assert len(read_history(next(tmp_path.glob("wandb/offline-run-*/*.wandb")))) == len(ROWS)
 
 
 def test_the_mode_follows_the_key_the_setting_and_the_environment(

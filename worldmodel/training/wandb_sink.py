@@ -83,6 +83,7 @@ class WandbSink:
                 self.address = run.url
             except Exception as error:  # noqa: BLE001
                 reason = _shorten(error)
+                _forget_failed_start()
         if run is None:
             run = self._open("offline")
             is_local = self._location.local_path() is not None
@@ -156,6 +157,13 @@ def has_key() -> bool:
 def name_run(location: Location) -> str:
     """W&B's id of a run: the same whenever the folder is the same, so that a resumed run goes on in its page."""
     return hashlib.sha256(str(location).encode()).hexdigest()[:16]
+
+
+def _forget_failed_start() -> None:
+    """Ends W&B's helper process, which holds on to the id of a run that could not start."""
+    import wandb
+
+    wandb.teardown()
 
 
 def _shorten(error: Exception) -> str:
