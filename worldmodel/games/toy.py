@@ -38,8 +38,9 @@ from worldmodel.schema import PLAYER_FIELDS, PLAYERS, SPARSE
 
 FIRST_FRAME_ID = -123
 """Slippi numbers frames from here; players can act from frame 0 on."""
-_TIRED_AFTER = (1_800, 3_000)
-"""Frames (least, most) after which the player who is behind walks off the stage, so that every game ends."""
+_PATIENCE = (240, 560)
+"""Frames (least, most) without a stock lost, after which the player who has more damage walks off the stage: every
+game ends, and both players lose stocks."""
 _GAME_END = 2
 _ITEMS = next(group for group in SPARSE if group.name == "items")
 _row_of = attrgetter(*(field.name for field in PLAYER_FIELDS))
@@ -109,14 +110,16 @@ def play_game(seed: int, index: int) -> ToyGame:
     rows: list[list[tuple[Any, ...]]] = [[] for _ in range(PLAYERS)]
     items: list[tuple[int, int, Shot]] = []
     shots: list[Shot] = []
-    patience = _TIRED_AFTER[0] + int(dice.random() * (_TIRED_AFTER[1] - _TIRED_AFTER[0]))
+    patience = _PATIENCE[0] + int(dice.random() * (_PATIENCE[1] - _PATIENCE[0]))
+    calm = 0
     for f in fighters:
         f.enter(Action.ENTRY, ENTRY_FRAMES)
     while not is_over(fighters):
         play_frame(fighters, players, shots)
         _record(fighters, shots, rows, items)
-        if len(rows[0]) == patience:
-            min(zip(fighters, players, strict=True), key=lambda pair: pair[0].stocks)[1].has_given_up = True
+        calm = 0 if any(f.action in DEADS for f in fighters) else calm + 1
+        for f, player in zip(fighters, players, strict=True):
+            player.has_given_up = calm >= patience and f.percent == max(g.percent for g in fighters)
     return ToyGame(
         columns=_columns(rows, items, stage.ident),
         characters=(bodies[0].ident, bodies[1].ident),

@@ -109,7 +109,7 @@ def hit(attacker: Fighter, defender: Fighter, attack: Attack, direction: int) ->
     defender.speed_attack_x = direction * x * speed
     defender.speed_attack_y = 0.0 if defender.on_ground else y * speed
     defender.speed_air_x = defender.speed_ground_x = defender.speed_y = 0.0
-    defender.is_fast_falling = False
+    defender.is_fast_falling, defender.l_cancel = False, 0
     defender.facing = defender.speed_attack_x < 0
     defender.enter(_damage_action(defender, knockback, y))
     defender.hitstun_remaining = int(knockback * _HITSTUN_PER_KNOCKBACK)

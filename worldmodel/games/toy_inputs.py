@@ -34,16 +34,17 @@ class Intent(StrEnum):
 
 
 NEAR = {
-    Intent.POKE: 5.0, Intent.SMASH: 2.5, Intent.JUMP_IN: 3.0, Intent.SHIELD: 2.0, Intent.ROLL: 1.5, Intent.GRAB: 1.5,
-    Intent.RETREAT: 1.5, Intent.CROUCH: 0.5, Intent.WAVEDASH: 0.7, Intent.WAIT: 0.5,
+    Intent.POKE: 6.0, Intent.SMASH: 4.0, Intent.JUMP_IN: 3.0, Intent.SHIELD: 1.5, Intent.ROLL: 0.8, Intent.GRAB: 2.0,
+    Intent.RETREAT: 0.8, Intent.CROUCH: 0.5, Intent.WAVEDASH: 0.7, Intent.WAIT: 0.5,
 }  # fmt: skip
 FAR = {
-    Intent.APPROACH: 5.0, Intent.JUMP_IN: 2.5, Intent.SHOOT: 2.0, Intent.WALK: 1.5, Intent.HOP: 1.0, Intent.WAIT: 0.7,
+    Intent.APPROACH: 8.0, Intent.JUMP_IN: 2.5, Intent.SHOOT: 2.0, Intent.WALK: 1.5, Intent.HOP: 1.0, Intent.WAIT: 0.7,
     Intent.RETREAT: 0.7, Intent.WAVEDASH: 0.8, Intent.CROUCH: 0.3, Intent.TAUNT: 0.2,
 }  # fmt: skip
 """Weights of the next intention when the opponent is close, and when it is not."""
 _CLOSE = 24.0
-_DIRECTIONS = ((1, 0), (1, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (0, 0))
+_SHORTEST, _LONGEST_NEAR, _LONGEST_FAR = 6, 8, 40
+_DIRECTIONS = ((1, 0), (1, 0), (1, 0), (1, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (0, 0))
 _FULL = STICK_STEPS
 
 
@@ -63,7 +64,7 @@ class Player:
     """Direction of an attack."""
     is_alert: bool = False
     has_given_up: bool = False
-    """Walks off the stage: how a game that takes too long ends."""
+    """Walks off the stage: how a stock that takes too long ends."""
 
     def hold_pad(self, me: Fighter, foe: Fighter) -> Pad:
         """The pad of the next frame, from what the last one shows."""
@@ -94,6 +95,8 @@ class Player:
 
     def _follow(self, me: Fighter, foe: Fighter, pad: Pad) -> None:
         has_arrived = self.intent in (Intent.APPROACH, Intent.WALK) and _are_close(me, foe)
+        if self.intent is Intent.APPROACH:
+            self.toward = 1 if foe.x > me.x else -1
         if self.age >= self.length or has_arrived:
             self._choose(me, foe)
         side = self.toward
@@ -107,7 +110,7 @@ class Player:
         totals = list(itertools.accumulate(weights.values()))
         at = self.dice.random() * totals[-1]
         self.intent, self.age = list(weights)[bisect.bisect_right(totals, at)], 0
-        self.length = 8 + int(self.dice.random() * 22)
+        self.length = _SHORTEST + int(self.dice.random() * (_LONGEST_NEAR if weights is NEAR else _LONGEST_FAR))
         self.toward = 1 if dx > 0 else -1
         direction = _DIRECTIONS[int(self.dice.random() * len(_DIRECTIONS))]
         self.pick = (direction[0] * self.toward, direction[1])

@@ -109,7 +109,7 @@ class Attack:
     """Knockback added per point that the formula yields."""
     reach: tuple[float, float]
     """Hitbox centre from the attacker's feet, facing right, in Melee units."""
-    radius: float = 9.0
+    radius: float = 11.0
     landing_lag: int = 0
     """Frames of landing lag (aerials); half of it after an L-cancel."""
     pierces_shield: bool = False
