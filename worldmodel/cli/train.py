@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional
 
 from worldmodel.cli.verb import Result, Verb, metavar, report
-from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
     from worldmodel.training.config import ExperimentConfig
@@ -33,12 +32,17 @@ class Train(Verb):
     """Named overrides: laptop (two CPU cores, minutes) or round1 (the published setting)."""
     workers: int = 1
     """Ray Train workers; each is a process with its part of the data, and a GPU where there are any."""
+    init: Annotated[str, metavar("FILE")] = ""
+    """A .pt of the users' model classes whose weights the run begins with; empty: fresh weights."""
     resume: bool = False
     """Go on with the run of that name from its newest good checkpoint."""
 
     def run(self) -> Result:
-        self.read_experiment()
-        raise UserError("`worldmodel train` is not built yet")
+        from worldmodel.training.train import TrainRequest, train
+
+        config = self.read_experiment()
+        record = train(TrainRequest(config=config, workers=self.workers, resume=self.resume, init=self.init), report)
+        return record.model_dump(mode="json", exclude={"traceback", "last_lines", "device", "attempts"})
 
     def read_experiment(self) -> ExperimentConfig:
         """The experiment with preset and options applied; what they change is reported.

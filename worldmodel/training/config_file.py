@@ -103,13 +103,13 @@ def resolve_experiment(
 
 def override(config: ExperimentConfig, changes: Mapping[str, Any], *, source: str = "overrides") -> ExperimentConfig:
     """The experiment with some dotted keys ("training.lr") set; checked like a file, so `{}` checks `config` itself."""
-    values = _as_values(config)
+    values = as_values(config)
     problems = []
     for key, value in changes.items():
         *section, name = key.split(".")
         inner = values.get(section[0], {}) if section else values
         if len(section) > 1 or not isinstance(inner, dict):
-            problems.append(f"{key}: unknown key{nearest(key, _flatten(_as_values(ExperimentConfig())))}")
+            problems.append(f"{key}: unknown key{nearest(key, _flatten(as_values(ExperimentConfig())))}")
         elif section:
             values[section[0]] = {**inner, name: value}
         else:
@@ -119,18 +119,18 @@ def override(config: ExperimentConfig, changes: Mapping[str, Any], *, source: st
 
 def to_yaml(config: ExperimentConfig) -> str:
     """The experiment as a complete YAML file, defaults included; reading it gives `config` back."""
-    return yaml.dump(_as_values(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(as_values(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def describe_changes(config: ExperimentConfig) -> list[tuple[str, Any, Any]]:
     """(dotted key, default, value) of every setting that differs from its default; name and goal are no settings."""
-    default, actual = (_flatten(_as_values(c)) for c in (ExperimentConfig(), config))
+    default, actual = (_flatten(as_values(c)) for c in (ExperimentConfig(), config))
     return [(k, default[k], v) for k, v in actual.items() if v != default[k] and k not in ("name", "goal")]
 
 
 def list_keys() -> tuple[str, ...]:
     """Every dotted key that a file may set, in file order."""
-    return tuple(_flatten(_as_values(ExperimentConfig())))
+    return tuple(_flatten(as_values(ExperimentConfig())))
 
 
 @cache
@@ -149,7 +149,7 @@ def _sections() -> dict[str, frozenset[str]]:
     return {"": frozenset(inner), **found}
 
 
-def _as_values(config: ExperimentConfig) -> dict[str, Any]:
+def as_values(config: ExperimentConfig) -> dict[str, Any]:
     values = dataclasses.asdict(config)
     return json.loads(json.dumps(values))  # type: ignore[no-any-return]  # tuples become lists, as in YAML
 

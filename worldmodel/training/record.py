@@ -86,7 +86,9 @@ class RunRecord(BaseModel):
     schema_hash: str = Field(default_factory=schema_hash)
     model_hash: str = Field(default_factory=model_hash)
     data_fingerprint: str = ""
-    """Which games it is trained on."""
+    """Which games it is trained on, and how they are split."""
+    blocks: str = ""
+    """URI of the encoded games."""
     device: dict[str, Any] = {}
     """What it computes on, see `worldmodel.training.device.describe_device`."""
     hosts: list[str] = Field(default_factory=lambda: [socket.gethostname()])

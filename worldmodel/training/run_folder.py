@@ -139,7 +139,7 @@ def _create(location: Location, config: ExperimentConfig, facts: dict[str, Any])
         older = read_record(location)
         raise UserError(
             f"there is a run {config.name!r} in {location.parent} already: {describe_end(older)}; "
-            "go on with it by --resume, or choose another name by --name"
+            "go on with it by --resume, or choose another name by --run-name"
         )
     record = RunRecord(name=config.name, goal=config.goal, **facts)
     record.resume_command = record.resume_command or _add_resume(record.command)

@@ -1,0 +1,132 @@
+"""`worldmodel evaluate`: one checkpoint on the validation games, beside predictions that need no training.
+
+Model and baselines are measured in one pass over the same targets (`training/validation.py`), so no row of the table
+can be of other frames. Rows of another lookahead predict further ahead and have baselines of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from worldmodel.encoding import EncodingConfig
+from worldmodel.errors import UserError
+from worldmodel.features.plan import Samples
+from worldmodel.features.store import FrameStore
+from worldmodel.features.view import FeatureView
+from worldmodel.model.build import build_model
+from worldmodel.model.world_model import WorldModel
+from worldmodel.object_store import StorageError
+from worldmodel.storage import Location
+from worldmodel.training.baselines import MostFrequentNextAction, kinematic, persistence
+from worldmodel.training.checkpoint import load_checkpoint
+from worldmodel.training.config import ExperimentConfig
+from worldmodel.training.data import Dataset, open_dataset, prepare_blocks
+from worldmodel.training.device import pick_device
+from worldmodel.training.feed import Worker, measure_room, open_store, sample_shape
+from worldmodel.training.run_folder import read_config, read_record
+from worldmodel.training.validation import CHUNK, METRIC_VERSION, open_validation, validate
+
+EVALUATION = "evaluation.json"
+FITTED_FRAMES = 2_000_000
+"""Training frames that the most-frequent-action table is counted on: more do not move it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    run: str
+    checkpoint: str
+    step: int
+    """Optimizer steps behind the checkpoint."""
+    data_fingerprint: str
+    metric_version: int
+    horizon: int
+    """Frames between the last context frame and the target: 1, or more under lookahead."""
+    games: int
+    """Validation games."""
+    targets: int
+    rows: dict[str, dict[str, float]]
+    """"model", "persistence", "kinematic" and "most frequent next action" to metric name to value."""
+    notes: tuple[str, ...]
+
+
+def evaluate(run: Location, checkpoint: Location, data: str = "") -> Evaluation:
+    """Evaluate a checkpoint of a run folder, also of a fetched copy. `data`: games or blocks; empty: those of the run.
+
+    The result is also written into the run folder as `evaluation.json`.
+    """
+    config, record = read_config(run), read_record(run)
+    device = pick_device(config.training.device)
+    blocks = prepare_blocks(data, config.save_dir, print) if data else record.blocks
+    if not blocks:
+        raise UserError(f"run {record.name!r} does not say where its data are: name them with --data")
+    dataset = open_dataset(blocks, config)
+    saved = load_checkpoint(checkpoint)
+    torch.manual_seed(config.training.seed)
+    model = build_model(config.model, config.encoding.layout).to(device)
+    model.load_state_dict(dict(saved.weights))
+    found = _measure(dataset, config, model, device)
+    notes = []
+    if record.data_fingerprint and dataset.fingerprint != record.data_fingerprint:
+        notes.append(f"other games than the run's: {dataset.fingerprint}, the run has {record.data_fingerprint}")
+    evaluation = Evaluation(
+        run=str(run), checkpoint=checkpoint.name, step=saved.state.step, data_fingerprint=dataset.fingerprint,
+        metric_version=METRIC_VERSION, horizon=1 + config.encoding.lookahead,
+        games=len(dataset.split.validation), targets=int(found["model"]["metric/targets"]), rows=found,
+        notes=tuple(notes),
+    )  # fmt: skip
+    return _keep(run, evaluation)
+
+
+def _keep(run: Location, evaluation: Evaluation) -> Evaluation:
+    try:
+        (run / EVALUATION).write_text(json.dumps(asdict(evaluation), indent=1))
+    except StorageError as error:
+        return replace(evaluation, notes=(*evaluation.notes, f"not kept in the run folder: {error}"))
+    return evaluation
+
+
+def _measure(
+    dataset: Dataset, config: ExperimentConfig, model: WorldModel, device: torch.device
+) -> dict[str, dict[str, float]]:
+    worker = Worker(device=device, resident_bytes=measure_room(device))
+    view = FeatureView(config.encoding, device)
+    data = open_validation(dataset, config, worker, view)
+    layout = config.encoding.layout
+    frequent = fit_most_frequent(dataset, config, worker)
+    baselines = {
+        "persistence": partial(persistence, layout=layout),
+        "kinematic": partial(kinematic, layout=layout),
+        "most frequent next action": partial(frequent.predict, layout=layout),
+    }
+    found = validate(model, data, config.loss_weights, amp=config.training.amp, baselines=baselines)
+    return {name: metrics.compute() for name, metrics in found.items()}
+
+
+def fit_most_frequent(dataset: Dataset, config: ExperimentConfig, worker: Worker) -> MostFrequentNextAction:
+    """To which action each one most often changes, over the first training games (by md5)."""
+    games = sorted(dataset.split.train, key=lambda game: game.md5)
+    ends = np.cumsum([game.frames for game in games])
+    games = games[: int(np.searchsorted(ends, FITTED_FRAMES)) + 1]
+    encoding = EncodingConfig(lookahead=config.encoding.lookahead)
+    view, store = FeatureView(encoding, worker.device), open_store(dataset, games, config, worker)
+    table = MostFrequentNextAction(worker.device)
+    shape = replace(sample_shape(config), mode="sequence", length=CHUNK)
+    for samples in _chunks(store, len(games)):
+        _, targets = view.view(store, samples, shape)
+        table.update(targets)
+    return table
+
+
+def _chunks(store: FrameStore, games: int, batch: int = 64) -> list[Samples]:
+    every = Samples(np.arange(games), np.zeros(games, dtype=np.int64))
+    lengths = store.game_lengths(every)
+    starts = [np.arange(0, length, CHUNK) for length in lengths]
+    game, start = np.repeat(np.arange(games), [len(s) for s in starts]), np.concatenate(starts)
+    return [Samples(game[i : i + batch], start[i : i + batch]) for i in range(0, len(game), batch)]

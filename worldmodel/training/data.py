@@ -1,0 +1,97 @@
+"""From what a user names as data to games that train and games that validate, in blocks on a local disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from worldmodel.blocks.encode import encode
+from worldmodel.blocks.index import GameEntry, Index, has_index, read_index
+from worldmodel.errors import UserError
+from worldmodel.features.split import GameFilter, Split, select_games, split_games
+from worldmodel.storage import Location
+from worldmodel.training.config import DataConfig, ExperimentConfig
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Encoded games, filtered and split."""
+
+    blocks: str
+    """Folder or URI of the blocks."""
+    folder: Path
+    """Where the blocks can be mapped: `blocks` itself, or the local cache of it."""
+    index: Index
+    split: Split
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that name the games and how they are split."""
+        sides = ["\n".join(sorted(game.md5 for game in side)) for side in (self.split.train, self.split.validation)]
+        return hashlib.sha256("\n\n".join([self.index.fingerprint, *sides]).encode()).hexdigest()[:16]
+
+
+def prepare_blocks(source: str, storage: str, report: Report) -> str:
+    """The URI of blocks that hold `source`: itself where it is encoded, else encoded now (or found) below `storage`."""
+    where = Location.of(source)
+    if has_index(where):
+        return str(where)
+    name = hashlib.sha256(str(where).encode()).hexdigest()[:12]
+    out = Location.of(storage) / "blocks" / name
+    summary = encode(str(where), str(out))
+    found = summary.index
+    report(
+        f"{len(found.games)} games, {found.frames:,} frames in {out} "
+        f"({summary.encoded} encoded now, {len(summary.rejected)} rejected)"
+    )
+    for warning in summary.warnings:
+        report(f"note: {warning}")
+    return str(out)
+
+
+def open_dataset(blocks: str, config: ExperimentConfig) -> Dataset:
+    """Open blocks under an experiment's filters and split; remote ones are cached first. UserError as its parts."""
+    where = Location.of(blocks)
+    index = read_index(where)
+    games = select_games(index.games, _filter_of(config.data))
+    split = split_games(games, config.training.train_split, config.data.split)
+    return Dataset(blocks=blocks, folder=cache_blocks(where, index, games), index=index, split=split)
+
+
+def _filter_of(config: DataConfig) -> GameFilter:
+    def as_set(value: int | tuple[int, ...] | None) -> frozenset[int] | None:
+        return None if value is None else frozenset(value if isinstance(value, tuple) else (value,))
+
+    return GameFilter(
+        stages=as_set(config.stage_filter),
+        characters=as_set(config.character_filter),
+        end_method=config.end_method,
+        max_games=config.max_games,
+    )
+
+
+def cache_blocks(where: Location, index: Index, games: list[GameEntry]) -> Path:
+    """A local folder with the blocks of some games: `where` itself, or a cache filled once per machine."""
+    local = where.local_path()
+    if local is not None:
+        return local
+    root = Path(os.environ.get("WORLDMODEL_CACHE", Path.home() / ".cache" / "worldmodel"))
+    folder = root / hashlib.sha256(str(where).encode()).hexdigest()[:16]
+    needed = {game.block for game in games}
+    for block in index.blocks:
+        path = folder / block.name
+        if block.name in needed and not (path.exists() and path.stat().st_size == block.bytes):
+            (where / block.name).copy_to(path, expected_sha256=block.sha256)
+    return folder
+
+
+def require_source(config: ExperimentConfig) -> str:
+    """Where the experiment's data are. UserError where nothing says so."""
+    if not config.data.dataset_dir:
+        raise UserError("no data: name games or blocks with --data (or data.dataset_dir in the experiment file)")
+    return config.data.dataset_dir

@@ -1,0 +1,118 @@
+"""What a worker trains on at each step: its share of the global batch, as inputs and targets on its device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import psutil
+import torch
+
+from worldmodel.blocks.index import PARTITIONS, GameEntry
+from worldmodel.features.batch import Inputs, Targets
+from worldmodel.features.plan import Plan, Samples, SampleShape
+from worldmodel.features.store import FrameStore, StoreOptions
+from worldmodel.features.view import FeatureView
+from worldmodel.training.config import ExperimentConfig
+from worldmodel.training.data import Dataset
+
+RESIDENT_SHARE = 0.5
+"""Share of the device's free memory that frames may take; more than that is read from mapped files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """Who computes: one of `world` workers, on a device."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+    resident_bytes: int = 1 << 62
+    """Bytes of blocks that may be copied to the device."""
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        """The canonical partitions that are this worker's."""
+        return frozenset(range(self.rank, PARTITIONS, self.world))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A worker's share of a step."""
+
+    inputs: Inputs
+    targets: Targets
+    denominators: dict[str, float]
+    """Loss term to what the whole batch's sum is divided by, over the number of workers (see `compute_loss`)."""
+    targets_in_all: int
+    """Target frames of the whole batch, over all workers."""
+
+
+def sample_shape(config: ExperimentConfig) -> SampleShape:
+    """What a training sample of an experiment is."""
+    return SampleShape(
+        mode=config.training.mode,
+        context=config.model.context_len,
+        length=config.training.sequence_length,
+        lookahead=config.encoding.lookahead,
+    )
+
+
+def measure_room(device: torch.device) -> int:
+    """Bytes of frames that may be copied to a device: a share of what is free now."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return int(RESIDENT_SHARE * free)
+
+
+def open_store(dataset: Dataset, games: Sequence[GameEntry], config: ExperimentConfig, worker: Worker) -> FrameStore:
+    """The frames of a worker's part of some games."""
+    options = StoreOptions(
+        device=worker.device,
+        resident_bytes=worker.resident_bytes,
+        with_items=config.encoding.projectiles,
+        partitions=worker.partitions,
+    )
+    return FrameStore(dataset.folder, dataset.index, games, options)
+
+
+class Feed:
+    """Training batches by step number."""
+
+    def __init__(self, dataset: Dataset, config: ExperimentConfig, worker: Worker) -> None:
+        games = dataset.split.train
+        self.worker, self.shape = worker, sample_shape(config)
+        self.plan = Plan(games, self.shape, config.training.batch_size, config.training.seed)
+        self.store = open_store(dataset, games, config, worker)
+        self.view = FeatureView(config.encoding, worker.device)
+        self._present = self.view.count_present(self.store)
+
+    def batch(self, step: int) -> Batch:
+        """This worker's share of step `step` (from 0)."""
+        everything = self.plan.global_batch(step)
+        valid = self.plan.count_valid(everything)
+        own = self._own(everything)
+        inputs, targets = self.view.view(self.store, own or _first(everything), self.shape)
+        if not own:
+            targets = replace(targets, valid=torch.zeros_like(targets.valid))
+        return Batch(
+            inputs=inputs,
+            targets=targets,
+            denominators=self._denominators(everything, valid),
+            targets_in_all=int(valid.sum()),
+        )
+
+    def _own(self, everything: Samples) -> Samples:
+        if self.worker.world == 1:
+            return everything
+        mine = self.plan.partitions[everything.games] % self.worker.world == self.worker.rank
+        return Samples(everything.games[mine], everything.starts[mine])
+
+    def _denominators(self, samples: Samples, valid: np.ndarray) -> dict[str, float]:
+        counts = {term: float((valid * present[samples.games]).sum()) for term, present in self._present.items()}
+        return {term: count / self.worker.world for term, count in counts.items()}
+
+
+def _first(samples: Samples) -> Samples:
+    """One sample, to be masked: a worker whose share is empty still takes part in the step."""
+    return Samples(samples.games[:1], samples.starts[:1])

@@ -1,0 +1,128 @@
+"""What the first worker writes down while it trains: metrics, checkpoints, the record."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from worldmodel.training.checkpoint import Checkpoint, CheckpointState, save_checkpoint
+from worldmodel.training.checkpoint_list import Recovery, Retention, apply_retention, mark_best
+from worldmodel.training.config import ExperimentConfig
+from worldmodel.training.config_file import as_values
+from worldmodel.training.loop import Hooks, Trainer
+from worldmodel.training.record import Seconds
+from worldmodel.training.reporter import Interval, Reporter
+from worldmodel.training.run import Run
+from worldmodel.training.schedule import compute_learning_rate
+from worldmodel.training.tracking import Tracker
+
+SHOWN = ("val_loss/total", "val_metric/position_mae", "val_metric/action_acc", "val_metric/action_change_acc")
+"""Metrics that an epoch's line shows."""
+
+
+class Journal:
+    """The run folder, metrics and terminal of one run; a context, open while it trains."""
+
+    def __init__(self, run: Run, config: ExperimentConfig) -> None:
+        self.run, self.config = run, config
+        self.tracker = Tracker(run.location, config.tracking, as_values(config), run.note)
+        self._stack = ExitStack()
+        self._stack.callback(self.tracker.close)
+        self._before = run.record.seconds
+
+    @property
+    def hooks(self) -> Hooks:
+        """What the loop calls."""
+        return Hooks(
+            on_interval=self._note_interval,
+            on_epoch=self._note_epoch,
+            on_checkpoint=self._save,
+            stop_reason=self.run.should_stop,
+        )
+
+    def begin(self, trainer: Trainer, recovery: Recovery | None) -> None:
+        """Say what is about to be trained, or what it goes on from."""
+        self.trainer = trainer
+        plan, schedule = trainer.feed.plan, trainer.schedule
+        parameters = sum(p.numel() for p in trainer.model.parameters())
+        self.run.update(total_steps=schedule.total_steps, parameters=parameters)
+        self.reporter = Reporter(schedule.total_steps, keep=self.run.lines.append)
+        self._stack.callback(self.reporter.close)
+        where = "on the device" if trainer.feed.store.is_resident else "in mapped files"
+        self.say(
+            f"{parameters:,} parameters | {plan.epoch_targets:,} targets an epoch in "
+            f"{schedule.steps_per_epoch:,} steps of {plan.batch_size} {plan.shape.mode}s | "
+            f"frames {where} ({trainer.feed.store.bytes / 2**20:,.0f} MiB)"
+        )
+        for complaint in recovery.complaints if recovery else ():
+            self.run.note(complaint)
+            self.say(f"warning: {complaint}")
+        if recovery and recovery.checkpoint:
+            self._say_resumed(recovery)
+
+    def _say_resumed(self, recovery: Recovery) -> None:
+        trainer = self.trainer
+        rate = compute_learning_rate(trainer.schedule, min(trainer.step, trainer.schedule.total_steps - 1))
+        name = recovery.location.name if recovery.location else ""
+        self.say(
+            f"resumed from {name}: step {trainer.step} of {trainer.schedule.total_steps}, next learning rate "
+            f"{rate:.3e}, next batch {trainer.step % trainer.schedule.steps_per_epoch} of epoch {trainer.epoch + 1}"
+        )
+
+    def say(self, text: str) -> None:
+        """Show a line, and keep it with the run's last lines."""
+        self.reporter.say(text)
+
+    def _note_interval(self, interval: Interval, values: dict[str, float]) -> None:
+        self.tracker.log(values, interval.step)
+        self.reporter.show(interval)
+        self.run.note_step(
+            interval.step, epoch=self.trainer.epoch, seconds=self._seconds(), metrics=self._merge(values),
+            wandb=self.tracker.address,
+        )  # fmt: skip
+
+    def _note_epoch(self, values: dict[str, float], checkpoint: Checkpoint) -> None:
+        self.tracker.log(values, checkpoint.state.step)
+        shown = "  ".join(f"{name.split('/')[1]} {values[name]:.4f}" for name in SHOWN if name in values)
+        self.say(f"epoch {self.trainer.epoch} validated: {shown}")
+        self.run.note_step(
+            checkpoint.state.step, epoch=self.trainer.epoch, seconds=self._seconds(), metrics=self._merge(values)
+        )
+        self._save(checkpoint)
+
+    def _save(self, checkpoint: Checkpoint) -> None:
+        """Save a checkpoint, point at it where it is the best, and delete those that need not stay."""
+        record = self.run.record
+        about = {
+            "data_fingerprint": record.data_fingerprint,
+            "config": as_values(self.config),
+            "metrics": record.metrics,
+        }
+        state = CheckpointState(**{**dict(checkpoint.state), **about})
+        saved = Checkpoint(weights=checkpoint.weights, optimizer=checkpoint.optimizer, state=state)
+        folder = save_checkpoint(self.run.location, saved)
+        best = state.best
+        if best and best.step == state.step and "best" in state.tags:
+            mark_best(self.run.location, best)
+        self.run.update(checkpoint=f"{folder.parent.name}/{folder.name}", best=best)
+        apply_retention(self.run.location, Retention())
+
+    def _merge(self, values: dict[str, float]) -> dict[str, float | None]:
+        clean = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        return {**self.run.record.metrics, **clean}
+
+    def _seconds(self) -> Seconds:
+        now = self.trainer.seconds
+        return Seconds(
+            training=self._before.training + now["training"],
+            validation=self._before.validation + now["validation"],
+            total=self.run.record.seconds.total,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stack.close()

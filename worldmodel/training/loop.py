@@ -1,0 +1,246 @@
+"""The training loop of one worker. A run is weights, optimizer and the step; the rest are functions of the step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.errors import UserError
+from worldmodel.model.world_model import WorldModel
+from worldmodel.training.checkpoint import Best, Checkpoint, CheckpointState, name_folder
+from worldmodel.training.config import ExperimentConfig, TrainingConfig
+from worldmodel.training.feed import Batch, Feed
+from worldmodel.training.loss import compute_loss
+from worldmodel.training.metrics import Metrics
+from worldmodel.training.optimizer_state import restore_optimizer
+from worldmodel.training.reporter import Interval
+from worldmodel.training.schedule import Schedule, compute_learning_rate
+from worldmodel.training.validation import ValidationSet, validate
+from worldmodel.training.workers import Workers
+
+METRICS_EVERY = 8
+"""Training metrics (not losses) are taken from one step in so many: they cost as much as a small part of a step."""
+ASK_EVERY = 16
+"""Steps between two questions to worker 0 (stop? save?) where there are several workers."""
+FIRST_INTERVAL = 10
+"""Steps of the first interval, where its length is then chosen by time."""
+LINES_SECONDS = 5.0
+"""Seconds between two lines of metrics, where `training.log_interval` leaves it open."""
+
+
+@dataclass(kw_only=True)
+class Hooks:
+    """What the loop calls; only worker 0 has any that do something."""
+
+    on_interval: Callable[[Interval, dict[str, float]], None] = lambda interval, values: None
+    """What the interval was like, and its metrics by name."""
+    on_epoch: Callable[[dict[str, float], Checkpoint], None] = lambda values, checkpoint: None
+    """After an epoch's validation: all its metrics, and the checkpoint to keep."""
+    on_checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None
+    stop_reason: Callable[[], str | None] = lambda: None
+
+
+@dataclass(kw_only=True)
+class _Sums:
+    """What is measured between two lines."""
+
+    loss: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+    targets: int = 0
+    data_seconds: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
+
+
+class Trainer:
+    """Trains one model on one feed from any step to the last."""
+
+    def __init__(
+        self, model: WorldModel, feed: Feed, validation: ValidationSet, config: ExperimentConfig, workers: Workers
+    ) -> None:
+        self.model, self.feed, self.validation, self.config, self.workers = model, feed, validation, config, workers
+        self.training: TrainingConfig = config.training
+        self.schedule = Schedule.of(self.training, feed.plan.steps_per_epoch)
+        self.optimizer = make_optimizer(model, self.training)
+        self.parallel: nn.Module = workers.wrap(model)
+        self.device = feed.worker.device
+        self.step = 0
+        self.best: Best | None = None
+        self.seconds = {"training": 0.0, "validation": 0.0}
+        self._metrics = Metrics(feed.view.layout, config.loss_weights, self.device)
+        self._sums = _Sums(loss=torch.zeros((), device=self.device))
+        self._log_every = self.training.log_interval or FIRST_INTERVAL
+
+    @property
+    def epoch(self) -> int:
+        """Epochs completed."""
+        return self.step // self.schedule.steps_per_epoch
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint."""
+        self.model.load_state_dict(dict(checkpoint.weights))
+        restore_optimizer(self.model, self.optimizer, checkpoint.optimizer)
+        self.step, self.best = checkpoint.state.step, checkpoint.state.best
+
+    def checkpoint(self, *tags: str) -> Checkpoint:
+        """The present state, for saving."""
+        state = CheckpointState(
+            step=self.step,
+            epoch=self.epoch,
+            step_in_epoch=self.step % self.schedule.steps_per_epoch,
+            tags=tags,
+            best=self.best,
+        )
+        return Checkpoint.of(self.model, self.optimizer, state)
+
+    def run(self, hooks: Hooks) -> str | None:
+        """Train to the last step. Returns None, or the reason why it stopped earlier."""
+        last_saved = time.monotonic()
+        while self.step < self.schedule.total_steps:
+            if self._is_time_to_ask() and (reason := self.workers.agree(hooks.stop_reason())):
+                hooks.on_checkpoint(self.checkpoint("stop"))
+                return reason
+            self._train_step()
+            if self._is_interval_over():
+                hooks.on_interval(*self._close_interval())
+            if self.step % self.schedule.steps_per_epoch == 0 or self.step == self.schedule.total_steps:
+                self._end_epoch(hooks)
+                last_saved = time.monotonic()
+            elif self._is_time_to_ask() and self.workers.decide(self._is_due(last_saved)):
+                hooks.on_interval(*self._close_interval())  # a state whose loss is no number must not be saved
+                hooks.on_checkpoint(self.checkpoint("minutes"))
+                last_saved = time.monotonic()
+        return None
+
+    def _is_time_to_ask(self) -> bool:
+        """Whether worker 0 is asked now; with several workers, which must wait for its answer, only now and then."""
+        return self.workers.world == 1 or self.step % ASK_EVERY == 0
+
+    def _is_due(self, last_saved: float) -> bool:
+        return time.monotonic() - last_saved > 60 * self.training.checkpoint_minutes
+
+    def _train_step(self) -> None:
+        began = time.perf_counter()
+        batch = self.feed.batch(self.step)
+        self._sums.data_seconds += time.perf_counter() - began
+        rate = compute_learning_rate(self.schedule, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        seed_step(self.training.seed, self.step, self.workers.rank)
+        loss, terms = self._compute_gradients(batch)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self._note_step(batch, loss, terms, norm)
+        self.seconds["training"] += time.perf_counter() - began
+
+    def _compute_gradients(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        with self._autocast():
+            predictions, _ = self.parallel(batch.inputs, wants_state=False)
+        loss, terms = compute_loss(predictions, batch.targets, self.config.loss_weights, batch.denominators)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.step % METRICS_EVERY == 0:
+            self._metrics.update(predictions, batch.targets)
+        return loss.detach(), {name: value.detach() for name, value in terms.items()}
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.amp)
+
+    def _note_step(self, batch: Batch, loss: Tensor, terms: dict[str, Tensor], norm: Tensor) -> None:
+        """Add to the interval, on the device: nothing here waits for it."""
+        self._sums.loss += loss
+        for name, value in {**terms, "norm": norm}.items():
+            self._sums.terms[name] = self._sums.terms.get(name, torch.zeros_like(value)) + value
+        self._sums.steps += 1
+        self._sums.targets += batch.targets_in_all
+
+    def _is_interval_over(self) -> bool:
+        return self._sums.steps >= self._log_every
+
+    def _close_interval(self) -> tuple[Interval, dict[str, float]]:
+        """Read the interval's sums (the one wait for the device), check them, begin the next."""
+        done, self._sums = self._sums, _Sums(loss=torch.zeros((), device=self.device))
+        sums = self.workers.mean(torch.stack([done.loss, *done.terms.values()]).double()) / done.steps
+        loss, *rest = sums.tolist()
+        terms = dict(zip(done.terms, rest, strict=True))
+        if not math.isfinite(loss):
+            raise NonFiniteError(self._describe_batch(loss, terms))
+        seconds = time.perf_counter() - done.began
+        if self.training.log_interval is None:
+            self._log_every = self.workers.share(max(1, round(LINES_SECONDS * done.steps / seconds)))
+        interval = Interval(
+            step=self.step,
+            total_steps=self.schedule.total_steps,
+            epoch=(self.step - 1) // self.schedule.steps_per_epoch + 1,
+            loss=loss,
+            learning_rate=compute_learning_rate(self.schedule, self.step - 1),
+            step_seconds=seconds / done.steps,
+            targets_per_second=done.targets / seconds,
+            data_share=done.data_seconds / seconds,
+        )
+        return interval, {
+            "batch/loss": loss,
+            "batch/grad_norm": terms["norm"],
+            "lr": interval.learning_rate,
+            "epoch": self.step / self.schedule.steps_per_epoch,
+            "speed/targets_per_second": interval.targets_per_second,
+            "speed/data_share": interval.data_share,
+        }
+
+    def _describe_batch(self, loss: float, terms: dict[str, float]) -> str:
+        bad = [name for name, value in terms.items() if not math.isfinite(value)]
+        games = sorted({self.feed.plan.games[g].md5 for g in self.feed.plan.global_batch(self.step - 1).games})
+        return (
+            f"the loss became {loss} at or before step {self.step} (terms: {', '.join(bad) or 'none'}); the last "
+            f"batch's games begin with {', '.join(games[:3])}. Lower training.lr, or look at the encode audit's ranges"
+        )
+
+    def _end_epoch(self, hooks: Hooks) -> None:
+        if self._sums.steps:
+            hooks.on_interval(*self._close_interval())
+        began = time.perf_counter()
+        values = self._reduce(self._metrics)
+        self._metrics = Metrics(self.feed.view.layout, self.config.loss_weights, self.device)
+        found = validate(self.model, self.validation, self.config.loss_weights, amp=self.training.amp)["model"]
+        values |= {f"val_{name}": value for name, value in self._reduce(found).items()}
+        values["epoch"] = self.step / self.schedule.steps_per_epoch
+        self.seconds["validation"] += time.perf_counter() - began
+        is_best = self._update_best(values)
+        hooks.on_epoch(values, self.checkpoint("epoch", *(["best"] if is_best else [])))
+        self._sums = _Sums(loss=torch.zeros((), device=self.device))
+
+    def _reduce(self, metrics: Metrics) -> dict[str, float]:
+        metrics.from_vector(self.workers.sum(metrics.to_vector()))
+        return metrics.compute()
+
+    def _update_best(self, values: dict[str, float]) -> bool:
+        name, value = self.training.best_metric, values.get(self.training.best_metric)
+        if value is None:
+            known = ", ".join(sorted(n for n in values if n.startswith("val_")))
+            raise UserError(f"training.best_metric: there is no {name!r}; measured are {known}")
+        sign = 1 if self.training.best_mode == "min" else -1
+        if self.best is not None and not sign * value < sign * self.best.value:
+            return False
+        self.best = Best(metric=name, value=value, step=self.step, path=name_folder(self.step))
+        return True
+
+
+class NonFiniteError(RuntimeError):
+    """The loss is no longer a number; the last good checkpoint stays."""
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW over all parameters, in one fused kernel."""
+    return torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make what is drawn in a step (dropout) a function of (seed, step, rank)."""
+    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank)

@@ -1,0 +1,130 @@
+"""How good a model is, by one protocol for all: the same target frames whatever it was trained on.
+
+Targets are the frames t >= K of each validation game (K: `context_len`). A model trained on windows sees its K frames;
+a model trained on sequences runs over each game from its start with carried state. Sums run over the whole set, so the
+result does not depend on batches or on the number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from worldmodel.blocks.index import partition_of
+from worldmodel.errors import UserError
+from worldmodel.features.batch import Inputs, Predictions, Targets
+from worldmodel.features.plan import Samples, SampleShape
+from worldmodel.features.store import FrameStore
+from worldmodel.features.view import FeatureView
+from worldmodel.model.world_model import WorldModel
+from worldmodel.training.config import ExperimentConfig, LossWeights
+from worldmodel.training.data import Dataset
+from worldmodel.training.feed import Worker, open_store, sample_shape
+from worldmodel.training.metrics import Metrics
+
+CHUNK = 256
+"""Frames of a game at a time, where state is carried."""
+DEFAULT_BATCH = {"window": 1024, "sequence": 16}
+"""Windows, or games side by side, in a validation step."""
+METRIC_VERSION = 1
+"""Grows when a metric's meaning changes: results of different versions never share a table."""
+
+Predictor = Callable[[Inputs], Predictions]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationSet:
+    """Validation games, seen through one experiment's features."""
+
+    store: FrameStore
+    view: FeatureView
+    shape: SampleShape
+    """The training samples' shape: mode, context and lookahead count."""
+    games: np.ndarray
+    """(G,) indices of the store's games that this worker measures."""
+    batch_size: int
+    """Windows, or games, at a time."""
+
+
+def open_validation(dataset: Dataset, config: ExperimentConfig, worker: Worker, view: FeatureView) -> ValidationSet:
+    """A worker's share of the validation games. UserError where none is long enough to be measured on."""
+    games, shape = dataset.split.validation, sample_shape(config)
+    windows = replace(shape, mode="window")
+    if not any(windows.count_targets(game.frames) for game in games):
+        raise UserError(f"none of {len(games)} validation games is longer than model.context_len {shape.context}")
+    own = [n for n, game in enumerate(games) if partition_of(game.md5) in worker.partitions]
+    return ValidationSet(
+        store=open_store(dataset, games, config, worker),
+        view=view,
+        shape=shape,
+        games=np.array(own, dtype=np.int64),
+        batch_size=config.training.eval_batch_size or DEFAULT_BATCH[shape.mode],
+    )
+
+
+def validate(
+    model: WorldModel, data: ValidationSet, weights: LossWeights, *, amp: bool, baselines: Mapping[str, Predictor] = {}
+) -> dict[str, Metrics]:
+    """Metrics of the model ("model") and of baselines by name, over this worker's games."""
+    device = data.view.device
+    found = {name: Metrics(data.view.layout, weights, device) for name in ("model", *baselines)}
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
+        for inputs, targets, predictions in _predict_all(model, data):
+            found["model"].update(predictions, targets)
+            for name, predict in baselines.items():
+                found[name].update(predict(inputs), targets)
+    model.train(was_training)
+    return found
+
+
+def _predict_all(model: WorldModel, data: ValidationSet) -> Iterator[tuple[Inputs, Targets, Predictions]]:
+    return _predict_windows(model, data) if data.shape.mode == "window" else _predict_games(model, data)
+
+
+def _predict_windows(model: WorldModel, data: ValidationSet) -> Iterator[tuple[Inputs, Targets, Predictions]]:
+    for samples in iterate_windows(data):
+        inputs, targets = data.view.view(data.store, samples, data.shape)
+        predictions, _ = model(inputs, wants_state=False)
+        yield inputs, targets, predictions
+
+
+def iterate_windows(data: ValidationSet) -> Iterator[Samples]:
+    """All windows of the set's games, game by game, in batches."""
+    lengths = data.store.game_lengths(Samples(data.games, data.games))
+    counts = [data.shape.count_targets(int(length)) for length in lengths]
+    games = np.repeat(data.games, counts)
+    starts = np.concatenate([np.arange(count) for count in counts]) if counts else np.zeros(0, dtype=np.int64)
+    for first in range(0, len(games), data.batch_size):
+        rows = slice(first, first + data.batch_size)
+        yield Samples(games[rows], starts[rows])
+
+
+def _predict_games(model: WorldModel, data: ValidationSet) -> Iterator[tuple[Inputs, Targets, Predictions]]:
+    """Games of like length side by side; each leaves when it has ended, the others' state goes on."""
+    shape = replace(data.shape, length=CHUNK)
+    lengths = data.store.game_lengths(Samples(data.games, data.games))
+    order = np.argsort(-lengths, kind="stable")
+    for first in range(0, len(order), data.batch_size):
+        rows = order[first : first + data.batch_size]
+        games, left, state = data.games[rows], lengths[rows], None
+        for start in range(0, int(left.max()), CHUNK):
+            alive = np.flatnonzero(left > start + 1 + shape.lookahead)
+            if not len(alive):
+                break
+            if state is not None and len(alive) < len(games):
+                state = state.select(torch.from_numpy(alive).to(data.view.device))
+            games, left = games[alive], left[alive]
+            inputs, targets = data.view.view(data.store, Samples(games, np.full(len(games), start)), shape)
+            predictions, state = model(inputs, state)
+            yield inputs, skip_first(targets, start, shape.context), predictions
+
+
+def skip_first(targets: Targets, start: int, context: int) -> Targets:
+    """Targets without those that a window of `context` frames could not see: the next frame is before `context`."""
+    after = start + 1 + torch.arange(targets.valid.size(1), device=targets.valid.device)
+    return replace(targets, valid=targets.valid & (after >= context))

@@ -1,0 +1,58 @@
+"""What several workers do together; alone, all of it is free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """This worker among all that train one model."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this worker writes the run folder."""
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model, its gradients averaged over the workers."""
+        if self.world == 1:
+            return model
+        ids = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over workers."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over workers."""
+        return self.sum(values) / self.world
+
+    def decide(self, mine: bool) -> bool:
+        """Worker 0's answer, for all."""
+        return bool(self.share(int(mine)))
+
+    def share(self, mine: int) -> int:
+        """Worker 0's number, for all."""
+        if self.world == 1:
+            return mine
+        told = torch.tensor([mine], device=self.device)
+        dist.broadcast(told, src=0)
+        return int(told.item())
+
+    def agree(self, reason: str | None) -> str | None:
+        """Worker 0's reason to stop, for all (the others learn only that there is one)."""
+        if not self.decide(reason is not None):
+            return None
+        return reason or "worker 0 was asked to stop"
