@@ -15,9 +15,9 @@ import pytest
 
 from worldmodel.errors import UserError
 from worldmodel.games.game import Game
-from worldmodel.games.parse import ParseSummary, parse_replays
+from worldmodel.games.parse import Collector, ParseSummary, parse_replays
 from worldmodel.games.parsed import read_game
-from worldmodel.games.parser_process import Job, Outcome, ParserProcess
+from worldmodel.games.parser_process import Job, Outcome, ParserProcess, parse_job
 from worldmodel.schema import PLAYER_FIELDS, PLAYERS
 
 pytest.importorskip("peppi_py", reason="the replay parser is not installed: pip install 'worldmodel[replay]'")
@@ -227,3 +227,12 @@ def test_a_replay_that_hangs_or_kills_the_parser_costs_only_itself(tmp_path: Pat
         assert _await(parser) == Outcome(number=2, reason="unreadable replay: the file is empty")
     finally:
         parser.stop()
+
+
+def test_a_full_or_closed_disk_ends_the_run_and_blames_no_replay(shared_folder: Path, tmp_path: Path) -> None:
+    replay = min((shared_folder / "data/replays").glob("*.slp.gz"), key=lambda path: path.stat().st_size)
+    (tmp_path / "staging").write_text("no folder")
+    outcome = parse_job(_job(0, replay), tmp_path / "staging", set())
+    assert outcome.failure and not outcome.reason
+    with pytest.raises(UserError, match=f"cannot go on after {replay.name}"):
+        Collector(out=tmp_path, entries={}).add(replay.name, outcome)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from worldmodel.errors import GameError
 from worldmodel.games import replay
 from worldmodel.games.replay import ParsedReplay, name_replay, parse_replay, read_replay_bytes
-from worldmodel.games.replay_frames import BUTTON_BITS, FIRST_FRAME_ID, assign_slots, pick_rows
+from worldmodel.games.replay_frames import BUTTON_BITS, assign_slots, pick_rows
+from worldmodel.games.writer import FIRST_FRAME_ID
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def parse_replays(
     files, ignored = _find_replays(source)
     _require_parser()
     open_output(out)
-    collector = _Collector(out=out, entries=read_entries(out))
+    collector = Collector(out=out, entries=read_entries(out))
     shutil.rmtree(out / _STAGING, ignore_errors=True)
     jobs = [Job(number=n, path=str(path), source=name) for n, (name, path) in enumerate(files)]
     try:
@@ -136,7 +136,7 @@ def _wait(busy: list[ParserProcess]) -> list[ParserProcess]:
     return [key.data for key, _ in ready]
 
 
-class _Collector:
+class Collector:
     """Takes outcomes in the order of files, keeps the first of each game and writes what the run leaves behind."""
 
     def __init__(self, out: Path, entries: dict[str, dict[str, Any]]) -> None:

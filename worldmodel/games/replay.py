@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from worldmodel.errors import GameError
-from worldmodel.games.replay_frames import FIRST_FRAME_ID, pick_rows, read_columns
-from worldmodel.games.writer import Entry, assemble_frames, list_missing
+from worldmodel.games.replay_frames import pick_rows, read_columns
+from worldmodel.games.writer import FIRST_FRAME_ID, Entry, assemble_frames, list_missing
 from worldmodel.schema import LEGAL_STAGES, PLAYERS
 
 MAX_REPLAY_BYTES = 512 * 2**20

@@ -8,11 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from worldmodel.errors import GameError
-from worldmodel.games.writer import ColumnPath
+from worldmodel.games.writer import FIRST_FRAME_ID, ColumnPath
 from worldmodel.schema import LEGAL_STAGES, PLAYER_FIELDS, SPARSE, Field, Kind
 
-FIRST_FRAME_ID = -123
-"""Slippi numbers frames from here; players can act from frame 0 on."""
 BUTTON_BITS = {"A": 0x100, "B": 0x200, "X": 0x400, "Y": 0x800, "Z": 0x10, "L": 0x40, "R": 0x20, "D_UP": 0x08}
 """Bits of `pre.buttons_physical` (Slippi replay specification, pre-frame update)."""
 _STICKS = {"main_stick": "joystick", "c_stick": "cstick"}

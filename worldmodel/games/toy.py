@@ -25,6 +25,7 @@ from worldmodel.games.toy_inputs import Player
 from worldmodel.games.toy_physics import accelerate, move
 from worldmodel.games.toy_tables import CHARACTERS, STAGES, Action
 from worldmodel.games.writer import (
+    FIRST_FRAME_ID,
     ColumnPath,
     Entry,
     assemble_frames,
@@ -36,8 +37,6 @@ from worldmodel.games.writer import (
 )
 from worldmodel.schema import PLAYER_FIELDS, PLAYERS, SPARSE
 
-FIRST_FRAME_ID = -123
-"""Slippi numbers frames from here; players can act from frame 0 on."""
 _PATIENCE = (240, 560)
 """Frames (least, most) without a stock lost, after which the player who has more damage walks off the stage: every
 game ends, and both players lose stocks."""

@@ -27,6 +27,8 @@ from worldmodel.schema import PLAYER_FIELDS, PLAYERS, SPARSE, parsed_type
 ColumnPath = tuple[str, ...]
 Columns = Mapping[ColumnPath, "np.ndarray | pa.Array"]
 
+FIRST_FRAME_ID = -123
+"""Slippi numbers frames from here; players can act from frame 0 on."""
 _ENTRY_KEY = b"worldmodel.entry"
 
 
