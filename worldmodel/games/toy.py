@@ -37,7 +37,7 @@ from worldmodel.games.writer import (
 )
 from worldmodel.schema import PLAYER_FIELDS, PLAYERS, SPARSE
 
-_PATIENCE = (240, 560)
+_PATIENCE = (180, 420)
 """Frames (least, most) without a stock lost, after which the player who has more damage walks off the stage: every
 game ends, and both players lose stocks."""
 _GAME_END = 2
