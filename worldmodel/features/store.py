@@ -65,7 +65,7 @@ class FrameStore:
         self._last = np.array([game.frames for game in games], dtype=np.int64) - 1
         self.stages = torch.tensor([game.stage for game in games], device=self.device)
         self._missing = torch.from_numpy(_missing_table(games)).to(self.device)
-        blocks = _needed(index, games)
+        blocks = _needed(index, games, options.partitions)
         self.bytes = sum(block.bytes for block in blocks)
         self.is_resident = self.bytes <= options.resident_bytes
         opened = [_open(folder, block) for block in blocks]
@@ -126,7 +126,9 @@ class FrameStore:
         segments: list[_Segment] = []
         for name in sorted({entry.layout for entry, _ in blocks}):
             chosen = [(entry, block) for entry, block in blocks if entry.layout == name]
-            first = dict(zip([e.name for e, _ in chosen], np.cumsum([0, *(e.frames for e, _ in chosen)]), strict=False))
+            first = dict(
+                zip([e.name for e, _ in chosen], np.cumsum([0, *(e.frames for e, _ in chosen)]).tolist(), strict=False)
+            )
             self._place(games, first, len(segments))
             segments.append(self._join(layout_named(name), [block for _, block in chosen]))
         return segments
@@ -164,11 +166,14 @@ class StoreOptions:
     """Blocks of up to so many bytes are copied to the device; more stay in mapped files."""
     with_items: bool = False
     """Whether items are gathered too (flag `projectiles`)."""
+    partitions: frozenset[int] | None = None
+    """Canonical partitions whose games are kept; None: all. A worker keeps its own and never asks for others."""
 
 
-def _needed(index: Index, games: Sequence[GameEntry]) -> list[BlockEntry]:
+def _needed(index: Index, games: Sequence[GameEntry], partitions: frozenset[int] | None) -> list[BlockEntry]:
     names = {game.block for game in games}
-    return [block for block in index.blocks if block.name in names]
+    own = [block for block in index.blocks if partitions is None or block.partition in partitions]
+    return [block for block in own if block.name in names]
 
 
 def _open(folder: Path, entry: BlockEntry) -> tuple[BlockEntry, Block]:

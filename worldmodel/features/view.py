@@ -1,8 +1,8 @@
 """Features as a view: from stored frames to what the model sees and should say, on any device.
 
 Nothing here is stored. Scales, vocabularies and the order of columns come from the schema; the flags of
-`EncodingConfig` choose among them. The layout is the users': per player continuous numbers, flags, controls; classes per
-player, then the stage. Deltas are differences of the scaled float32 values, as in the users' encoder.
+`EncodingConfig` choose among them. The layout is the users': per player continuous numbers, flags, controls; classes
+per player, then the stage. Deltas are differences of the scaled float32 values, as in the users' encoder.
 """
 
 from __future__ import annotations
@@ -296,7 +296,7 @@ class _TargetPlaces:
         for term, (index, is_delta) in self._numbers.items():
             values = now.index_select(-1, index)
             values = values - before.index_select(-1, index) if is_delta else values
-            found[term] = values.unflatten(-1, (PLAYERS, -1))
+            found[term] = values.reshape(*values.shape[:-1], PLAYERS, -1)
         return found
 
     def cut_classes(self, now: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,67 @@
+"""Which games train and which validate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.features.test_plan import game
+from worldmodel.blocks.index import PARTITIONS, partition_of, split_position
+from worldmodel.errors import UserError
+from worldmodel.features.split import GameFilter, select_games, split_games
+
+POOL = [game(number, 100) for number in range(400)]
+
+
+@given(first=st.integers(60, 200), more=st.integers(0, 200), share=st.floats(0.5, 0.95))
+def test_a_game_stays_on_its_side_when_games_are_added(first: int, more: int, share: float) -> None:
+    small, large = split_games(POOL[:first], share, "md5"), split_games(POOL[: first + more], share, "md5")
+    if len(small.validation) > 1:
+        assert {g.md5 for g in small.validation} <= {g.md5 for g in large.validation}
+        assert {g.md5 for g in small.train} <= {g.md5 for g in large.train}
+
+
+@given(count=st.integers(2, 60), share=st.floats(0, 1), by=st.sampled_from(["md5", "first"]))
+def test_no_game_is_on_both_sides_or_on_none_and_neither_side_is_empty(count: int, share: float, by: str) -> None:
+    split = split_games(POOL[:count], share, by)  # type: ignore[arg-type]
+    assert sorted(g.order for g in (*split.train, *split.validation)) == list(range(count))
+    assert split.train and split.validation
+
+
+def test_the_share_holds_over_many_games() -> None:
+    assert abs(len(split_games(POOL, 0.9, "md5").validation) / len(POOL) - 0.1) < 0.04
+
+
+def test_first_takes_the_first_games_as_the_users_published() -> None:
+    split = split_games(POOL[:10], 0.9, "first")
+    assert [g.order for g in split.train] == list(range(9))
+
+
+def test_validation_does_not_favour_a_partition() -> None:
+    kept = [partition_of(g.md5) for g in POOL if split_position(g.md5) < 0.5]
+    assert min(kept.count(partition) for partition in range(PARTITIONS)) > 200 / PARTITIONS / 2
+
+
+def test_one_game_cannot_be_split() -> None:
+    with pytest.raises(UserError, match="1 game cannot be split"):
+        split_games(POOL[:1], 0.9, "md5")
+
+
+def test_filters_choose_by_stage_characters_end_and_number() -> None:
+    games = [
+        replace(POOL[0], stage=2),
+        replace(POOL[1], characters=(1, 9)),
+        replace(POOL[2], end_method=7),
+        POOL[3],
+        POOL[4],
+    ]
+    found = select_games(
+        games,
+        GameFilter(stages=frozenset({31}), characters=frozenset({1, 2}), end_method=2, max_games=1),
+    )
+    assert found == [POOL[3]]
+    with pytest.raises(UserError, match="no game of 5 passes"):
+        select_games(games, GameFilter(stages=frozenset({28})))
