@@ -123,8 +123,7 @@ class Audit:
                 f"{name}: {count} values in {self.outside_games[name]} games lie outside the model's vocabulary; they "
                 "are clipped in the features"
             )
-        fields = Counter(name.split(".")[1] for name in self.missing)
-        for name in fields:
+        for name in sorted({name.split(".")[1] for name in self.missing}):
             games = max(self.missing[f"p{p}.{name}"] for p in range(PLAYERS))
             found.append(f"{name}: not recorded in {games} games; masked there in loss and metrics")
         illegal = {k: v for k, v in self.stages.items() if int(k) >= STAGE.vocabulary}

@@ -75,7 +75,7 @@ class EncodeTask:
 
     def encode(self, units: list[Unit]) -> TaskResult:
         """Read, verify and write some units; every game ends in a block, among the filtered or the rejected."""
-        writer, audit, seen = _BlockWriter(Location.of(self.out)), Audit(), set()
+        writer, audit, seen = BlockWriter(Location.of(self.out)), Audit(), set()
         rejected: list[Rejection] = []
         filtered: list[Rejection] = []
         for reading in read_games(units):
@@ -93,7 +93,7 @@ class EncodeTask:
         return TaskResult(games=writer.games, blocks=writer.blocks, rejected=rejected, filtered=filtered, audit=audit)
 
 
-class _BlockWriter:
+class BlockWriter:
     """Collects packed games by (partition, layout) and writes a block whenever one is full."""
 
     def __init__(self, out: Location) -> None:

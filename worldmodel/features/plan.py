@@ -127,7 +127,8 @@ class Plan:
         """Targets in each sample (B,): all but the last sequence of a game are full."""
         if self.shape.mode == "window":
             return np.ones(len(samples), dtype=np.int64)
-        return np.minimum(self.shape.length, self.targets[samples.games] - samples.starts)
+        left: np.ndarray = self.targets[samples.games] - samples.starts
+        return left.clip(max=self.shape.length)
 
     @lru_cache(maxsize=2)  # noqa: B019  (a plan lives as long as its run)
     def _order(self, epoch: int) -> np.ndarray:
