@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from worldmodel.model import kernels
 from worldmodel.model.config import ModelConfig
+from worldmodel.model.convolution import convolve
 from worldmodel.model.scan import ScanInputs, scan_chunks, step_frame
 
 KERNEL = 4
@@ -71,16 +72,12 @@ class Mamba2(nn.Module):
         )
 
     def _convolve(self, padded: Tensor) -> Tensor:
-        """SiLU of the causal depthwise convolution. Shifted multiply-adds: on CPUs several times faster than conv1d."""
+        """SiLU of the causal depthwise convolution of the frames behind the first `KERNEL - 1`."""
         weight, bias, before = self.conv1d.weight.squeeze(1), self.conv1d.bias, KERNEL - 1
         assert bias is not None
         if self._uses_kernels(padded) and kernels.has_convolution() and len(bias) % kernels.CHANNEL_STEP == 0:
             return kernels.convolve(padded, weight, bias)[:, before:]
-        length = padded.size(1) - before
-        total = bias.to(padded.dtype)
-        for shift, tap in enumerate(weight.mT.to(padded.dtype).contiguous().unbind()):
-            total = total + padded[:, shift : shift + length] * tap
-        return F.silu(total)
+        return F.silu(convolve(padded, weight.mT.to(padded.dtype).contiguous(), bias.to(padded.dtype)))
 
     def _uses_kernels(self, x: Tensor) -> bool:
         return kernels.is_chosen(self.backend, x.device)
