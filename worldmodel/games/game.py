@@ -79,7 +79,8 @@ def check_column(field: Field, player: int, values: np.ndarray) -> np.ndarray:
     if np.can_cast(values.dtype, wanted):
         return values.astype(wanted)
     if wanted == np.float32:
-        kept = values.astype(np.float32)
+        with np.errstate(over="ignore"):  # what overflows is found unequal
+            kept = values.astype(np.float32)
         bad = np.flatnonzero(kept.astype(np.float64) != values.astype(np.float64))
     else:
         limit = _LIMITS[Storage.UINT8 if field.bits == 8 else field.storage]

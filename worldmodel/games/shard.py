@@ -11,7 +11,6 @@ import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO
 
 import pyarrow as pa
 
@@ -72,7 +71,8 @@ def _group(archive: tarfile.TarFile) -> Iterator[Member]:
         current = current or Member(name=name)
         current.reason = current.reason or _refuse(info)
         if not current.reason:
-            _take(current, suffix, archive.extractfile(info))
+            stream = archive.extractfile(info)
+            _take(current, suffix, stream.read() if stream else b"")
     if current is not None:
         yield _finish(current)
 
@@ -87,8 +87,7 @@ def _refuse(info: tarfile.TarInfo) -> str:
     return f"{info.name} claims {info.size} bytes: no game is that long" if info.size > MAX_GAME_BYTES else ""
 
 
-def _take(member: Member, suffix: str, stream: IO[bytes] | None) -> None:
-    data = stream.read() if stream else b""
+def _take(member: Member, suffix: str, data: bytes) -> None:
     if suffix.endswith("json"):
         member.entry, member.reason = _read_entry(data)
     elif suffix.endswith("npy"):

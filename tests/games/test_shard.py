@@ -1,0 +1,168 @@
+"""Tar shards: the games that a folder holds, and a reason for whatever a damaged or foreign shard does not give."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.games_on_disk import as_file, encode_here, name_of, toy_columns, write_folder, write_games
+from worldmodel.blocks.block import read_stored_games
+from worldmodel.games import shard
+from worldmodel.games.game import is_same
+from worldmodel.games.shard import Member, iterate_shard
+from worldmodel.games.tar import pack_games
+from worldmodel.storage import Location
+
+
+def members(path: Path) -> list[Member]:
+    return list(iterate_shard(Location.of(path)))
+
+
+def write_tar(path: Path, files: list[tuple[str, bytes]], change: Callable[[tarfile.TarInfo], None] = id) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            change(info)
+            archive.addfile(info, io.BytesIO(content) if info.isfile() else None)
+    return path
+
+
+GAMES = [(name_of(content), content) for content in (as_file(toy_columns(seed, 30)) for seed in range(4))]
+FILES = [part for md5, content in GAMES for part in ((f"{md5}.game", content), (f"{md5}.json", b'{"stage": 2}'))]
+
+
+def test_packed_games_give_the_same_data_set_as_their_folder(tmp_path: Path) -> None:
+    source = tmp_path / "games"
+    names = write_games(source, range(7))
+    meta = json.loads((source / "meta.json").read_text())
+    meta[2] |= {"is_training": False, "not_training_reason": "too short"}
+    meta[4] |= {"game_end_method": 7, "missing_fields": ["hitlag"]}
+    (source / "meta.json").write_text(json.dumps(meta))
+    (source / "frame_ids").mkdir()
+    frames = 40 + 3
+    np.save(source / "frame_ids" / f"{names[3]}.npy", np.r_[0:20, 18 : frames - 2].astype(np.int32))
+    summary = pack_games(str(source), str(tmp_path / "shards"), shard_mb=0.05)
+    assert (summary.games, summary.rejected) == (7, 0) and summary.shards > 1
+    loose, packed = (encode_here(tmp_path / name, tmp_path / f"{name}-blocks") for name in ("games", "shards"))
+    assert loose.index.fingerprint == packed.index.fingerprint
+    assert [f["reason"] for f in packed.index.filtered] == ["not for training: too short"]
+    assert {g.repeats for g in packed.index.games} == {"unknown", "2 dropped"}
+    kinds = ("games", "shards")
+    first, second = (
+        {g.md5: g for g in read_stored_games(Location.of(tmp_path / f"{kind}-blocks"), index.games)}
+        for kind, index in zip(kinds, (loose.index, packed.index), strict=True)
+    )
+    assert first.keys() == second.keys() == set(names) - {names[2]}
+    for name, game in first.items():
+        other = second[name]
+        assert all(is_same(values, other.columns[key]) for key, values in game.columns.items())
+        assert game.sparse.keys() == other.sparse.keys()
+        for group, rows in game.sparse.items():
+            assert all(is_same(values, other.sparse[group].values[key]) for key, values in rows.values.items())
+        assert (game.repeats, game.missing) == (other.repeats, other.missing)
+    ends = {g.md5: g.end_method for g in packed.index.games}
+    assert ends == {g.md5: g.end_method for g in loose.index.games} and ends[names[4]] == 7
+
+
+def test_a_shard_gives_its_games_in_order_with_their_entries(tmp_path: Path) -> None:
+    found = members(write_tar(tmp_path / "a.tar", FILES))
+    assert [(m.name, m.data, m.entry, m.reason) for m in found] == [(*game, {"stage": 2}, "") for game in GAMES]
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.5, 0.77])
+def test_a_shard_that_is_cut_short_keeps_its_whole_games_and_says_so(tmp_path: Path, cut: float) -> None:
+    path = write_tar(tmp_path / "a.tar", FILES)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * cut)])
+    *whole, last = members(path)
+    assert [(m.name, m.data) for m in whole if not m.reason] == GAMES[: len([m for m in whole if not m.reason])]
+    assert "cut short" in last.reason and last.name == ""
+
+
+def test_a_shard_cut_between_two_games_is_found_by_its_missing_end_mark(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", FILES)
+    with tarfile.open(path) as archive:
+        third = archive.getmembers()[4].offset
+    path.write_bytes(path.read_bytes()[:third])
+    *whole, last = members(path)
+    assert [m.name for m in whole] == [name for name, _ in GAMES[:2]]
+    assert "cut short after 2 games: it has no end mark" in last.reason
+
+
+def test_an_encoding_warns_of_a_shard_that_is_cut_short(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", FILES)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
+    summary = encode_here(path, tmp_path / "out", max_rejected=0.9)
+    assert summary.index.games and any("what follows is lost" in warning for warning in summary.warnings)
+    again = encode_here(path, tmp_path / "out", max_rejected=0.9)
+    assert again.encoded == 0
+    assert again.rejected == summary.rejected != []
+
+
+def as_link(info: tarfile.TarInfo) -> None:
+    info.type, info.linkname, info.size = tarfile.SYMTYPE, "/etc/passwd", 0
+
+
+@pytest.mark.parametrize(
+    ("files", "change", "reason"),
+    [
+        ([("../../x.game", b"x")], id, "points out of the shard"),
+        ([("/x.game", b"x")], id, "points out of the shard"),
+        ([("a/x.game", b"x")], as_link, "is a link or a device"),
+        ([(".game", b"x")], id, "no name before its first dot"),
+        ([("x.json", b"{}")], id, "holds no game file"),
+        ([("x.game", b"x"), ("x.json", b"{")], id, ".json is damaged"),
+        ([("x.game", b"x"), ("x.json", b"\xff")], id, ".json is damaged"),
+        ([("x.game", b"x"), ("x.json", b"[" * 100_000)], id, ".json is damaged"),
+        ([("x.game", b"x"), ("x.json", b"[1]")], id, ".json holds a list, expected an object"),
+        ([("x.game", b"x"), ("x.data", b"x")], id, "two game files"),
+    ],
+)
+def test_a_member_that_is_no_game_gives_a_reason_and_the_others_stay(
+    tmp_path: Path, files: list, change: Callable, reason: str
+) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, content in [*files, *FILES]:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            if (name, content) in files:
+                change(info)
+            archive.addfile(info, io.BytesIO(content) if info.isfile() else None)
+    found = members(path)
+    assert [m.reason for m in found if m.reason and reason in m.reason] != []
+    assert [m.name for m in found if not m.reason] == [name for name, _ in GAMES]
+
+
+def test_a_member_of_a_huge_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard, "MAX_GAME_BYTES", 1000)
+    found = members(write_tar(tmp_path / "a.tar", [("big.game", bytes(5000)), ("x.game", b"small")]))
+    assert [(m.name, m.data, "claims 5000 bytes" in m.reason) for m in found] == [
+        ("big", b"", True),
+        ("x", b"small", False),
+    ]
+
+
+def test_a_file_that_is_no_tar_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"nothing like a tar" * 100)
+    assert [m.name for m in members(tmp_path / "a.tar")] == [""]
+    (tmp_path / "a.tar").write_bytes(b"")
+    assert [m.name for m in members(tmp_path / "a.tar")] == [""]
+
+
+def test_what_a_folder_lacks_is_named_when_it_is_packed(tmp_path: Path) -> None:
+    content = as_file(toy_columns(1, 30))
+    write_folder(tmp_path / "games", {name_of(content): content})
+    meta = tmp_path / "games" / "meta.json"
+    meta.write_text(json.dumps([*json.loads(meta.read_text()), {"slp_md5": "0" * 32}]))
+    summary = pack_games(str(tmp_path / "games"), str(tmp_path / "shards"))
+    assert (summary.games, summary.rejected, summary.shards) == (1, 1, 1)
+    (rejected,) = json.loads((tmp_path / "shards" / "rejected.json").read_text())
+    assert "no such file" in rejected["reason"]
