@@ -42,6 +42,15 @@ class ModelConfig:
     """MLP: width of the first layer."""
     trunk_dim: Size = 256
     """MLP: width of the second layer."""
+    kinematic_head: bool = False
+    """Whether a predicted change of position adds to where the predicted speeds lead (see `features/context.py`),
+    instead of standing alone as published."""
+    output_scale: Annotated[float, Field(gt=0)] = 1.0
+    """Factor on predicted deltas. Below 1 their heads start at zero: a step of Adam then moves a position by little.
+    1: as published."""
+    copy_prior: Annotated[float, Field(ge=0)] = 0.0
+    """Where a learned number starts that is added to the logit of the present action: most frames change nothing.
+    0: no such number, as published."""
     backend: Literal["auto", "torch", "kernels"] = "auto"
     """Mamba-2: `kernels` runs mamba_ssm's Triton kernels, `torch` runs anywhere; `auto` takes the kernels where there
     are a GPU and mamba_ssm. The weights are the same."""
@@ -52,6 +61,11 @@ class ModelConfig:
                 f"model.headdim {self.headdim} does not divide the inner width {self.inner_width} "
                 f"({EXPANSION} x d_model {self.d_model}); choose one that does, such as 64."
             )
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the users' own model classes compute the same."""
+        return not self.kinematic_head and self.output_scale == 1 and not self.copy_prior
 
     @property
     def inner_width(self) -> int:

@@ -39,7 +39,7 @@ class FrameStackMLP(WorldModel):
         windows = self._stack(frames, inputs.controls.size(1))
         hidden: Tensor = self.trunk(torch.cat([windows, inputs.controls], -1))
         kept = (frames[:, frames.size(1) - self.config.context_len + 1 :],) if wants_state else ()
-        return self.predict(hidden), State(kept)
+        return self.add_priors(self.predict(hidden), inputs), State(kept)
 
     def empty_state(self, batch: int) -> State:
         """K - 1 frames of zeros. The users' MLP never saw such: give it a game's first frames instead, if you can."""

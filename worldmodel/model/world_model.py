@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from worldmodel.encoding import FeatureLayout
 from worldmodel.errors import UserError
 from worldmodel.features.batch import Inputs, Predictions
+from worldmodel.features.context import ContextFrames, compute_drift
 from worldmodel.model.config import ModelConfig
 from worldmodel.model.mamba2 import Mamba2Layer, RMSNorm
 from worldmodel.model.state import State
-from worldmodel.schema import PLAYERS, STAGE
+from worldmodel.schema import PLAYERS, STAGE, Target, field_named
+
+ACTION = "action"
 
 
 class WorldModel(nn.Module):
@@ -58,6 +61,12 @@ class WorldModel(nn.Module):
         for field in self.layout.class_targets.values():
             for player in range(PLAYERS):
                 self.add_module(f"p{player}_{field.short}_head", nn.Linear(width, field.vocabulary))
+        if self.config.output_scale != 1:
+            for term in self._delta_terms():
+                for part in ("weight", "bias"):
+                    nn.init.zeros_(self.get_parameter(f"{term}_head.{part}"))
+        if self.config.copy_prior:
+            self.copy_logit = nn.Parameter(torch.tensor(self.config.copy_prior))
 
     def embed_frames(self, inputs: Inputs) -> Float[Tensor, "batch time frame"]:
         """A frame's whole input: its numbers, player 0's embeddings, player 1's, the stage's."""
@@ -83,6 +92,40 @@ class WorldModel(nn.Module):
             numbers=dict(zip(numbers, outputs[:count], strict=True)),
             logits=dict(zip(logits, outputs[count:], strict=True)),
         )
+
+    def add_priors(self, predictions: Predictions, inputs: Inputs) -> Predictions:
+        """Predictions with what is known before any learning: `output_scale`, `kinematic_head`, `copy_prior`."""
+        if self.config.is_published:
+            return predictions
+        numbers, logits = dict(predictions.numbers), dict(predictions.logits)
+        frames = ContextFrames(inputs, self.layout)
+        for term in self._delta_terms():
+            numbers[term] = numbers[term].float() * self.config.output_scale
+        if self.config.kinematic_head:
+            numbers |= self._add_drift(numbers, frames)
+        if self.config.copy_prior:
+            held = F.one_hot(frames.category(ACTION), field_named(ACTION).vocabulary)
+            logits[ACTION] = logits[ACTION] + held * self.copy_logit
+        return Predictions(numbers, logits)
+
+    def _delta_terms(self) -> list[str]:
+        return [term for term, fields in self.layout.number_targets.items() if fields[0].target is Target.DELTA]
+
+    def _add_drift(self, numbers: dict[str, Tensor], frames: ContextFrames) -> dict[str, Tensor]:
+        """Positions move by the speeds that are predicted for their frame, and by what the head adds."""
+
+        def speed(name: str) -> Tensor:
+            field = field_named(name)
+            change = numbers[field.loss][..., self.layout.number_targets[field.loss].index(field)]
+            return frames.number(name) + change / field.scale
+
+        found: dict[str, Tensor] = {}
+        for name, drift in compute_drift(frames, speed).items():
+            field = field_named(name)
+            place = self.layout.number_targets[field.loss].index(field)
+            step = F.one_hot(torch.tensor(place, device=drift.device), numbers[field.loss].size(-1)) * field.scale
+            found[field.loss] = found.get(field.loss, numbers[field.loss]) + drift[..., None] * step
+        return found
 
     def _embed(self, label: str, classes: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch width"]:
         return F.embedding(classes, self.get_parameter(f"{label}_embed.weight"))
@@ -114,7 +157,7 @@ class Mamba2WorldModel(WorldModel):
             x, after = layer(x, before, keep=keep, wants_state=wants_state)
             found += after or ()
         hidden = self.final_norm(x) + self.ctrl_proj(inputs.controls)
-        return self.predict(hidden), State(tuple(found))
+        return self.add_priors(self.predict(hidden), inputs), State(tuple(found))
 
     def empty_state(self, batch: int) -> State:
         """See `WorldModel.empty_state`."""

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from worldmodel.encoding import FeatureLayout
 from worldmodel.features.batch import Inputs, Predictions, Targets
-from worldmodel.schema import PLAYERS, Field, Kind, Target, field_named
+from worldmodel.features.context import ContextFrames, compute_drift
+from worldmodel.schema import Field, Target, field_named
 from worldmodel.training.loss import ACTION_TERM, mask_term
 
 CERTAIN = 20.0
@@ -23,7 +24,7 @@ CERTAIN = 20.0
 
 def persistence(inputs: Inputs, layout: FeatureLayout) -> Predictions:
     """Nothing moves: deltas of 0; values, bits and classes of each position's context frame."""
-    frames = _LastFrames(inputs, layout)
+    frames = ContextFrames(inputs, layout)
     numbers = {
         term: torch.cat([_hold_number(frames, field) for field in fields], -1)
         for term, fields in layout.number_targets.items()
@@ -36,24 +37,17 @@ def persistence(inputs: Inputs, layout: FeatureLayout) -> Predictions:
 
 
 def kinematic(inputs: Inputs, layout: FeatureLayout) -> Predictions:
-    """Persistence, but each player moves by its speeds in the context frame.
+    """Persistence, but each player moves by its speeds in the context frame, see `compute_drift`.
 
-    vx = (speed_ground_x on the ground, else speed_air_x) + speed_attack_x, vy = (0 on the ground, else speed_y) +
-    speed_attack_y, in Melee units per frame; both 0 while more than one frame of hitlag remains (the game freezes both
-    players then). Lookahead predicts the delta of one later frame, with the same velocity.
+    Lookahead predicts the delta of one later frame, with the same velocity.
     """
-    frames, held = _LastFrames(inputs, layout), persistence(inputs, layout)
-    on_ground = frames.number("on_ground") > 0.5
-    frozen = frames.number("hitlag") > 1
-    own_x = torch.where(on_ground, frames.number("speed_ground_x"), frames.number("speed_air_x"))
-    own_y = torch.where(on_ground, 0, frames.number("speed_y"))
-    velocity = {"x": own_x + frames.number("speed_attack_x"), "y": own_y + frames.number("speed_attack_y")}
+    frames, held = ContextFrames(inputs, layout), persistence(inputs, layout)
     numbers = dict(held.numbers)
-    for name, speed in velocity.items():
+    for name, drift in compute_drift(frames).items():
         field = field_named(name)
         place = layout.number_targets[field.loss].index(field)
         moved = numbers[field.loss].clone()
-        moved[..., place] = torch.where(frozen, 0, speed * field.scale)
+        moved[..., place] = drift * field.scale
         numbers[field.loss] = moved
     return Predictions(numbers, held.logits)
 
@@ -88,41 +82,12 @@ class MostFrequentNextAction:
     def predict(self, inputs: Inputs, layout: FeatureLayout) -> Predictions:
         """`kinematic`, with each action's most frequent successor in place of the action."""
         held = kinematic(inputs, layout)
-        action = self.predict_action(_LastFrames(inputs, layout).category(ACTION_TERM))
+        action = self.predict_action(ContextFrames(inputs, layout).category(ACTION_TERM))
         logits = CERTAIN * F.one_hot(action, field_named(ACTION_TERM).vocabulary).to(inputs.floats.dtype)
         return Predictions(held.numbers, {**held.logits, ACTION_TERM: logits})
 
 
-class _LastFrames:
-    """The context frame of each position, field by field, in the game's units."""
-
-    def __init__(self, inputs: Inputs, layout: FeatureLayout) -> None:
-        self.layout = layout
-        positions = inputs.controls.size(1)
-        floats, classes = inputs.floats[:, -positions:], inputs.classes[:, -positions:, :-1]
-        self.floats = floats.reshape(*floats.shape[:-1], PLAYERS, -1)
-        self.classes = classes.reshape(*classes.shape[:-1], PLAYERS, -1)
-
-    def number(self, name: str) -> Float[Tensor, "batch position player"]:
-        """A continuous field or flag of one bit, unscaled."""
-        field = field_named(name)
-        return self.numbers(field)[..., 0] / field.scale
-
-    def numbers(self, field: Field) -> Float[Tensor, "batch position player bit"]:
-        """The numbers of a continuous field or flag as the model sees them."""
-        if field.kind is Kind.FLAG:
-            before = self.layout.flags[: self.layout.flags.index(field)]
-            start = self.layout.continuous_width + sum(f.bits for f in before)
-        else:
-            start = self.layout.continuous.index(field)
-        return self.floats[..., start : start + field.bits]
-
-    def category(self, name: str) -> Int[Tensor, "batch position player"]:
-        """The class index of a category."""
-        return self.classes[..., [f.name for f in self.layout.categories].index(name)]
-
-
-def _hold_number(frames: _LastFrames, field: Field) -> Tensor:
+def _hold_number(frames: ContextFrames, field: Field) -> Tensor:
     """What a number's prediction is when the field stays as it is."""
     now = frames.numbers(field)
     if field.target is Target.DELTA:

@@ -63,6 +63,8 @@ class TrainingConfig:
     """Peak learning rate of AdamW."""
     weight_decay: Weight = 1e-5
     """AdamW's decoupled weight decay."""
+    smooth_l1_beta: Positive | None = None
+    """Scaled delta above which its error counts absolutely instead of squared; None: always squared, as published."""
     clip: Positive = 1.0
     """Largest norm of the whole gradient; a larger one is scaled down to it."""
     schedule: Literal["cosine", "epoch_cosine", "constant"] = "cosine"
