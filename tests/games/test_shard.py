@@ -67,6 +67,7 @@ def test_packed_games_give_the_same_data_set_as_their_folder(tmp_path: Path) -> 
         for group, rows in game.sparse.items():
             assert all(is_same(values, other.sparse[group].values[key]) for key, values in rows.values.items())
         assert (game.repeats, game.missing) == (other.repeats, other.missing)
+    assert [g.md5 for g in packed.index.games] == [g.md5 for g in loose.index.games]
     ends = {g.md5: g.end_method for g in packed.index.games}
     assert ends == {g.md5: g.end_method for g in loose.index.games} and ends[names[4]] == 7
 

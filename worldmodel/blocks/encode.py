@@ -197,7 +197,7 @@ def _summarise(kept: Index, results: list[TaskResult], listing: Listing, audit: 
     within = {unit.name for unit in shards}
     used = {game.block for game in games.values()}
     index = Index(
-        games=sorted(games.values(), key=lambda g: (g.order, g.shard, g.block, g.row)),
+        games=sorted(games.values(), key=lambda g: (g.order, g.place)),
         blocks=sorted((b for b in blocks if b.name in used), key=lambda b: (b.partition, b.name)),
         shards=[{"name": u.name, "bytes": u.bytes, "training_only": u.training_only} for u in shards],
         filtered=kept.filtered + [asdict(f) for f in filtered],

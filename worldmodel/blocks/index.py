@@ -48,6 +48,8 @@ class GameEntry:
     """Fields that its replay lacks ("p0.hitlag"): masked in loss and metrics."""
     absent: tuple[str, ...]
     """Columns and groups that its file does not have."""
+    place: int = 0
+    """Place within its shard or .pt."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,4 +154,5 @@ def _entry_of(game: Game, reading: Reading) -> GameEntry:
         repeats=game.repeats,
         missing=tuple(sorted(game.missing)),
         absent=tuple(sorted(game.absent)),
+        place=reading.place,
     )

@@ -177,6 +177,8 @@ class Reading:
     reason: str = ""
     is_filtered: bool = False
     """Left out on purpose (`reason` says why), rather than rejected."""
+    place: int = 0
+    """Place of the game within its unit."""
 
 
 def read_games(units: list[Unit]) -> Iterator[Reading]:
@@ -219,7 +221,7 @@ def _parse(unit: Unit, data: bytes, ids: bytes | None, failure: str) -> Reading:
 
 
 def _read_shard(unit: Unit) -> Iterator[Reading]:
-    for member in iterate_shard(Location.of(unit.uri)):
+    for place, member in enumerate(iterate_shard(Location.of(unit.uri))):
         name = f"{unit.name}/{member.name}"
         if member.reason:
             yield Reading(file=name if member.name else unit.name, unit=unit, reason=member.reason)
@@ -231,14 +233,15 @@ def _read_shard(unit: Unit) -> Iterator[Reading]:
             except GameError as error:
                 yield Reading(file=name, unit=unit, reason=str(error))
             else:
-                yield Reading(file=name, unit=unit, game=game)
+                yield Reading(file=name, unit=unit, game=game, place=place)
 
 
 def _read_tensors(unit: Unit) -> Iterator[Reading]:
     from worldmodel.games.tensors import iterate_tensors  # torch, which no other source needs
 
-    for number, game in enumerate(iterate_tensors(Location.of(unit.uri))):
+    for place, game in enumerate(iterate_tensors(Location.of(unit.uri))):
+        name = f"{unit.name}/game {place}"
         if isinstance(game, GameError):
-            yield Reading(file=f"{unit.name}/game {number}", unit=unit, reason=str(game))
+            yield Reading(file=name, unit=unit, reason=str(game))
         else:
-            yield Reading(file=f"{unit.name}/game {number}", unit=unit, game=game)
+            yield Reading(file=name, unit=unit, game=game, place=place)
