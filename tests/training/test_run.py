@@ -56,7 +56,8 @@ def complain() -> None:
 
 
 def press_ctrl_c() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
     time.sleep(5)
 
 
@@ -138,17 +139,26 @@ def test_the_stop_file_stops_a_run_within_seconds(storage: Location) -> None:
     assert (record.state, record.reason) == (State.STOPPED, "stop file: budget spent")
 
 
-def test_the_first_sigterm_asks_and_the_second_ends(storage: Location) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize(
+    ("number", "reason", "ending"),
+    [
+        (signal.SIGTERM, "SIGTERM: the process was asked to end", SystemExit),
+        (signal.SIGINT, "interrupted (Ctrl-C)", KeyboardInterrupt),
+    ],
+)
+def test_the_first_signal_asks_and_the_second_ends(
+    storage: Location, number: signal.Signals, reason: str, ending: type[BaseException]
+) -> None:
+    before = signal.getsignal(number)
     run = start_run(storage, CONFIG, total_steps=10)
-    with pytest.raises(SystemExit) as caught, run.recording():
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert run.should_stop() == "SIGTERM: the process was asked to end"
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert caught.value.code == 128 + signal.SIGTERM
+    with pytest.raises(ending) as caught, run.recording():
+        os.kill(os.getpid(), number)
+        assert run.should_stop() == reason
+        os.kill(os.getpid(), number)
+    assert not isinstance(caught.value, SystemExit) or caught.value.code == 128 + number
     record = read_record(run.location)
-    assert (record.state, record.reason) == (State.STOPPED, "SIGTERM: the process was asked to end")
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert (record.state, record.reason) == (State.STOPPED, reason)
+    assert signal.getsignal(number) is before
 
 
 CHILD = """

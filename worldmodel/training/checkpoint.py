@@ -92,6 +92,8 @@ class CheckpointState(BaseModel):
     """Generator name to its state in hex; see `take_rng_state`."""
     metrics: dict[str, float | None] = {}
     """The last metrics; None where one was not finite."""
+    sums: tuple[float, ...] = ()
+    """What the training metrics of the epoch under way have gathered, of all workers: `Metrics.to_vector`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from worldmodel.blocks.index import PARTITIONS, GameEntry
+from worldmodel.errors import UserError
 from worldmodel.features.batch import Inputs, Targets
 from worldmodel.features.plan import Plan, Samples, SampleShape
 from worldmodel.features.store import FrameStore, StoreOptions
@@ -59,6 +60,12 @@ def sample_shape(config: ExperimentConfig) -> SampleShape:
     )
 
 
+def plan_training(dataset: Dataset, config: ExperimentConfig) -> Plan:
+    """The order of an experiment's training samples. UserError where no game is long enough."""
+    training = config.training
+    return Plan(dataset.split.train, sample_shape(config), training.batch_size, training.seed)
+
+
 def measure_room(device: torch.device) -> int:
     """Bytes of frames that may be copied to a device: a share of what is free now."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
@@ -82,18 +89,21 @@ class Feed:
     def __init__(self, dataset: Dataset, config: ExperimentConfig, worker: Worker) -> None:
         games = dataset.split.train
         self.worker, self.shape = worker, sample_shape(config)
-        self.plan = Plan(games, self.shape, config.training.batch_size, config.training.seed)
+        self.plan = plan_training(dataset, config)
         self.store = open_store(dataset, games, config, worker)
         self.view = FeatureView(config.encoding, worker.device)
         self._present = self.view.count_present(self.store)
+        mine = np.flatnonzero(np.isin(self.plan.partitions, list(worker.partitions)) & (self.plan.counts > 0))
+        self._idle = Samples(mine[:1], np.zeros(1, dtype=np.int64))
+        """What a worker computes, to be masked, where its share of a step is empty: it still takes part."""
 
     def batch(self, step: int) -> Batch:
         """This worker's share of step `step` (from 0)."""
         everything = self.plan.global_batch(step)
         valid = self.plan.count_valid(everything)
         own = self._own(everything)
-        inputs, targets = self.view.view(self.store, own or _first(everything), self.shape)
-        if not own:
+        inputs, targets = self.view.view(self.store, own if len(own) else self._idle, self.shape)
+        if not len(own):
             targets = replace(targets, valid=torch.zeros_like(targets.valid))
         return Batch(
             inputs=inputs,
@@ -113,6 +123,12 @@ class Feed:
         return {term: count / self.worker.world for term, count in counts.items()}
 
 
-def _first(samples: Samples) -> Samples:
-    """One sample, to be masked: a worker whose share is empty still takes part in the step."""
-    return Samples(samples.games[:1], samples.starts[:1])
+def check_shares(plan: Plan, workers: int) -> None:
+    """UserError where a worker of `workers` would have nothing to train on."""
+    found = {int(partition) for partition in plan.partitions[plan.counts > 0]}
+    idle = [rank for rank in range(workers) if not found & set(range(rank, PARTITIONS, workers))]
+    if idle:
+        raise UserError(
+            f"{len(plan.games)} training games do not give each of {workers} workers a part of the data (worker "
+            f"{idle[0]} has none): use fewer workers or more games"
+        )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
+from io import IOBase
 from types import TracebackType
 from typing import Self
 
 from worldmodel.training.checkpoint import Checkpoint, CheckpointState, save_checkpoint
-from worldmodel.training.checkpoint_list import Recovery, Retention, apply_retention, mark_best
+from worldmodel.training.checkpoint_list import Recovery, Retention, apply_retention, mark_best, read_best
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import as_values
 from worldmodel.training.loop import Hooks, Trainer
@@ -25,8 +26,9 @@ SHOWN = ("val_loss/total", "val_metric/position_mae", "val_metric/action_acc", "
 class Journal:
     """The run folder, metrics and terminal of one run; a context, open while it trains."""
 
-    def __init__(self, run: Run, config: ExperimentConfig) -> None:
-        self.run, self.config = run, config
+    def __init__(self, run: Run, config: ExperimentConfig, stream: IOBase | None = None) -> None:
+        """`stream`: where lines are shown; None: stdout."""
+        self.run, self.config, self._stream = run, config, stream
         self.tracker = Tracker(run.location, config.tracking, as_values(config), run.note)
         self._stack = ExitStack()
         self._stack.callback(self.tracker.close)
@@ -48,7 +50,7 @@ class Journal:
         plan, schedule = trainer.feed.plan, trainer.schedule
         parameters = sum(p.numel() for p in trainer.model.parameters())
         self.run.update(total_steps=schedule.total_steps, parameters=parameters)
-        self.reporter = Reporter(schedule.total_steps, keep=self.run.lines.append)
+        self.reporter = Reporter(schedule.total_steps, keep=self.run.lines.append, stream=self._stream)
         self._stack.callback(self.reporter.close)
         where = "on the device" if trainer.feed.store.is_resident else "in mapped files"
         self.say(
@@ -61,6 +63,9 @@ class Journal:
             self.say(f"warning: {complaint}")
         if recovery and recovery.checkpoint:
             self._say_resumed(recovery)
+            best = recovery.checkpoint.state.best
+            if best and best != read_best(self.run.location):  # the run may have died between checkpoint and pointer
+                mark_best(self.run.location, best)
 
     def _say_resumed(self, recovery: Recovery) -> None:
         trainer = self.trainer
@@ -87,6 +92,8 @@ class Journal:
         self.tracker.log(values, checkpoint.state.step)
         shown = "  ".join(f"{name.split('/')[1]} {values[name]:.4f}" for name in SHOWN if name in values)
         self.say(f"epoch {self.trainer.epoch} validated: {shown}")
+        if self.config.training.best_metric not in values:
+            self.run.note(f"nothing of the validation games counts for {self.config.training.best_metric}: no best")
         self.run.note_step(
             checkpoint.state.step, epoch=self.trainer.epoch, seconds=self._seconds(), metrics=self._merge(values)
         )

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from worldmodel.errors import UserError
 from worldmodel.model.world_model import WorldModel
 from worldmodel.training.checkpoint import Best, Checkpoint, CheckpointState, name_folder
 from worldmodel.training.config import ExperimentConfig, TrainingConfig
@@ -30,6 +29,7 @@ ASK_EVERY = 16
 """Steps between two questions to worker 0 (stop? save?) where there are several workers."""
 FIRST_INTERVAL = 10
 """Steps of the first interval, where its length is then chosen by time."""
+NEVER = 2**62
 LINES_SECONDS = 5.0
 """Seconds between two lines of metrics, where `training.log_interval` leaves it open."""
 
@@ -51,6 +51,8 @@ class _Sums:
     """What is measured between two lines."""
 
     loss: Tensor
+    first_bad: Tensor
+    """The first step (from 0) whose loss or gradient was no number; `NEVER` where all were."""
     terms: dict[str, Tensor] = field(default_factory=dict)
     steps: int = 0
     targets: int = 0
@@ -74,7 +76,7 @@ class Trainer:
         self.best: Best | None = None
         self.seconds = {"training": 0.0, "validation": 0.0}
         self._metrics = Metrics(feed.view.layout, config.loss_weights, self.device)
-        self._sums = _Sums(loss=torch.zeros((), device=self.device))
+        self._sums = self._begin_interval()
         self._log_every = self.training.log_interval or FIRST_INTERVAL
 
     @property
@@ -87,6 +89,8 @@ class Trainer:
         self.model.load_state_dict(dict(checkpoint.weights))
         restore_optimizer(self.model, self.optimizer, checkpoint.optimizer)
         self.step, self.best = checkpoint.state.step, checkpoint.state.best
+        if checkpoint.state.sums and self.workers.is_first:  # they are those of all workers
+            self._metrics.from_vector(torch.tensor(checkpoint.state.sums, dtype=torch.float64))
 
     def checkpoint(self, *tags: str) -> Checkpoint:
         """The present state, for saving."""
@@ -96,6 +100,7 @@ class Trainer:
             step_in_epoch=self.step % self.schedule.steps_per_epoch,
             tags=tags,
             best=self.best,
+            sums=tuple(self.workers.sum(self._metrics.to_vector()).tolist()) if self._is_within_epoch else (),
         )
         return Checkpoint.of(self.model, self.optimizer, state)
 
@@ -104,6 +109,7 @@ class Trainer:
         last_saved = time.monotonic()
         while self.step < self.schedule.total_steps:
             if self._is_time_to_ask() and (reason := self.workers.agree(hooks.stop_reason())):
+                self._show_interval(hooks)
                 hooks.on_checkpoint(self.checkpoint("stop"))
                 return reason
             self._train_step()
@@ -113,10 +119,23 @@ class Trainer:
                 self._end_epoch(hooks)
                 last_saved = time.monotonic()
             elif self._is_time_to_ask() and self.workers.decide(self._is_due(last_saved)):
-                hooks.on_interval(*self._close_interval())  # a state whose loss is no number must not be saved
+                self._show_interval(hooks)
                 hooks.on_checkpoint(self.checkpoint("minutes"))
                 last_saved = time.monotonic()
         return None
+
+    def _show_interval(self, hooks: Hooks) -> None:
+        """Close the interval: a state whose loss is no number must not be saved."""
+        if self._sums.steps:
+            hooks.on_interval(*self._close_interval())
+
+    @property
+    def _is_within_epoch(self) -> bool:
+        return self.step % self.schedule.steps_per_epoch != 0
+
+    def _begin_interval(self) -> _Sums:
+        zero = torch.zeros((), device=self.device)
+        return _Sums(loss=zero, first_bad=torch.full((), NEVER, device=self.device))
 
     def _is_time_to_ask(self) -> bool:
         """Whether worker 0 is asked now; with several workers, which must wait for its answer, only now and then."""
@@ -144,7 +163,9 @@ class Trainer:
     def _compute_gradients(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         with self._autocast():
             predictions, _ = self.parallel(batch.inputs, wants_state=False)
-        loss, terms = compute_loss(predictions, batch.targets, self.config.loss_weights, batch.denominators)
+        loss, terms = compute_loss(
+            predictions, batch.targets, self.config.loss_weights, batch.denominators, self.training.smooth_l1_beta
+        )
         loss.backward()  # type: ignore[no-untyped-call]
         if self.step % METRICS_EVERY == 0:
             self._metrics.update(predictions, batch.targets)
@@ -155,7 +176,9 @@ class Trainer:
 
     def _note_step(self, batch: Batch, loss: Tensor, terms: dict[str, Tensor], norm: Tensor) -> None:
         """Add to the interval, on the device: nothing here waits for it."""
-        self._sums.loss += loss
+        self._sums.loss = self._sums.loss + loss
+        is_good = torch.isfinite(loss) & torch.isfinite(norm)
+        self._sums.first_bad = torch.where(is_good, self._sums.first_bad, self._sums.first_bad.clamp(max=self.step - 1))
         for name, value in {**terms, "norm": norm}.items():
             self._sums.terms[name] = self._sums.terms.get(name, torch.zeros_like(value)) + value
         self._sums.steps += 1
@@ -166,12 +189,12 @@ class Trainer:
 
     def _close_interval(self) -> tuple[Interval, dict[str, float]]:
         """Read the interval's sums (the one wait for the device), check them, begin the next."""
-        done, self._sums = self._sums, _Sums(loss=torch.zeros((), device=self.device))
+        done, self._sums = self._sums, self._begin_interval()
         sums = self.workers.mean(torch.stack([done.loss, *done.terms.values()]).double()) / done.steps
         loss, *rest = sums.tolist()
         terms = dict(zip(done.terms, rest, strict=True))
-        if not math.isfinite(loss):
-            raise NonFiniteError(self._describe_batch(loss, terms))
+        if not math.isfinite(loss) or not math.isfinite(terms["norm"]):
+            raise NonFiniteError(self._describe_batch(self.workers.least(done.first_bad), terms))
         seconds = time.perf_counter() - done.began
         if self.training.log_interval is None:
             self._log_every = self.workers.share(max(1, round(LINES_SECONDS * done.steps / seconds)))
@@ -194,17 +217,18 @@ class Trainer:
             "speed/data_share": interval.data_share,
         }
 
-    def _describe_batch(self, loss: float, terms: dict[str, float]) -> str:
+    def _describe_batch(self, step: int, terms: dict[str, float]) -> str:
         bad = [name for name, value in terms.items() if not math.isfinite(value)]
-        games = sorted({self.feed.plan.games[g].md5 for g in self.feed.plan.global_batch(self.step - 1).games})
+        games = sorted({self.feed.plan.games[g].md5 for g in self.feed.plan.global_batch(step).games})
+        more = f" and {len(games) - 3} more" if len(games) > 3 else ""
         return (
-            f"the loss became {loss} at or before step {self.step} (terms: {', '.join(bad) or 'none'}); the last "
-            f"batch's games begin with {', '.join(games[:3])}. Lower training.lr, or look at the encode audit's ranges"
+            f"the loss or its gradient is no number at step {step + 1} (not finite since: {', '.join(bad)}); that "
+            f"batch is of games {', '.join(games[:3])}{more}. The last good checkpoint stays: lower training.lr, or "
+            "look at the ranges in the encode audit"
         )
 
     def _end_epoch(self, hooks: Hooks) -> None:
-        if self._sums.steps:
-            hooks.on_interval(*self._close_interval())
+        self._show_interval(hooks)
         began = time.perf_counter()
         values = self._reduce(self._metrics)
         self._metrics = Metrics(self.feed.view.layout, self.config.loss_weights, self.device)
@@ -214,7 +238,7 @@ class Trainer:
         self.seconds["validation"] += time.perf_counter() - began
         is_best = self._update_best(values)
         hooks.on_epoch(values, self.checkpoint("epoch", *(["best"] if is_best else [])))
-        self._sums = _Sums(loss=torch.zeros((), device=self.device))
+        self._sums = self._begin_interval()
 
     def _reduce(self, metrics: Metrics) -> dict[str, float]:
         metrics.from_vector(self.workers.sum(metrics.to_vector()))
@@ -222,9 +246,8 @@ class Trainer:
 
     def _update_best(self, values: dict[str, float]) -> bool:
         name, value = self.training.best_metric, values.get(self.training.best_metric)
-        if value is None:
-            known = ", ".join(sorted(n for n in values if n.startswith("val_")))
-            raise UserError(f"training.best_metric: there is no {name!r}; measured are {known}")
+        if value is None or not math.isfinite(value):  # nothing of the validation games counts for it
+            return False
         sign = 1 if self.training.best_mode == "min" else -1
         if self.best is not None and not sign * value < sign * self.best.value:
             return False

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 import time
@@ -52,7 +53,7 @@ class Run:
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._stop_reason: str | None = None
-        self._signals = 0
+        self._signals: list[int] = []
         self._is_dirty = False
         self._closing = threading.Event()
         self._since = time.monotonic()
@@ -85,7 +86,7 @@ class Run:
     def should_stop(self) -> str | None:
         """Why the run should save itself and end now; None: go on. Costs nothing: ask once per step."""
         if self._signals and self._stop_reason is None:
-            self._stop_reason = "SIGTERM: the process was asked to end"
+            self._stop_reason = describe_signal(self._signals[0])
         return self._stop_reason
 
     def write(self) -> None:
@@ -190,22 +191,40 @@ class Run:
                 self._stop_reason = self._stop_reason or f"stop file: {text or 'no reason given'}"
 
     def _hear_signals(self) -> Callable[[], None]:
-        """Makes SIGTERM a request to stop, a second one an exit; returns what undoes that."""
-        if threading.current_thread() is not threading.main_thread():
-            return lambda: None
+        return hear_signals(self._signals.append)
 
-        def hear(number: int, frame: FrameType | None) -> None:
-            # No lock, no file: the signal may interrupt a holder of the lock.
-            self._signals += 1
-            if self._signals > 1:
-                raise SystemExit(128 + number)
 
-        before = signal.signal(signal.SIGTERM, hear)
+def hear_signals(tell: Callable[[int], None]) -> Callable[[], None]:
+    """Makes SIGTERM and Ctrl-C requests to stop, a second one an exit; returns what undoes that.
 
-        def restore() -> None:
-            signal.signal(signal.SIGTERM, before)
+    `tell` must take no lock: the signal may interrupt a holder of it. Outside the main thread nothing is heard.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    heard: list[int] = []
 
-        return restore
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        if len(heard) > 1:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        tell(number)
+        os.write(2, b"stopping: a checkpoint is saved first; once more ends the run at once\n")
+
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    mine = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in mine:
+        signal.signal(number, hear)
+
+    def restore() -> None:
+        for number in mine:
+            signal.signal(number, before[number])
+
+    return restore
+
+
+def describe_signal(number: int) -> str:
+    """Why a run stops that a signal asked to."""
+    return "interrupted (Ctrl-C)" if number == signal.SIGINT else "SIGTERM: the process was asked to end"
 
 
 class _LineKeeper(logging.Handler):

@@ -152,7 +152,12 @@ def _reopen(location: Location, config: ExperimentConfig, facts: dict[str, Any])
     except MissingError:
         hint = nearest(config.name, (entry.name for entry in location.parent.list_entries()))
         raise UserError(f"there is no run {config.name!r} in {location.parent} to resume{hint}") from None
-    _check_same(location, older, config, facts)
+    if older.state in LIVE:
+        raise UserError(
+            f"run {older.name!r} is still running on {older.hosts[0]} (process {older.pid}); stop it first, or wait "
+            f"{LOST_SECONDS:.0f} s if it was killed"
+        )
+    check_same(location, older, config, facts.get("data_fingerprint", ""))
     (location / STOP).delete()
     fresh = RunRecord(name=older.name, goal=config.goal, **facts)
     attempt = Attempt(state=older.state, reason=older.reason, ended=older.ended or older.heartbeat, step=older.step)
@@ -168,17 +173,12 @@ def _reopen(location: Location, config: ExperimentConfig, facts: dict[str, Any])
     return Run(location, record)
 
 
-def _check_same(location: Location, older: RunRecord, config: ExperimentConfig, facts: dict[str, Any]) -> None:
-    if older.state in LIVE:
-        raise UserError(
-            f"run {older.name!r} is still running on {older.hosts[0]} (process {older.pid}); stop it first, or wait "
-            f"{LOST_SECONDS:.0f} s if it was killed"
-        )
+def check_same(location: Location, older: RunRecord, config: ExperimentConfig, fingerprint: str) -> None:
+    """UserError, with every difference, where a run is not this experiment on these data ("": unknown)."""
     problems = [
         f"{key}: the run has {was!r}, expected the same, found {now!r}"
         for key, was, now in _find_differences(read_config(location), config)
     ]
-    fingerprint = facts.get("data_fingerprint", "")
     if older.data_fingerprint and fingerprint and older.data_fingerprint != fingerprint:
         problems.append(f"data: the run has fingerprint {older.data_fingerprint}, found {fingerprint}")
     if older.model_hash != model_hash():

@@ -1,4 +1,4 @@
-"""Training a run through Ray Train: in this process for one worker, a process each for several.
+"""Training a run: everything is checked, the run folder made, the workers run, the card written.
 
 The run folder is the truth: what a worker learns, logs and saves goes there, and the caller reads it from there.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import socket
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,25 +15,26 @@ from typing import Any
 import torch
 
 from worldmodel.errors import UserError
-from worldmodel.features.plan import check_world
+from worldmodel.features.plan import Plan, check_world
 from worldmodel.model.build import build_model
 from worldmodel.model.exchange import load_users_checkpoint, load_weights
 from worldmodel.model.world_model import WorldModel
-from worldmodel.ray_session import join_ray
 from worldmodel.storage import Location
 from worldmodel.training.card import write_card
 from worldmodel.training.checkpoint_list import Recovery, newest_good
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import read_experiment, to_yaml
-from worldmodel.training.data import open_dataset, prepare_blocks, require_source
+from worldmodel.training.crew import LINES, Crew, LineStream, work
+from worldmodel.training.data import Dataset, open_dataset, prepare_blocks, require_source
 from worldmodel.training.device import describe_device, pick_device
-from worldmodel.training.feed import Feed, Worker, measure_room
+from worldmodel.training.feed import Feed, Worker, check_shares, measure_room, plan_training
 from worldmodel.training.journal import Journal
 from worldmodel.training.loop import Hooks, Trainer
 from worldmodel.training.record import RunRecord, State
-from worldmodel.training.run import Run
-from worldmodel.training.run_folder import LIVE, read_record, start_run
-from worldmodel.training.validation import open_validation
+from worldmodel.training.run import RECORD, Run
+from worldmodel.training.run_folder import check_same, describe_end, read_record, start_run
+from worldmodel.training.schedule import Schedule
+from worldmodel.training.validation import check_metric, check_validation, open_validation
 from worldmodel.training.workers import Workers
 
 Report = Callable[[str], None]
@@ -72,13 +72,19 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     """Train a run to its end and return its record. UserError where it cannot begin; its own error where it fails."""
     check_world(request.workers)
     config = request.config
+    check_metric(config)
     device = pick_device(config.training.device)
     blocks = prepare_blocks(require_source(config), config.save_dir, report)
     dataset = open_dataset(blocks, config)
-    storage = Location.of(config.save_dir)
+    plan = plan_training(dataset, config)
+    check_shares(plan, request.workers)
+    check_validation(dataset, config)
+    if finished := _find_finished(request, dataset, plan):
+        report(f"run {finished.name!r} is {describe_end(finished)}: nothing is left to train; --epochs asks for more")
+        return finished
     run = start_run(
-        storage, config, resume=request.resume, data_fingerprint=dataset.fingerprint, world_size=request.workers,
-        device=describe_device(device), blocks=blocks,
+        Location.of(config.save_dir), config, resume=request.resume, data_fingerprint=dataset.fingerprint,
+        world_size=request.workers, device=describe_device(device), blocks=blocks,
     )  # fmt: skip
     job = Job(
         config=to_yaml(config), run=str(run.location), blocks=blocks, workers=request.workers, resume=request.resume,
@@ -86,59 +92,32 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     )  # fmt: skip
     report(f"{run.location}: {len(dataset.split.train)} games train, {len(dataset.split.validation)} validate")
     try:
-        _fit(job, device)
+        work(train_worker, vars(job), Crew(run=run.location, workers=request.workers, device=device))
     finally:
         write_card(run.location)
     return read_record(run.location)
 
 
-def _fit(job: Job, device: torch.device) -> None:
-    """Run the workers through Ray Train; what fails there is raised here and stands in the run's record."""
-    several = job.workers > 1
-    if several:
-        join_ray(log_to_driver=True)
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    import ray.train
-    from ray.train.torch import TorchTrainer
-
-    location = Location.of(job.run)
-    scaling = ray.train.ScalingConfig(num_workers=job.workers if several else 0, use_gpu=device.type == "cuda")
-    # A name that was used before would silently continue Ray's own state of that run: ours lies in the run folder.
-    place = location.parent / ".ray"
-    settings = ray.train.RunConfig(
-        name=f"{location.name}-{uuid.uuid4().hex[:8]}", storage_path=place.path, storage_filesystem=place.filesystem
-    )
-    trainer = TorchTrainer(train_worker, train_loop_config=vars(job), scaling_config=scaling, run_config=settings)
-    try:
-        trainer.fit()
-    except BaseException as error:  # noqa: BLE001  (the edge between this process and the workers: recorded, raised)
-        close_record(location, error)
-        raise find_cause(error) from None
-
-
-def find_cause(error: BaseException) -> BaseException:
-    """The worker's own error inside Ray's."""
-    inner = getattr(error, "worker_failures", None)
-    found = next(iter(inner.values()), None) if isinstance(inner, dict) else None
-    while found is not None and getattr(found, "cause", None) is not None:
-        found = found.cause
-    return found or error
-
-
-def close_record(location: Location, error: BaseException) -> None:
-    """Write how a run ended whose own process could not."""
+def _find_finished(request: TrainRequest, dataset: Dataset, plan: Plan) -> RunRecord | None:
+    """The record of the run to resume, where it has done all the steps that the experiment asks for."""
+    location = Location.of(request.config.save_dir) / request.config.name
+    if not request.resume or not (location / RECORD).exists():
+        return None
     record = read_record(location)
-    if record.state in (*LIVE, State.LOST):
-        run = Run(location, record)
-        run.update(state=State.FAILED, reason=f"{type(error).__name__}: {error}"[:500], traceback=str(error))
-        run.write()
+    total = Schedule.of(request.config.training, plan.steps_per_epoch).total_steps
+    if record.state is not State.FINISHED or record.step < total:
+        return None
+    check_same(location, record, request.config, dataset.fingerprint)
+    return record
 
 
 def train_worker(settings: dict[str, Any]) -> None:
     """What each worker runs: its part of the data, the loop, and for the first the run folder."""
     import ray.train
 
-    job, context = Job(**settings), ray.train.get_context()
+    lines = settings.get(LINES)
+    job = Job(**{name: value for name, value in settings.items() if name != LINES})
+    context = ray.train.get_context()
     config = read_experiment(job.config, source="config.yaml")
     device = pick_device(config.training.device)
     workers = Workers(rank=context.get_world_rank(), world=context.get_world_size(), device=device)
@@ -151,7 +130,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     location = Location.of(job.run)
     run = Run(location, read_record(location))
     run.update(pid=os.getpid(), hosts=[socket.gethostname()])
-    with run.recording(), Journal(run, config) as journal:
+    stream = LineStream(lines) if lines is not None else None
+    with run.recording(), Journal(run, config, stream) as journal:
         trainer, recovery = make_trainer(job, config, workers)
         journal.begin(trainer, recovery)
         trainer.run(journal.hooks)

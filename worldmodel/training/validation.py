@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from worldmodel.blocks.index import partition_of
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, nearest
 from worldmodel.features.batch import Inputs, Predictions, Targets
 from worldmodel.features.plan import Samples, SampleShape
 from worldmodel.features.store import FrameStore
@@ -50,11 +50,9 @@ class ValidationSet:
 
 
 def open_validation(dataset: Dataset, config: ExperimentConfig, worker: Worker, view: FeatureView) -> ValidationSet:
-    """A worker's share of the validation games. UserError where none is long enough to be measured on."""
+    """A worker's share of the validation games. UserError as `check_validation`."""
+    check_validation(dataset, config)
     games, shape = dataset.split.validation, sample_shape(config)
-    windows = replace(shape, mode="window")
-    if not any(windows.count_targets(game.frames) for game in games):
-        raise UserError(f"none of {len(games)} validation games is longer than model.context_len {shape.context}")
     own = [n for n, game in enumerate(games) if partition_of(game.md5) in worker.partitions]
     return ValidationSet(
         store=open_store(dataset, games, config, worker),
@@ -63,6 +61,28 @@ def open_validation(dataset: Dataset, config: ExperimentConfig, worker: Worker, 
         games=np.array(own, dtype=np.int64),
         batch_size=config.training.eval_batch_size or DEFAULT_BATCH[shape.mode],
     )
+
+
+def check_validation(dataset: Dataset, config: ExperimentConfig) -> None:
+    """UserError where no validation game is long enough to be measured on."""
+    games, windows = dataset.split.validation, replace(sample_shape(config), mode="window")
+    if not any(windows.count_targets(game.frames) for game in games):
+        longest = max((game.frames for game in games), default=0)
+        raise UserError(
+            f"none of {len(games)} validation games (the longest has {longest} frames) has a frame to predict after "
+            f"model.context_len {windows.context}: use a smaller one, or longer games"
+        )
+
+
+def check_metric(config: ExperimentConfig) -> None:
+    """UserError where `training.best_metric` is nothing that a validation of this experiment measures."""
+    empty = Metrics(config.encoding.layout, config.loss_weights)
+    empty.from_vector(torch.ones_like(empty.to_vector()))  # a metric is named once something was counted for it
+    known, asked = [f"val_{name}" for name in empty.compute()], config.training.best_metric
+    if asked not in known:
+        raise UserError(
+            f"training.best_metric: found {asked!r}{nearest(asked, known)}, expected one of {', '.join(sorted(known))}"
+        )
 
 
 def validate(

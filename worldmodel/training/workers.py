@@ -39,6 +39,12 @@ class Workers:
         """Mean over workers."""
         return self.sum(values) / self.world
 
+    def least(self, value: Tensor) -> int:
+        """The smallest of the workers' whole numbers."""
+        if self.world > 1:
+            dist.all_reduce(value, op=dist.ReduceOp.MIN)
+        return int(value.item())
+
     def decide(self, mine: bool) -> bool:
         """Worker 0's answer, for all."""
         return bool(self.share(int(mine)))

@@ -1,0 +1,191 @@
+"""A run's workers, through Ray Train: in this process for one, a process each for several.
+
+For several, this process shows what the first worker says, hands on requests to stop, and writes the record of a run
+whose own process could not.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from worldmodel.object_store import StorageError
+from worldmodel.ray_session import join_ray
+from worldmodel.storage import Location
+from worldmodel.training.record import State
+from worldmodel.training.run import STOP, Run, describe_signal, hear_signals
+from worldmodel.training.run_folder import LIVE, read_record
+
+LOOK_SECONDS = 0.2
+"""Time between two looks at what the first worker says."""
+LINES = "lines"
+"""Setting under which a worker finds where its lines go."""
+
+WorkerLoop = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crew:
+    """Which workers run."""
+
+    run: Location
+    """The run folder."""
+    workers: int
+    device: torch.device
+
+
+class LineStream(io.TextIOBase):
+    """A text stream whose other end is the process that started the workers. Writing never waits and never fails."""
+
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+
+    def write(self, text: str) -> int:
+        """Sends a text."""
+        self._queue.actor.put_nowait.remote(text)
+        return len(text)
+
+
+def work(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> None:
+    """Run `loop` with `settings` in every worker; raises what fails there, after the run's record says so."""
+    try:
+        if crew.workers > 1:
+            join_ray()
+            _work_apart(loop, settings, crew)
+        else:
+            _make_trainer(loop, settings, crew).fit()
+    except BaseException as error:  # noqa: BLE001  (the edge between this process and the workers: recorded, raised)
+        close_record(crew.run, error)
+        raise find_cause(error) from None
+
+
+def _make_trainer(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> Any:
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    count = crew.workers if crew.workers > 1 else 0
+    # A name that was used before would silently continue Ray's own state of that run: ours lies in the run folder.
+    place = crew.run.parent / ".ray"
+    return TorchTrainer(
+        loop,
+        train_loop_config=settings,
+        scaling_config=ray.train.ScalingConfig(num_workers=count, use_gpu=crew.device.type == "cuda"),
+        run_config=ray.train.RunConfig(
+            name=f"{crew.run.name}-{uuid.uuid4().hex[:8]}",
+            storage_path=place.path,
+            storage_filesystem=place.filesystem,
+        ),
+    )
+
+
+def _work_apart(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> None:
+    """Ray's own waiting would hear no SIGTERM, so it happens in a thread."""
+    from ray.util.queue import Queue
+
+    lines = Queue(actor_options={"num_cpus": 0})
+    trainer = _make_trainer(loop, {**settings, LINES: lines}, crew)
+    failures: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # noqa: BLE001  (raised by the thread that waits)
+            failures.append(error)
+
+    signals: list[int] = []
+    restore = hear_signals(signals.append)
+    thread = threading.Thread(target=fit, name="ray train", daemon=True)
+    thread.start()
+    try:
+        _watch(thread, lines, signals, crew.run)
+    except (KeyboardInterrupt, SystemExit):
+        import ray
+
+        ray.shutdown()  # the workers must not write "running" after us
+        raise
+    finally:
+        restore()
+    _show(lines)
+    lines.shutdown(force=True)
+    if failures:
+        raise failures[0]
+
+
+def _watch(thread: threading.Thread, lines: Any, signals: list[int], run: Location) -> None:
+    """Until the thread ends: show lines, and make the first signal a stop file, which the first worker looks for."""
+    is_told = False
+    while thread.is_alive():
+        thread.join(LOOK_SECONDS)
+        if signals and not is_told:
+            is_told = True
+            (run / STOP).write_text(f"{describe_signal(signals[0])}\n")
+        _show(lines)
+
+
+def _show(lines: Any) -> None:
+    for text in lines.get_nowait_batch(lines.qsize()):
+        sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def find_cause(error: BaseException) -> BaseException:
+    """The worker's own error inside Ray's; where several failed, that of one that did not merely lose another."""
+    inner = getattr(error, "worker_failures", None)
+    if not isinstance(inner, dict) or not inner:
+        return error
+    found = [_unwrap(failure) for _, failure in sorted(inner.items())]
+    return min(found, key=_is_consequence)
+
+
+def _unwrap(error: BaseException) -> BaseException:
+    cause = getattr(error, "cause", None)
+    while isinstance(cause, BaseException):
+        error, cause = cause, getattr(cause, "cause", None)
+    return error
+
+
+def _is_consequence(error: BaseException) -> bool:
+    """Whether this is how a worker notices that another one is gone."""
+    return isinstance(error, RuntimeError) and any(
+        word in str(error) for word in ("gloo", "NCCL", "closed by peer", "Connection reset")
+    )
+
+
+def close_record(location: Location, error: BaseException) -> None:
+    """Write how a run ended whose own process could not; a worker that died explains what the others then met."""
+    try:
+        record = read_record(location)
+    except StorageError as failure:
+        error.add_note(f"and the run's record could not be read: {failure}")
+        return
+    deaths = describe_deaths(error)
+    if record.state not in (*LIVE, State.LOST) and not (deaths and record.state is State.FAILED):
+        return
+    is_interrupt = isinstance(error, KeyboardInterrupt | SystemExit)
+    cause = find_cause(error)
+    run = Run(location, record)
+    run.update(
+        state=State.STOPPED if is_interrupt else State.FAILED,
+        reason=deaths or ("interrupted" if is_interrupt else f"{type(cause).__name__}: {cause}"[:500]),
+        traceback=record.traceback or str(error),
+        ended=record.ended or record.heartbeat,
+    )
+    run.write()
+
+
+def describe_deaths(error: BaseException) -> str:
+    """Which workers' processes died, or ""."""
+    failures = getattr(error, "worker_failures", None)
+    if not isinstance(failures, dict):
+        return ""
+    dead = [rank for rank, failure in sorted(failures.items()) if "Actor" in type(_unwrap(failure)).__name__]
+    return "; ".join(f"the process of worker {rank} died (killed, out of memory, or its machine lost)" for rank in dead)
