@@ -38,11 +38,13 @@ class ContextFrames:
             start = self.layout.continuous_width + sum(f.bits for f in before)
         else:
             start = self.layout.continuous.index(field)
-        return self.floats[..., start : start + field.bits]
+        values: Tensor = self.floats[..., start : start + field.bits]
+        return values
 
     def category(self, name: str) -> Int[Tensor, "batch position player"]:
         """The class index of a category."""
-        return self.classes[..., [f.name for f in self.layout.categories].index(name)]
+        values: Tensor = self.classes[..., [f.name for f in self.layout.categories].index(name)]
+        return values
 
 
 def compute_drift(
