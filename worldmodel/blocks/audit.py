@@ -82,7 +82,8 @@ class Audit:
 
     def counts(self) -> dict[str, Any]:
         """All counts as plain JSON values; `from_counts` takes them back."""
-        return {name: dict(value) if isinstance(value, dict) else value for name, value in vars(self).items()}
+        plain = {name: dict(value) if isinstance(value, dict) else value for name, value in vars(self).items()}
+        return {**plain, "ranges": {name: list(bounds) for name, bounds in self.ranges.items()}}
 
     @classmethod
     def from_counts(cls, counts: dict[str, Any]) -> Audit:

@@ -142,6 +142,8 @@ def _run(tasks: list[list[Unit]], out: str, options: EncodeOptions, progress: Pr
     task = EncodeTask(out, settings)
     total, done, results = sum(len(units) for units in tasks), 0, {}
     for row in map(task, rows) if options.cpus == 0 else _map_with_ray(task, rows, options):
+        if row["error"]:
+            raise UserError(row["error"])
         results[row["number"]] = TaskResult.from_json(row["result"])
         done += len(tasks[row["number"]])
         if progress:
@@ -150,7 +152,7 @@ def _run(tasks: list[list[Unit]], out: str, options: EncodeOptions, progress: Pr
 
 
 def _map_with_ray(task: EncodeTask, rows: list[Row], options: EncodeOptions) -> Iterator[Row]:
-    """`task` of each row, in the order in which they finish. UserError as the task raised it."""
+    """`task` of each row, in the order in which they finish."""
     if not rows:
         return
     join_ray(options.cpus)
@@ -161,12 +163,7 @@ def _map_with_ray(task: EncodeTask, rows: list[Row], options: EncodeOptions) -> 
     for name in ("ray.data", "ray.data._internal.execution.streaming_executor"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(task, num_cpus=1)
-    try:
-        yield from dataset.iter_rows()
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
-        raise
+    yield from dataset.iter_rows()
 
 
 def _audit_kept(target: Location, known: Index, kept: Index) -> Audit:

@@ -17,6 +17,7 @@ from worldmodel.blocks.audit import Audit
 from worldmodel.blocks.block import PackedGame, build_block, pack_game
 from worldmodel.blocks.index import BlockEntry, GameEntry, entry_from_json, partition_of
 from worldmodel.blocks.layout import layout_named
+from worldmodel.errors import UserError
 from worldmodel.games.game import Game
 from worldmodel.games.source import Reading, Rejection, Unit, read_games
 from worldmodel.schema import PLAYERS
@@ -68,10 +69,13 @@ class EncodeTask:
     """The driver's settings of its object store, which workers on other machines may lack."""
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Encode one task's units."""
+        """Encode one task's units; a user's error comes back as `error`, without the worker's traceback."""
         os.environ.update(self.environment)
         units = [Unit(**unit) for unit in json.loads(row["units"])]
-        return {"number": row["number"], "result": self.encode(units).to_json()}
+        try:
+            return {"number": row["number"], "result": self.encode(units).to_json(), "error": ""}
+        except UserError as error:
+            return {"number": row["number"], "result": "", "error": str(error)}
 
     def encode(self, units: list[Unit]) -> TaskResult:
         """Read, verify and write some units; every game ends in a block, among the filtered or the rejected."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import pickle
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,12 +70,13 @@ def _check_lengths(payload: dict[str, Any], lengths: list[int], where: str) -> N
 
 def _load(location: Location) -> dict[str, Any]:
     try:
-        if (path := location.local_path()) is not None:
-            payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        else:
-            with location.open_input() as stream:
-                payload = torch.load(stream, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
+        with location.open_input() as stream:
+            if not zipfile.is_zipfile(stream):
+                raise ValueError("it is no zip archive, which torch.save writes")
+            stream.seek(0)
+            path = location.local_path()
+            payload = torch.load(path or stream, map_location="cpu", weights_only=True, mmap=path is not None)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, LookupError) as error:
         raise UserError(f"{location} is not a readable .pt file: {explain(error)}") from error
     expected = f"expected the users' encoded games ({', '.join(_KEYS)})"
     if not isinstance(payload, dict) or any(key not in payload for key in _KEYS):
