@@ -12,7 +12,8 @@ from worldmodel.cli.main import main
 from worldmodel.model.build import build_model
 from worldmodel.model.exchange import load_users_checkpoint
 from worldmodel.storage import Location
-from worldmodel.training.checkpoint import Checkpoint, CheckpointState, load_checkpoint, save_checkpoint
+from worldmodel.training.checkpoint import Best, Checkpoint, CheckpointState, load_checkpoint, save_checkpoint
+from worldmodel.training.checkpoint_list import find_checkpoint, mark_best, read_best
 from worldmodel.training.config import ExperimentConfig, ModelConfig
 from worldmodel.training.run_folder import start_run
 
@@ -83,12 +84,56 @@ def trained(tmp_path: Path) -> tuple[Path, Checkpoint]:
 
 def test_fetch_brings_the_same_bytes(trained: tuple[Path, Checkpoint], capsys: pytest.CaptureFixture[str]) -> None:
     storage, newest = trained
+    (storage / "tiny/evaluation.json").write_text("{}")
     assert main(["fetch", "tiny", str(storage / "here"), "--storage", str(storage), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert all(Path(path).exists() for path in shown["files"])
-    fetched = load_checkpoint(Location.of(storage / "here"))
+    assert json.loads((storage / "here/run.json").read_text())["name"] == "tiny"
+    for name in ("run.json", "config.yaml", "evaluation.json"):
+        assert (storage / "here" / name).read_bytes() == (storage / "tiny" / name).read_bytes()
+    fetched = load_checkpoint(Location.of(storage / "here/checkpoints/step-00000008"))
     assert fetched.state.step == 8
     assert all(torch.equal(fetched.weights[name], value) for name, value in newest.weights.items())
+
+
+def test_a_fetch_goes_on_where_it_was_interrupted(trained: tuple[Path, Checkpoint]) -> None:
+    storage, newest = trained
+    asked = ["fetch", str(storage / "tiny"), str(storage / "here")]
+    assert main(asked) == 0
+    weights = storage / "here/checkpoints/step-00000008/weights.safetensors"
+    (storage / "here/checkpoints/step-00000008/manifest.json").unlink()
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert main(asked) == 0
+    fetched = load_checkpoint(Location.of(storage / "here/checkpoints/step-00000008"))
+    assert all(torch.equal(fetched.weights[name], value) for name, value in newest.weights.items())
+
+
+def test_a_best_checkpoint_comes_with_the_pointer_to_it(trained: tuple[Path, Checkpoint]) -> None:
+    storage, _ = trained
+    run, here = Location.of(storage / "tiny"), Location.of(storage / "here")
+    mark_best(run, Best(metric="val_loss/total", value=1.0, step=4, path="checkpoints/step-00000004"))
+    assert main(["fetch", str(run), str(here), "--checkpoint", "newest"]) == 0
+    assert read_best(here) is None
+    assert main(["fetch", str(run), str(here)]) == 0
+    assert read_best(here) == read_best(run)
+    assert find_checkpoint(here, "best").name == "step-00000004"
+
+
+@pytest.mark.parametrize(
+    ("there", "named"), [("run", "holds another run"), ("file", "is a file"), ("notes", "holds other things")]
+)
+def test_a_fetch_overwrites_nothing_else(
+    trained: tuple[Path, Checkpoint], capsys: pytest.CaptureFixture[str], there: str, named: str
+) -> None:
+    storage, _ = trained
+    start_run(Location.of(storage), ExperimentConfig(name="run"))
+    (storage / "notes").mkdir()
+    for path in (storage / "file", storage / "notes/mine.txt"):
+        path.write_text("mine")
+    before = {path: path.read_bytes() for path in (storage / there).rglob("*") if path.is_file()}
+    assert main(["fetch", str(storage / "tiny"), str(storage / there)]) == 2
+    assert named in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (storage / there).rglob("*") if path.is_file()} == before
 
 
 def test_export_gives_the_users_format_the_runs_weights(trained: tuple[Path, Checkpoint]) -> None:

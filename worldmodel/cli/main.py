@@ -1,7 +1,8 @@
 """`worldmodel`: one command, a verb for each thing to do.
 
-Exit status: 0 done, 1 a fault of the program, 2 a request that cannot be carried out, 130 Ctrl-C. Nothing heavy is
-imported here or by the verbs' modules: a verb imports what it needs when it runs.
+Exit status: 0 done, 1 a fault of the program, 2 a request that cannot be carried out, 130 Ctrl-C, or a training run
+that was stopped and can go on. Nothing heavy is imported here or by the verbs' modules: a verb imports what it needs
+when it runs.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ Command = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status; `arguments` default to the process's own."""
     try:
-        run_verb(parse(arguments))
+        return run_verb(parse(arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -66,7 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception:  # noqa: BLE001  the process's edge
         traceback.print_exc()
         return 1
-    return 0
 
 
 def parse(arguments: Sequence[str] | None = None) -> Verb:
@@ -81,14 +81,16 @@ def parse(arguments: Sequence[str] | None = None) -> Verb:
     return command.verb if isinstance(command, Games) else command
 
 
-def run_verb(verb: Verb) -> None:
-    """Run a verb and print its result on stdout: as one JSON object, or for people."""
+def run_verb(verb: Verb) -> int:
+    """Run a verb, print its result on stdout (as one JSON object, or for people), and return the exit status."""
     if verb.json:
         with _stdout_to_stderr():
             result = verb.run()
         print(to_json(result), flush=True)
     else:
-        print(verb.render(verb.run()), flush=True)
+        result = verb.run()
+        print(verb.render(result), flush=True)
+    return verb.judge(result)
 
 
 @contextmanager

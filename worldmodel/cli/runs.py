@@ -107,19 +107,19 @@ class Show(RunVerb):
 
 @dataclass(frozen=True, kw_only=True)
 class Fetch(RunVerb):
-    """Bring a run's checkpoint here, its checksums verified; an interrupted download goes on."""
+    """Bring a run here: its record, metrics and one checkpoint, verified; an interrupted download goes on."""
 
     dest: Annotated[Positional[Path], metavar("DEST")]
-    """Folder to write it to."""
+    """Folder that becomes a copy of the run folder."""
     checkpoint: Annotated[str | None, metavar("best|newest|STEP")] = None
     """Which one; None: the best where one has been named, else the newest."""
 
     def run(self) -> Result:
-        from worldmodel.training.checkpoint import fetch_checkpoint
+        from worldmodel.training.run_copy import fetch_run
 
         location, _ = self.find()
         chosen = choose_checkpoint(location, self.checkpoint)
-        files = fetch_checkpoint(chosen, self.dest)
+        files = fetch_run(location, chosen, self.dest)
         return {"checkpoint": str(chosen), "files": [str(path) for path in files], "verified": True}
 
 

@@ -38,11 +38,33 @@ class Train(Verb):
     """Go on with the run of that name from its newest good checkpoint."""
 
     def run(self) -> Result:
+        from worldmodel.storage import Location
         from worldmodel.training.train import TrainRequest, train
 
         config = self.read_experiment()
         record = train(TrainRequest(config=config, workers=self.workers, resume=self.resume, init=self.init), report)
-        return record.model_dump(mode="json", exclude={"traceback", "last_lines", "device", "attempts"})
+        return {**record.model_dump(mode="json"), "location": str(Location.of(config.save_dir) / record.name)}
+
+    def judge(self, result: Result) -> int:
+        return 130 if result["state"] == "stopped" else 0
+
+    def render(self, result: Result) -> str:
+        from worldmodel.training.reporter import format_duration
+
+        is_stopped, best, place = result["state"] == "stopped", result["best"], result["location"]
+        facts = {
+            "run": f"{result['name']} {result['state']}" + (f": {result['reason']}" if result["reason"] else ""),
+            "done": f"step {result['step']} of {result['total_steps']}, {result['epoch']} epochs, "
+            f"{format_duration(result['seconds']['total'])}",
+            "best": f"{best['metric']} {best['value']:.4f} at step {best['step']}" if best else "",
+            "checkpoint": f"{place}/{result['checkpoint']}" if result["checkpoint"] else "",
+            "card": f"{place}/card.md",
+            "resume": result["resume_command"] if is_stopped else "",
+            "evaluate": f"worldmodel evaluate {place}" if result["checkpoint"] else "",
+            "W&B": result["wandb"] or "",
+        }
+        notes = [f"note: {note}" for note in result["notes"] if not (result["wandb"] and result["wandb"] in note)]
+        return "\n".join([super().render({name: text for name, text in facts.items() if text}), *notes])
 
     def read_experiment(self) -> ExperimentConfig:
         """The experiment with preset and options applied; what they change is reported.

@@ -30,6 +30,10 @@ class Verb:
         """
         raise NotImplementedError
 
+    def judge(self, result: Result) -> int:
+        """The exit status."""
+        return 0
+
     def render(self, result: Result) -> str:
         """The result for people: a line for each value."""
         width = max((len(name) for name in result), default=0)

@@ -23,15 +23,16 @@ from worldmodel.model.world_model import WorldModel
 from worldmodel.object_store import StorageError
 from worldmodel.storage import Location
 from worldmodel.training.baselines import MostFrequentNextAction, kinematic, persistence
+from worldmodel.training.card import write_card
 from worldmodel.training.checkpoint import load_checkpoint
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.data import Dataset, open_dataset, prepare_blocks
 from worldmodel.training.device import pick_device
 from worldmodel.training.feed import Worker, measure_room, open_store, sample_shape
+from worldmodel.training.run import EVALUATION
 from worldmodel.training.run_folder import read_config, read_record
 from worldmodel.training.validation import CHUNK, METRIC_VERSION, open_validation, validate
 
-EVALUATION = "evaluation.json"
 FITTED_FRAMES = 2_000_000
 """Training frames that the most-frequent-action table is counted on: more do not move it."""
 
@@ -59,17 +60,18 @@ class Evaluation:
 def evaluate(run: Location, checkpoint: Location, data: str = "") -> Evaluation:
     """Evaluate a checkpoint of a run folder, also of a fetched copy. `data`: games or blocks; empty: those of the run.
 
-    The result is also written into the run folder as `evaluation.json`.
+    The result is also written into the run folder as `evaluation.json`, and its rows onto the run's card.
     """
     config, record = read_config(run), read_record(run)
-    device = pick_device(config.training.device)
+    device = _pick_device(config)
     blocks = prepare_blocks(data, config.save_dir, print) if data else record.blocks
     if not blocks:
         raise UserError(f"run {record.name!r} does not say where its data are: name them with --data")
     dataset = open_dataset(blocks, config)
     saved = load_checkpoint(checkpoint)
     torch.manual_seed(config.training.seed)
-    model = build_model(config.model, config.encoding.layout).to(device)
+    sizes = config.model if device.type == "cuda" else replace(config.model, backend="auto")
+    model = build_model(sizes, config.encoding.layout).to(device)
     model.load_state_dict(dict(saved.weights))
     found = _measure(dataset, config, model, device)
     notes = []
@@ -84,9 +86,16 @@ def evaluate(run: Location, checkpoint: Location, data: str = "") -> Evaluation:
     return _keep(run, evaluation)
 
 
+def _pick_device(config: ExperimentConfig) -> torch.device:
+    """The run's own device, or what there is: a run of a GPU can be evaluated anywhere."""
+    wish = config.training.device
+    return pick_device("auto" if wish == "cuda" else wish)
+
+
 def _keep(run: Location, evaluation: Evaluation) -> Evaluation:
     try:
         (run / EVALUATION).write_text(json.dumps(asdict(evaluation), indent=1))
+        write_card(run)
     except StorageError as error:
         return replace(evaluation, notes=(*evaluation.notes, f"not kept in the run folder: {error}"))
     return evaluation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -9,11 +10,13 @@ from typing import Any
 
 import yaml
 
+from worldmodel.object_store import MissingError
 from worldmodel.storage import Location
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import describe_changes
 from worldmodel.training.record import RunRecord
 from worldmodel.training.reporter import format_duration
+from worldmodel.training.run import EVALUATION
 from worldmodel.training.run_folder import describe_end, read_config, read_record
 from worldmodel.training.tracking import read_metrics
 
@@ -48,14 +51,28 @@ def render_card(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def write_card(location: Location, baselines: Mapping[str, Mapping[str, float]] | None = None) -> None:
-    """Renders the card of a run folder from what the folder holds.
+def write_card(location: Location) -> None:
+    """Renders the card of a run folder from what the folder holds; an evaluation of the same data gives more columns.
 
     Raises:
         UserError: the folder lacks its record or its experiment, or cannot be written.
     """
-    text = render_card(read_record(location), read_config(location), read_metrics(location), baselines)
+    record = read_record(location)
+    text = render_card(record, read_config(location), read_metrics(location), _read_evaluated(location, record))
     (location / CARD).write_text(text)
+
+
+def _read_evaluated(location: Location, record: RunRecord) -> dict[str, dict[str, float]]:
+    """The rows of `evaluation.json`, the model's named by its step, under the validation metrics' names."""
+    try:
+        found = json.loads((location / EVALUATION).read_text())
+        if found["data_fingerprint"] != record.data_fingerprint:
+            return {}
+        names = {"model": f"evaluated (step {found['step']})"}
+        rows = found["rows"].items()
+        return {names.get(row, row): {f"val_{name}": v for name, v in values.items()} for row, values in rows}
+    except (MissingError, ValueError, KeyError, AttributeError):
+        return {}
 
 
 def _render_front(record: RunRecord) -> str:

@@ -6,7 +6,6 @@ import math
 from contextlib import ExitStack
 from io import IOBase
 from types import TracebackType
-from typing import Self
 
 from worldmodel.training.checkpoint import Checkpoint, CheckpointState, save_checkpoint
 from worldmodel.training.checkpoint_list import Recovery, Retention, apply_retention, mark_best, read_best
@@ -128,7 +127,7 @@ class Journal:
             total=self.run.record.seconds.total,
         )
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -5,6 +5,7 @@ STORAGE/NAME/config.yaml     the experiment, complete
              metrics.jsonl   see `worldmodel.training.tracking`
              checkpoints/    see `worldmodel.training.checkpoint`
              card.md         see `worldmodel.training.card`
+             evaluation.json see `worldmodel.rollout.evaluation`
              STOP            asks the run to stop; its text is the reason
 """
 
@@ -28,7 +29,7 @@ from worldmodel.object_store import StorageError
 from worldmodel.storage import Location
 from worldmodel.training.record import RunRecord, State
 
-RECORD, CONFIG, STOP = "run.json", "config.yaml", "STOP"
+RECORD, CONFIG, STOP, EVALUATION = "run.json", "config.yaml", "STOP", "evaluation.json"
 LAST_LINES = 50
 """Lines of the log that the record of an ended run keeps."""
 HEARTBEAT_SECONDS = 10.0

@@ -93,9 +93,19 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     report(f"{run.location}: {len(dataset.split.train)} games train, {len(dataset.split.validation)} validate")
     try:
         work(train_worker, vars(job), Crew(run=run.location, workers=request.workers, device=device))
+    except BaseException:
+        report(f"{run.location} keeps what happened; mended, the run goes on with: {run.record.resume_command}")
+        raise
     finally:
-        write_card(run.location)
+        _write_card(run.location, report)
     return read_record(run.location)
+
+
+def _write_card(location: Location, report: Report) -> None:
+    try:
+        write_card(location)
+    except UserError as error:  # a card must not cost a run
+        report(f"note: no card: {error}")
 
 
 def _find_finished(request: TrainRequest, dataset: Dataset, plan: Plan) -> RunRecord | None:
