@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests.games_on_disk import as_file, encode_here, name_of, toy_columns, write_folder, write_games
-from worldmodel.blocks.block import read_stored_games
+from tests.games_on_disk import as_file, encode_here, name_of, toy_columns
 from worldmodel.games import shard
-from worldmodel.games.game import is_same
 from worldmodel.games.shard import Member, iterate_shard
-from worldmodel.games.tar import pack_games
 from worldmodel.storage import Location
 
 
@@ -36,40 +31,6 @@ def write_tar(path: Path, files: list[tuple[str, bytes]], change: Callable[[tarf
 
 GAMES = [(name_of(content), content) for content in (as_file(toy_columns(seed, 30)) for seed in range(4))]
 FILES = [part for md5, content in GAMES for part in ((f"{md5}.game", content), (f"{md5}.json", b'{"stage": 2}'))]
-
-
-def test_packed_games_give_the_same_data_set_as_their_folder(tmp_path: Path) -> None:
-    source = tmp_path / "games"
-    names = write_games(source, range(7))
-    meta = json.loads((source / "meta.json").read_text())
-    meta[2] |= {"is_training": False, "not_training_reason": "too short"}
-    meta[4] |= {"game_end_method": 7, "missing_fields": ["hitlag"]}
-    (source / "meta.json").write_text(json.dumps(meta))
-    (source / "frame_ids").mkdir()
-    frames = 40 + 3
-    np.save(source / "frame_ids" / f"{names[3]}.npy", np.r_[0:20, 18 : frames - 2].astype(np.int32))
-    summary = pack_games(str(source), str(tmp_path / "shards"), shard_mb=0.05)
-    assert (summary.games, summary.rejected) == (7, 0) and summary.shards > 1
-    loose, packed = (encode_here(tmp_path / name, tmp_path / f"{name}-blocks") for name in ("games", "shards"))
-    assert loose.index.fingerprint == packed.index.fingerprint
-    assert [f["reason"] for f in packed.index.filtered] == ["not for training: too short"]
-    assert {g.repeats for g in packed.index.games} == {"unknown", "2 dropped"}
-    kinds = ("games", "shards")
-    first, second = (
-        {g.md5: g for g in read_stored_games(Location.of(tmp_path / f"{kind}-blocks"), index.games)}
-        for kind, index in zip(kinds, (loose.index, packed.index), strict=True)
-    )
-    assert first.keys() == second.keys() == set(names) - {names[2]}
-    for name, game in first.items():
-        other = second[name]
-        assert all(is_same(values, other.columns[key]) for key, values in game.columns.items())
-        assert game.sparse.keys() == other.sparse.keys()
-        for group, rows in game.sparse.items():
-            assert all(is_same(values, other.sparse[group].values[key]) for key, values in rows.values.items())
-        assert (game.repeats, game.missing) == (other.repeats, other.missing)
-    assert [g.md5 for g in packed.index.games] == [g.md5 for g in loose.index.games]
-    ends = {g.md5: g.end_method for g in packed.index.games}
-    assert ends == {g.md5: g.end_method for g in loose.index.games} and ends[names[4]] == 7
 
 
 def test_a_shard_gives_its_games_in_order_with_their_entries(tmp_path: Path) -> None:
@@ -156,14 +117,3 @@ def test_a_file_that_is_no_tar_says_so(tmp_path: Path) -> None:
     assert [m.name for m in members(tmp_path / "a.tar")] == [""]
     (tmp_path / "a.tar").write_bytes(b"")
     assert [m.name for m in members(tmp_path / "a.tar")] == [""]
-
-
-def test_what_a_folder_lacks_is_named_when_it_is_packed(tmp_path: Path) -> None:
-    content = as_file(toy_columns(1, 30))
-    write_folder(tmp_path / "games", {name_of(content): content})
-    meta = tmp_path / "games" / "meta.json"
-    meta.write_text(json.dumps([*json.loads(meta.read_text()), {"slp_md5": "0" * 32}]))
-    summary = pack_games(str(tmp_path / "games"), str(tmp_path / "shards"))
-    assert (summary.games, summary.rejected, summary.shards) == (1, 1, 1)
-    (rejected,) = json.loads((tmp_path / "shards" / "rejected.json").read_text())
-    assert "no such file" in rejected["reason"]
