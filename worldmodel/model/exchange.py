@@ -46,7 +46,15 @@ class UsersCheckpoint:
 
 
 def export_checkpoint(model: WorldModel, path: Path, *, epoch: int) -> None:
-    """Writes `model` as a checkpoint that the users' code loads."""
+    """Writes `model` as a checkpoint that the users' code loads.
+
+    Raises `UserError` where their classes would compute something else from the same weights.
+    """
+    if not model.config.is_published:
+        raise UserError(
+            "the users' model classes know no kinematic_head, output_scale or copy_prior: only a model trained without "
+            "them (kinematic_head: false, output_scale: 1, copy_prior: 0) means the same there"
+        )
     content = {
         "epoch": epoch,
         "model_state_dict": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},

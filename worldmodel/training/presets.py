@@ -40,6 +40,7 @@ def _find_laptop(config: ExperimentConfig) -> dict[str, Any]:
         "model.n_layers": 4,
         "model.d_state": 64,
         "model.headdim": 64,
+        "model.dropout": 0.0,
         "training.mode": "sequence",
         "training.sequence_length": 64,
         "training.batch_size": 16,
@@ -56,6 +57,10 @@ def _find_round1(config: ExperimentConfig) -> dict[str, Any]:
     return {
         "data.split": "first",
         "model.context_len": 10,
+        "model.kinematic_head": False,
+        "model.output_scale": 1.0,
+        "model.copy_prior": 0.0,
+        "training.smooth_l1_beta": None,
         "training.mode": "window",
         "training.batch_size": 512,
         "training.lr": {"mlp": 1e-3, "mamba2": 5e-4}[config.model.arch],
