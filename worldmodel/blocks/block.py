@@ -6,6 +6,7 @@ The file's metadata names the schema, the layout and the games, so that a block 
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -75,11 +76,10 @@ def build_block(games: list[PackedGame]) -> bytes:
         "games": [{"md5": g.md5, "frames": g.frames, "stage": g.stage} for g in games],
     }  # fmt: skip
     table = pa.table(arrays).replace_schema_metadata({_KEY: json.dumps(about)})
-    sink = pa.BufferOutputStream()
+    sink = io.BytesIO()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=table.num_rows)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    return sink.getvalue()
 
 
 def _sparse_array(group: Sparse, games: list[PackedGame]) -> pa.ListArray:

@@ -65,9 +65,12 @@ def read_leaves(data: bytes) -> Leaves:
         table = file.read(columns=[".".join(("root", *path)) for path in set(twins.values())], use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise GameError(f"not a parquet file: {explain(error)}") from error
-    root = table.column("root").combine_chunks()
-    read = dict(_walk(root.combine_chunks() if isinstance(root, pa.ChunkedArray) else root, ()))
+    read = dict(_walk(_join(table.column("root")), ()))
     return Leaves(table.num_rows, {path: read[twin] for path, twin in twins.items()})
+
+
+def _join(column: pa.ChunkedArray) -> pa.StructArray:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
 def explain(error: Exception) -> str:
@@ -158,7 +161,7 @@ def _find_twins(file: pq.ParquetFile, raw: bytes, kinds: dict[ColumnPath, str]) 
 
 
 def _stored_bytes(chunk: pq.ColumnChunkMetaData, raw: bytes) -> bytes:
-    start = min(offset for offset in (chunk.dictionary_page_offset, chunk.data_page_offset) if offset)
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
     stored = raw[start : start + chunk.total_compressed_size]
     if start < 0 or not stored or len(stored) != chunk.total_compressed_size:
         raise GameError(f"damaged: column {chunk.path_in_schema} does not lie within the file")
