@@ -102,6 +102,24 @@ def test_removed_and_changed_games_disappear_with_their_blocks(tmp_path: Path) -
     assert fresh.index.audit["counts"] == summary.index.audit["counts"]
 
 
+@pytest.mark.parametrize("is_packed", [False, True], ids=["loose", "shard"])
+def test_a_block_that_is_gone_or_cut_short_is_encoded_again(tmp_path: Path, is_packed: bool) -> None:
+    write_games(tmp_path / "games", range(8))
+    source = tmp_path / "games"
+    if is_packed:
+        source = tmp_path / "shards"
+        pack_games(str(tmp_path / "games"), str(source))
+    first = encode_here(source, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.arrow")}
+    gone, cut, *_ = sorted(before)
+    (tmp_path / "out" / gone).unlink()
+    (tmp_path / "out" / cut).write_bytes(before[cut][:1000])
+    second = encode_here(source, tmp_path / "out")
+    assert second.encoded >= 2
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.arrow")} == before
+    assert first.index.games == second.index.games
+
+
 def test_frame_ids_that_appear_later_are_used(tmp_path: Path) -> None:
     names = write_games(tmp_path / "games", range(2))
     assert {g.repeats for g in encode_here(tmp_path / "games", tmp_path / "out").index.games} == {"unknown"}

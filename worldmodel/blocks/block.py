@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -117,7 +118,7 @@ class Block:
     """A block opened for reading: views into the mapped file, nothing copied."""
 
     layout: Layout
-    games: list[dict[str, object]]
+    games: list[dict[str, Any]]
     """md5, frames and stage of each game, in the order of their rows."""
     matrices: Matrices
     sparse: dict[str, SparseColumn] = field(default_factory=dict)
@@ -144,11 +145,11 @@ class Block:
 
     def game(self, number: int) -> PackedGame:
         """The packed game at a place in the block (views)."""
-        start = sum(int(g["frames"]) for g in self.games[:number])  # type: ignore[call-overload]
+        start = sum(int(g["frames"]) for g in self.games[:number])
         about = self.games[number]
-        stop = start + int(about["frames"])  # type: ignore[call-overload]
+        stop = start + int(about["frames"])
         return PackedGame(
-            md5=str(about["md5"]), stage=int(about["stage"]), layout=self.layout.name,  # type: ignore[call-overload]
+            md5=str(about["md5"]), stage=int(about["stage"]), layout=self.layout.name,
             matrices={s: m[start:stop] for s, m in self.matrices.items()},
             sparse={name: _rows_between(column, start, stop) for name, column in self.sparse.items()},
         )  # fmt: skip

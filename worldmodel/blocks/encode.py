@@ -75,7 +75,7 @@ def encode(
     target = Location.of(out)
     listing = list_source(source, training_only=options.training_only)
     known = read_index(target) if has_index(target) else Index(games=[], blocks=[])
-    kept, todo = _divide(known, listing)
+    kept, todo = _divide(known, listing, _find_damaged(target, known))
     results = list(_run(_make_tasks(todo, options), str(target), options, progress))
     audit = _audit_kept(target, known, kept)
     summary = _summarise(kept, results, listing, audit)
@@ -86,15 +86,22 @@ def encode(
     return summary
 
 
-def _divide(known: Index, listing: Listing) -> tuple[Index, list[Unit]]:
+def _find_damaged(target: Location, known: Index) -> set[str]:
+    """Blocks that are gone or cut short: their games are encoded again."""
+    sizes = {entry.name: entry.size for entry in target.list_entries()} if known.blocks else {}
+    return {block.name for block in known.blocks if sizes.get(block.name) != block.bytes}
+
+
+def _divide(known: Index, listing: Listing, damaged: set[str]) -> tuple[Index, list[Unit]]:
     """The part of a known index that still serves, and the units to encode.
 
     A block stays only if all of its games are still wanted, and a shard only if all of its blocks stay: neither is ever
     edited.
     """
     units = {unit.identity: unit for unit in listing.units}
-    stale = {game.block for game in known.games if not _is_wanted(game, units)}
+    stale = damaged | {game.block for game in known.games if not _is_wanted(game, units)}
     lost = {str(s["name"]) for s in known.shards if _shard_identity(s) not in units}
+    lost |= {game.shard for game in known.games if game.block in stale}
     if stale or lost:  # a game that stood twice may now stand once
         lost |= {r["file"].split("/")[0] for r in known.rejected if r["reason"] == TWICE}
     shards = [s for s in known.shards if s["name"] not in lost]
@@ -169,7 +176,7 @@ def _map_with_ray(task: EncodeTask, rows: list[Row], options: EncodeOptions) -> 
 def _audit_kept(target: Location, known: Index, kept: Index) -> Audit:
     """The audit of the games that stay; read from their blocks where some of the known ones go."""
     if len(kept.games) == len(known.games):
-        return Audit.from_counts(known.audit.get("counts", {}))  # type: ignore[arg-type]
+        return Audit.from_counts(known.audit.get("counts", {}))
     audit = Audit()
     for stored in read_stored_games(target, kept.games):
         audit.add_game(stored)

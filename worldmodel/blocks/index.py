@@ -77,7 +77,7 @@ class Index:
     """Games left out on purpose: {file, reason}."""
     rejected: list[dict[str, str]] = field(default_factory=list)
     """What of those shards gave no game: {file, reason}. `rejected.json` has all that the last encoding met."""
-    audit: dict[str, object] = field(default_factory=dict)
+    audit: dict[str, Any] = field(default_factory=dict)
     """See `audit.py`."""
     schema_hash: str = field(default_factory=schema_hash)
     partitions: int = PARTITIONS
@@ -126,9 +126,9 @@ def write_index(out: Location, index: Index) -> None:
     (out / INDEX).write_text(json.dumps(asdict(index), indent=1))
 
 
-def write_rejected(out: Location, rejected: Iterable[object]) -> None:
+def write_rejected(out: Location, rejected: Iterable[Any]) -> None:
     """Write `rejected.json`: a list of {file, reason}."""
-    (out / REJECTED).write_text(json.dumps([asdict(r) for r in rejected], indent=1))  # type: ignore[call-overload]
+    (out / REJECTED).write_text(json.dumps([asdict(r) for r in rejected], indent=1))
 
 
 def has_index(where: Location) -> bool:

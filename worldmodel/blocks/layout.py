@@ -83,8 +83,8 @@ class Layout:
         storage = np.dtype(self.storage(field).value)
         if values.dtype == storage:
             return values
-        if self.code(field):
-            return _encode_steps(values, code_table(field.code))  # type: ignore[arg-type]
+        if code := self.code(field):
+            return _encode_steps(values, code_table(code))
         limit = np.iinfo(storage).max
         if values.min() < 0 or values.max() > limit:
             return None

@@ -83,8 +83,7 @@ def verify_blocks(blocks: str, against: str | None = None, sample: int | None = 
     folder = Location.of(blocks)
     index = read_index(folder)
     audit = {name: value for name, value in index.audit.items() if name != "counts"}
-    counts: Any = index.audit.get("counts", {})
-    warnings = Audit.from_counts(counts).warnings()
+    warnings = Audit.from_counts(index.audit.get("counts", {})).warnings()
     report = VerificationReport(blocks=str(folder), against=against, audit=audit, warnings=warnings)
     for entry in index.blocks:
         _check_hash(folder, entry, report)

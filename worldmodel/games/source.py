@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 from worldmodel.errors import GameError, UserError
 from worldmodel.games.game import Game
@@ -140,7 +140,7 @@ def _list_parsed(location: Location, names: set[str], training_only: bool) -> Li
     return listing
 
 
-def _read_meta(location: Location) -> list[dict[str, object]]:
+def _read_meta(location: Location) -> list[Any]:
     try:
         entries = json.loads(location.read_bytes())
     except (ValueError, RecursionError) as error:
