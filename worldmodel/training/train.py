@@ -123,16 +123,12 @@ def _find_finished(request: TrainRequest, dataset: Dataset, plan: Plan) -> RunRe
 
 def train_worker(settings: dict[str, Any]) -> None:
     """What each worker runs: its part of the data, the loop, and for the first the run folder."""
-    import ray.train
-
     lines = settings.get(LINES)
     job = Job(**{name: value for name, value in settings.items() if name != LINES})
-    context = ray.train.get_context()
     config = read_experiment(job.config, source="config.yaml")
     device = pick_device(config.training.device)
-    workers = Workers(rank=context.get_world_rank(), world=context.get_world_size(), device=device)
-    threads = max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
-    torch.set_num_threads(config.training.threads or threads)
+    workers, neighbours = find_place(job.workers, device)
+    torch.set_num_threads(config.training.threads or max(1, len(os.sched_getaffinity(0)) // neighbours))
     if not workers.is_first:
         trainer, _ = make_trainer(job, config, workers)
         trainer.run(Hooks())
@@ -145,6 +141,17 @@ def train_worker(settings: dict[str, Any]) -> None:
         trainer, recovery = make_trainer(job, config, workers)
         journal.begin(trainer, recovery)
         trainer.run(journal.hooks)
+
+
+def find_place(count: int, device: torch.device) -> tuple[Workers, int]:
+    """This worker among all, and how many of them share its machine."""
+    if count == 1:  # inside a trial of Ray Tune there is nobody to ask
+        return Workers(device=device), 1
+    import ray.train
+
+    context = ray.train.get_context()
+    workers = Workers(rank=context.get_world_rank(), world=context.get_world_size(), device=device)
+    return workers, context.get_local_world_size()
 
 
 def make_trainer(job: Job, config: ExperimentConfig, workers: Workers) -> tuple[Trainer, Recovery | None]:

@@ -1,0 +1,1 @@
+"""What runs many trainings: Round 1's grid, its results and its report."""
