@@ -31,8 +31,8 @@ COLUMNS = {
 CURVES = ("batch/loss", "val_metric/position_mae", "val_metric/action_change_acc")
 FOOTNOTE = (
     "Published: one run each on 2,000 games, no seeds; 3a-1a-2a after one epoch, the others after two. Change "
-    "accuracy: player 0, against the last context frame; under lookahead that spans two frames, so those rows stand apart. "
-    "Means over seeds, +- half the 95 % confidence interval (Student's t); differences are paired by seed."
+    "accuracy: player 0, against the last context frame; under lookahead that spans two frames, so those rows stand "
+    "apart. Means over seeds, ± half the 95 % confidence interval (Student's t); differences are paired by seed."
 )
 
 
