@@ -67,7 +67,10 @@ def evaluate(run: Location, checkpoint: Location, data: str = "") -> Evaluation:
     blocks = prepare_blocks(data, config.save_dir, print) if data else record.blocks
     if not blocks:
         raise UserError(f"run {record.name!r} does not say where its data are: name them with --data")
-    dataset = open_dataset(blocks, config)
+    try:
+        dataset = open_dataset(blocks, config)
+    except UserError as error:
+        raise UserError(f"{error}; name the games or blocks with --data where they lie elsewhere now") from error
     saved = load_checkpoint(checkpoint)
     torch.manual_seed(config.training.seed)
     sizes = config.model if device.type == "cuda" else replace(config.model, backend="auto")

@@ -7,6 +7,7 @@ whose own process could not.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 import threading
@@ -70,6 +71,8 @@ def work(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> None:
 def _make_trainer(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> Any:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     import ray.train
+
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it remarks on every worker that is this process
     from ray.train.torch import TorchTrainer
 
     count = crew.workers if crew.workers > 1 else 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -56,7 +55,8 @@ def start_run(storage: Location, config: ExperimentConfig, *, resume: bool = Fal
             or the experiment, the data or the model's view of a frame is not the one that was started.
     """
     location = storage / config.name
-    run = _reopen(location, config, facts) if resume else _create(location, config, facts)
+    older = find_older(storage, config.name, resume=resume)
+    run = _reopen(location, older, config, facts) if older else _create(location, config, facts)
     (location / CONFIG).write_text(to_yaml(config))
     run.write()
     return run
@@ -134,29 +134,39 @@ def describe_end(record: RunRecord) -> str:
     return f"{record.state.value} at step {record.step}{of}, {when}" + (f" ({record.reason})" if record.reason else "")
 
 
-def _create(location: Location, config: ExperimentConfig, facts: dict[str, Any]) -> Run:
-    with suppress(MissingError):
-        older = read_record(location)
+def find_older(storage: Location, name: str, *, resume: bool) -> RunRecord | None:
+    """The record of the run that is to be resumed; None: a new one may begin.
+
+    Raises:
+        UserError: without `resume`, there is a run of that name already; with it, there is none or it is still running.
+    """
+    try:
+        older = read_record(storage / name)
+    except MissingError:
+        if not resume:
+            return None
+        hint = nearest(name, (entry.name for entry in storage.list_entries()))
+        raise UserError(f"there is no run {name!r} in {storage} to resume{hint}") from None
+    if not resume:
         raise UserError(
-            f"there is a run {config.name!r} in {location.parent} already: {describe_end(older)}; "
+            f"there is a run {name!r} in {storage} already: {describe_end(older)}; "
             "go on with it by --resume, or choose another name by --run-name"
         )
+    if older.state in LIVE:
+        raise UserError(
+            f"run {name!r} is still running on {older.hosts[0]} (process {older.pid}); stop it first, or wait "
+            f"{LOST_SECONDS:.0f} s if it was killed"
+        )
+    return older
+
+
+def _create(location: Location, config: ExperimentConfig, facts: dict[str, Any]) -> Run:
     record = RunRecord(name=config.name, goal=config.goal, **facts)
     record.resume_command = record.resume_command or _add_resume(record.command)
     return Run(location, record)
 
 
-def _reopen(location: Location, config: ExperimentConfig, facts: dict[str, Any]) -> Run:
-    try:
-        older = read_record(location)
-    except MissingError:
-        hint = nearest(config.name, (entry.name for entry in location.parent.list_entries()))
-        raise UserError(f"there is no run {config.name!r} in {location.parent} to resume{hint}") from None
-    if older.state in LIVE:
-        raise UserError(
-            f"run {older.name!r} is still running on {older.hosts[0]} (process {older.pid}); stop it first, or wait "
-            f"{LOST_SECONDS:.0f} s if it was killed"
-        )
+def _reopen(location: Location, older: RunRecord, config: ExperimentConfig, facts: dict[str, Any]) -> Run:
     check_same(location, older, config, facts.get("data_fingerprint", ""))
     (location / STOP).delete()
     fresh = RunRecord(name=older.name, goal=config.goal, **facts)

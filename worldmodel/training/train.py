@@ -25,14 +25,14 @@ from worldmodel.training.checkpoint_list import Recovery, newest_good
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import read_experiment, to_yaml
 from worldmodel.training.crew import LINES, Crew, LineStream, work
-from worldmodel.training.data import Dataset, open_dataset, prepare_blocks, require_source
+from worldmodel.training.data import open_dataset, prepare_blocks, require_source
 from worldmodel.training.device import describe_device, pick_device
 from worldmodel.training.feed import Feed, Worker, check_shares, measure_room, plan_training
 from worldmodel.training.journal import Journal
 from worldmodel.training.loop import Hooks, Trainer
 from worldmodel.training.record import RunRecord, State
-from worldmodel.training.run import RECORD, Run
-from worldmodel.training.run_folder import check_same, describe_end, read_record, start_run
+from worldmodel.training.run import Run
+from worldmodel.training.run_folder import check_same, describe_end, find_older, read_record, start_run
 from worldmodel.training.schedule import Schedule
 from worldmodel.training.validation import check_metric, check_validation, open_validation
 from worldmodel.training.workers import Workers
@@ -73,17 +73,21 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     check_world(request.workers)
     config = request.config
     check_metric(config)
-    device = pick_device(config.training.device)
+    device, storage = pick_device(config.training.device), Location.of(config.save_dir)
+    older = find_older(storage, config.name, resume=request.resume)
     blocks = prepare_blocks(require_source(config), config.save_dir, report)
     dataset = open_dataset(blocks, config)
     plan = plan_training(dataset, config)
     check_shares(plan, request.workers)
     check_validation(dataset, config)
-    if finished := _find_finished(request, dataset, plan):
-        report(f"run {finished.name!r} is {describe_end(finished)}: nothing is left to train; --epochs asks for more")
-        return finished
+    if plan.samples < config.training.batch_size:
+        report(f"note: training.batch_size {config.training.batch_size} takes all {plan.samples} samples at once")
+    if older and _is_complete(older, config, plan):
+        check_same(storage / config.name, older, config, dataset.fingerprint)
+        report(f"run {older.name!r} is {describe_end(older)}: nothing is left to train; --epochs asks for more")
+        return older
     run = start_run(
-        Location.of(config.save_dir), config, resume=request.resume, data_fingerprint=dataset.fingerprint,
+        storage, config, resume=request.resume, data_fingerprint=dataset.fingerprint,
         world_size=request.workers, device=describe_device(device), blocks=blocks,
     )  # fmt: skip
     job = Job(
@@ -108,17 +112,10 @@ def _write_card(location: Location, report: Report) -> None:
         report(f"note: no card: {error}")
 
 
-def _find_finished(request: TrainRequest, dataset: Dataset, plan: Plan) -> RunRecord | None:
-    """The record of the run to resume, where it has done all the steps that the experiment asks for."""
-    location = Location.of(request.config.save_dir) / request.config.name
-    if not request.resume or not (location / RECORD).exists():
-        return None
-    record = read_record(location)
-    total = Schedule.of(request.config.training, plan.steps_per_epoch).total_steps
-    if record.state is not State.FINISHED or record.step < total:
-        return None
-    check_same(location, record, request.config, dataset.fingerprint)
-    return record
+def _is_complete(record: RunRecord, config: ExperimentConfig, plan: Plan) -> bool:
+    """Whether a run has done all the steps that the experiment asks for."""
+    total = Schedule.of(config.training, plan.steps_per_epoch).total_steps
+    return record.state is State.FINISHED and record.step >= total
 
 
 def train_worker(settings: dict[str, Any]) -> None:
