@@ -40,8 +40,9 @@ def random_columns(seed: int, frames: int, *, is_tight: bool = False, is_archive
             path = (f"p{player}", *field.column)
             if field.storage is Storage.BIT and field.bits == 1:
                 columns[path] = dice.random(frames) < 0.5
-            if is_tight and field.code is not None:
-                columns[path] = dice.choice(code_table(Code(field.code)), frames)
+            if field.code is not None:
+                between = np.where(dice.random(frames) < 0.1, -0.0, dice.random(frames)).astype(np.float32)
+                columns[path] = dice.choice(code_table(Code(field.code)), frames) if is_tight else between
             if is_tight and field.name in ("hitlag", "combo_count"):
                 columns[path] = dice.integers(0, 256, frames).astype(columns[path].dtype)
     for group in SPARSE:

@@ -110,6 +110,18 @@ def test_games_of_a_console_are_stored_tightly(tmp_path: Path) -> None:
     assert [block.layout for block in summary.index.blocks] == ["tight"]
 
 
+@pytest.mark.parametrize("value", [0.123, -0.0, 1.25, np.nextafter(np.float32(0.5), np.float32(1))])
+def test_one_stick_value_off_the_consoles_grid_is_kept(tmp_path: Path, value: float) -> None:
+    columns = toy_columns(2, 50)
+    columns["p1", "controller", "c_stick", "y"][7] = value
+    content = as_file(columns)
+    write_folder(tmp_path / "games", {name_of(content): content})
+    summary = encode_here(tmp_path / "games", tmp_path / "out")
+    assert [block.layout for block in summary.index.blocks] == ["wide"]
+    (game,) = stored_games(tmp_path / "out").values()
+    assert_holds(game, columns, np.arange(50))
+
+
 def test_a_column_that_files_of_old_versions_lack_is_absent_not_zero(tmp_path: Path) -> None:
     columns = toy_columns(3, 50)
     lacking = [("p0", "hitlag"), ("p1", "state_flags_2"), *[path for path in columns if path[0] == "items"]]
