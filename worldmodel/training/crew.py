@@ -11,22 +11,27 @@ import logging
 import os
 import sys
 import threading
+import traceback
 import uuid
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from worldmodel.errors import UserError
 from worldmodel.object_store import StorageError
 from worldmodel.ray_session import join_ray
 from worldmodel.storage import Location
 from worldmodel.training.record import State
-from worldmodel.training.run import STOP, Run, describe_signal, hear_signals
+from worldmodel.training.run import LAST_LINES, STOP, Run, describe_signal, hear_signals
 from worldmodel.training.run_folder import LIVE, read_record
 
 LOOK_SECONDS = 0.2
 """Time between two looks at what the first worker says."""
+LOSSES = ("WorkerHealthCheckFailedError", "WorkerHealthCheckTimeoutError", "ActorDiedError", "RayActorError")
+"""What Ray calls a worker whose process is gone."""
 LINES = "lines"
 """Setting under which a worker finds where its lines go."""
 
@@ -57,15 +62,27 @@ class LineStream(io.TextIOBase):
 
 def work(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> None:
     """Run `loop` with `settings` in every worker; raises what fails there, after the run's record says so."""
+    shown: deque[str] = deque(maxlen=LAST_LINES)
     try:
         if crew.workers > 1:
-            join_ray()
-            _work_apart(loop, settings, crew)
+            join_ray(max(crew.workers, len(os.sched_getaffinity(0))))
+            check_room(crew)
+            _work_apart(loop, settings, crew, shown)
         else:
             _make_trainer(loop, settings, crew).fit()
     except BaseException as error:  # noqa: BLE001  (the edge between this process and the workers: recorded, raised)
-        close_record(crew.run, error)
+        close_record(crew.run, error, shown)
         raise find_cause(error) from None
+
+
+def check_room(crew: Crew) -> None:
+    """UserError where a Ray that cannot grow has too little for the workers, which would wait for ever."""
+    import ray
+
+    kind = "GPU" if crew.device.type == "cuda" else "CPU"
+    found = int(ray.cluster_resources().get(kind, 0))
+    if found < crew.workers and not os.environ.get("RAY_ADDRESS"):
+        raise UserError(f"{crew.workers} workers take a {kind} each, found {found} on this machine: use fewer workers")
 
 
 def _make_trainer(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> Any:
@@ -90,8 +107,8 @@ def _make_trainer(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> Any
     )
 
 
-def _work_apart(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> None:
-    """Ray's own waiting would hear no SIGTERM, so it happens in a thread."""
+def _work_apart(loop: WorkerLoop, settings: dict[str, Any], crew: Crew, shown: deque[str]) -> None:
+    """Ray's own waiting would hear no SIGTERM, so it happens in a thread. `shown` takes the lines that were shown."""
     from ray.util.queue import Queue
 
     lines = Queue(actor_options={"num_cpus": 0})
@@ -109,7 +126,7 @@ def _work_apart(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> None:
     thread = threading.Thread(target=fit, name="ray train", daemon=True)
     thread.start()
     try:
-        _watch(thread, lines, signals, crew.run)
+        _watch(thread, lambda: _show(lines, shown), signals, crew.run)
     except (KeyboardInterrupt, SystemExit):
         import ray
 
@@ -117,13 +134,13 @@ def _work_apart(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> None:
         raise
     finally:
         restore()
-    _show(lines)
+    _show(lines, shown)
     lines.shutdown(force=True)
     if failures:
         raise failures[0]
 
 
-def _watch(thread: threading.Thread, lines: Any, signals: list[int], run: Location) -> None:
+def _watch(thread: threading.Thread, show: Callable[[], None], signals: list[int], run: Location) -> None:
     """Until the thread ends: show lines, and make the first signal a stop file, which the first worker looks for."""
     is_told = False
     while thread.is_alive():
@@ -131,22 +148,31 @@ def _watch(thread: threading.Thread, lines: Any, signals: list[int], run: Locati
         if signals and not is_told:
             is_told = True
             (run / STOP).write_text(f"{describe_signal(signals[0])}\n")
-        _show(lines)
+        show()
 
 
-def _show(lines: Any) -> None:
-    for text in lines.get_nowait_batch(lines.qsize()):
-        sys.stdout.write(text)
+def _show(lines: Any, shown: deque[str]) -> None:
+    text = "".join(lines.get_nowait_batch(lines.qsize()))
+    shown.extend(text.splitlines())
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 
+class WorkerLostError(RuntimeError):
+    """The process of a worker is gone."""
+
+
 def find_cause(error: BaseException) -> BaseException:
-    """The worker's own error inside Ray's; where several failed, that of one that did not merely lose another."""
-    inner = getattr(error, "worker_failures", None)
-    if not isinstance(inner, dict) or not inner:
+    """The worker's own error inside Ray's; where a process is gone, that, and not how the others met it."""
+    failures = getattr(error, "worker_failures", None)
+    if not isinstance(failures, dict) or not failures:
         return error
-    found = [_unwrap(failure) for _, failure in sorted(inner.items())]
-    return min(found, key=_is_consequence)
+    found = {rank: _unwrap(failure) for rank, failure in sorted(failures.items())}
+    lost = [rank for rank, failure in found.items() if type(failure).__name__ in LOSSES]
+    if not lost:
+        return min(found.values(), key=_is_consequence)
+    names = ", ".join(f"worker {rank}" for rank in lost)
+    return WorkerLostError(f"the process of {names} is gone: killed, out of memory, or its machine lost")
 
 
 def _unwrap(error: BaseException) -> BaseException:
@@ -157,38 +183,28 @@ def _unwrap(error: BaseException) -> BaseException:
 
 
 def _is_consequence(error: BaseException) -> bool:
-    """Whether this is how a worker notices that another one is gone."""
-    return isinstance(error, RuntimeError) and any(
-        word in str(error) for word in ("gloo", "NCCL", "closed by peer", "Connection reset")
-    )
+    """Whether this is how a worker notices that another one has ended."""
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL"))
 
 
-def close_record(location: Location, error: BaseException) -> None:
-    """Write how a run ended whose own process could not; a worker that died explains what the others then met."""
+def close_record(location: Location, error: BaseException, last_lines: Iterable[str] = ()) -> None:
+    """Write how a run ended whose own process could not, or met only the loss of another."""
     try:
         record = read_record(location)
     except StorageError as failure:
         error.add_note(f"and the run's record could not be read: {failure}")
         return
-    deaths = describe_deaths(error)
-    if record.state not in (*LIVE, State.LOST) and not (deaths and record.state is State.FAILED):
+    cause = find_cause(error)
+    is_known = record.state not in (*LIVE, State.LOST)
+    if is_known and not (record.state is State.FAILED and isinstance(cause, WorkerLostError)):
         return
     is_interrupt = isinstance(error, KeyboardInterrupt | SystemExit)
-    cause = find_cause(error)
     run = Run(location, record)
     run.update(
         state=State.STOPPED if is_interrupt else State.FAILED,
-        reason=deaths or ("interrupted" if is_interrupt else f"{type(cause).__name__}: {cause}"[:500]),
-        traceback=record.traceback or str(error),
+        reason="interrupted before a checkpoint was saved" if is_interrupt else f"{type(cause).__name__}: {cause}",
+        traceback=record.traceback or "".join(traceback.format_exception(error)),
+        last_lines=record.last_lines or list(last_lines),
         ended=record.ended or record.heartbeat,
     )
     run.write()
-
-
-def describe_deaths(error: BaseException) -> str:
-    """Which workers' processes died, or ""."""
-    failures = getattr(error, "worker_failures", None)
-    if not isinstance(failures, dict):
-        return ""
-    dead = [rank for rank, failure in sorted(failures.items()) if "Actor" in type(_unwrap(failure)).__name__]
-    return "; ".join(f"the process of worker {rank} died (killed, out of memory, or its machine lost)" for rank in dead)

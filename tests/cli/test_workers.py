@@ -1,0 +1,145 @@
+"""`worldmodel train --workers 2`: two processes of Ray Train do what one does, and end as well."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from tests.games_on_disk import encode_here
+from worldmodel.cli.main import main
+from worldmodel.games.toy import write_toy_games
+from worldmodel.storage import Location
+from worldmodel.training.checkpoint_list import newest_good
+from worldmodel.training.record import RunRecord
+from worldmodel.training.run_folder import read_record
+from worldmodel.training.tracking import read_metrics
+
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+ENDLESS = 400
+"""Epochs of a run that is to be ended."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with encoded games; Ray, once started, serves all tests here."""
+    folder = tmp_path_factory.mktemp("place")
+    write_toy_games(folder / "toy", 4, seed=0)
+    encode_here(folder / "toy", folder / "blocks")
+    yield folder
+    import ray
+
+    ray.shutdown()
+
+
+def ask(folder: Path, name: str, workers: int, **training: Any) -> list[str]:
+    """The arguments of a small run without dropout, which workers would each draw for themselves."""
+    values = {
+        "model": {"d_model": 32, "d_state": 8, "headdim": 16, "n_layers": 1, "dropout": 0.0},
+        "training": {
+            "sequence_length": 64, "batch_size": 16, "num_epochs": 1, "device": "cpu", "threads": 1, "log_interval": 4,
+            "amp": False, **training,
+        },
+        "tracking": {"wandb": "disabled"},
+    }  # fmt: skip
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    storage = ["--storage", str(folder / "runs"), "--data", str(folder / "blocks")]
+    return ["train", str(folder / f"{name}.yaml"), "--workers", str(workers), *storage]
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_two_workers_train_what_one_trains(place: Path, capfd: pytest.CaptureFixture[str], amp: bool) -> None:
+    rows = {}
+    for workers in (1, 2):
+        name = f"{'bfloat16' if amp else 'float32'}-{workers}"
+        assert main(ask(place, name, workers, amp=amp)) == 0
+        rows[workers] = read_metrics(Location.of(place / "runs" / name))
+    assert [row["step"] for row in rows[1]] == [row["step"] for row in rows[2]]
+    for one, two in zip(rows[1], rows[2], strict=True):
+        names = [name for name in one if name.startswith(("batch/", "val_loss", "val_metric", "loss", "lr", "metric"))]
+        assert {name: two[name] for name in names} == pytest.approx({n: one[n] for n in names}, rel=1e-3, abs=1e-3)
+    assert rows[2][-1]["val_metric/targets"] == rows[1][-1]["val_metric/targets"]
+    shown = capfd.readouterr()
+    assert len(re.findall(r"^epoch 1 validated", shown.out, re.MULTILINE)) == 2
+    for noise in ("pid=", "PlacementGroupCleaner", "TrainController", "Requesting resources"):
+        assert noise not in shown.out + shown.err
+
+
+def run_until(arguments: list[str], run: Path, act: Callable[[RunRecord], None]) -> tuple[int, float]:
+    """Exit status of a run in which `act` happens once it has done some steps, and seconds from then to its end."""
+    acted: list[float] = []
+
+    def wait() -> None:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            if any(row["step"] >= 8 for row in read_metrics(Location.of(run))):
+                acted.append(time.monotonic())
+                act(read_record(Location.of(run)))
+                return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    status = main(arguments)
+    thread.join(5)
+    return status, time.monotonic() - acted[0]
+
+
+def find_workers() -> list[int]:
+    """Process ids of the workers."""
+    return [p.pid for p in psutil.Process().children(recursive=True) if "ray::RayTrainWorker" in " ".join(p.cmdline())]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_worker_ends_the_run_within_a_minute_and_is_named(
+    place: Path, capfd: pytest.CaptureFixture[str], rank: int
+) -> None:
+    def kill(record: RunRecord) -> None:
+        doomed = record.pid if rank == 0 else next(pid for pid in find_workers() if pid != record.pid)
+        os.kill(doomed, signal.SIGKILL)
+
+    name = f"killed-{rank}"
+    status, seconds = run_until(ask(place, name, 2, num_epochs=ENDLESS), place / "runs" / name, kill)
+    assert status == 1
+    assert seconds < 60
+    record = read_record(Location.of(place / "runs" / name))
+    assert record.state == "failed"
+    assert f"the process of worker {rank} is gone" in record.reason
+    assert record.traceback
+    assert any(line.startswith("step ") for line in record.last_lines)
+    assert f"worker {rank} is gone" in (place / "runs" / name / "card.md").read_text()
+    assert f"worker {rank} is gone" in capfd.readouterr().err
+
+
+def test_a_signal_to_the_driver_stops_all_workers_with_a_checkpoint(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ask(place, "stopped", 2, num_epochs=ENDLESS)
+    status, seconds = run_until(arguments, place / "runs/stopped", lambda record: os.kill(os.getpid(), signal.SIGTERM))
+    assert status == 130
+    assert seconds < 30
+    record = read_record(Location.of(place / "runs/stopped"))
+    assert record.state == "stopped"
+    assert "SIGTERM" in record.reason
+    newest = newest_good(Location.of(place / "runs/stopped")).checkpoint
+    assert newest is not None
+    assert (newest.state.step, newest.state.tags[-1]) == (record.step, "stop")
+    assert "--resume" in capfd.readouterr().out
+
+
+def test_an_error_in_the_workers_comes_out_as_itself(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ask(place, "diverged", 2, num_epochs=ENDLESS, lr=1e30, clip=1e30, warmup_pct=0.0)
+    assert main(arguments) == 1
+    record = read_record(Location.of(place / "runs/diverged"))
+    assert (record.state, record.reason.split(":")[0]) == ("failed", "NonFiniteError")
+    assert "_close_interval" in record.traceback
+    assert "NonFiniteError" in capfd.readouterr().err
