@@ -104,7 +104,7 @@ def touch(path: Path) -> None:
         (lambda p: None, "does not exist: expected a parsed folder"),
         (lambda p: p.mkdir(), "is empty: expected a parsed folder"),
         (lambda p: touch(p / "games" / "x"), "has games/ but no meta.json"),
-        (lambda p: touch(p / "a.slp"), "parse them with `worldmodel games parse`"),
+        (lambda p: touch(p / "a.slp"), "tar shards, replays"),
         (lambda p: touch(p / "a.txt"), r"no games in .* \(it holds a.txt\)"),
         (lambda p: touch(p / "sub" / "meta.json"), r"no games in .* \(it holds sub\)"),
         (lambda p: (p / "a.tar").mkdir(parents=True), r"no games in .* \(it holds a.tar\)"),

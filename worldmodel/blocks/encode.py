@@ -14,7 +14,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from worldmodel.blocks.audit import Audit
@@ -30,6 +30,7 @@ from worldmodel.blocks.index import (
 )  # fmt: skip
 from worldmodel.blocks.task import TWICE, EncodeTask, TaskResult
 from worldmodel.errors import UserError
+from worldmodel.games.replay_source import holds_replays, parse_source
 from worldmodel.games.source import Listing, Rejection, Unit, list_source
 from worldmodel.ray_session import join_ray
 from worldmodel.storage import Location
@@ -70,20 +71,26 @@ Row = dict[str, Any]
 def encode(
     source: str, out: str, options: EncodeOptions | None = None, progress: Progress | None = None
 ) -> EncodeSummary:
-    """Encode all games of `source` (local or s3://, gs://) into the folder `out`. UserError where it cannot be done."""
+    """Encode all games of `source` (local or s3://, gs://) into the folder `out`. UserError where it cannot be done.
+
+    Replays are parsed first, into `out`/parsed. Those that give no game are named, and do not count to the share of
+    rejected games: among replays, doubles and short games are no fault.
+    """
     options = options or EncodeOptions()
-    target = Location.of(out)
-    listing = list_source(source, training_only=options.training_only)
+    target, place, no_games = Location.of(out), Location.of(source), list[Rejection]()
+    if holds_replays(place):
+        place, no_games = parse_source(place, target)
+    listing = list_source(str(place), training_only=options.training_only)
     known = read_index(target) if has_index(target) else Index(games=[], blocks=[])
     kept, todo = _divide(known, listing, _find_damaged(target, known))
     results = list(_run(_make_tasks(todo, options), str(target), options, progress))
     audit = _audit_kept(target, known, kept)
     summary = _summarise(kept, results, listing, audit)
-    write_rejected(target, summary.rejected)
+    write_rejected(target, [*no_games, *summary.rejected])
     _check_share(summary, options.max_rejected, str(source))
     write_index(target, summary.index)
     _delete_unused(target, summary.index)
-    return summary
+    return replace(summary, rejected=[*no_games, *summary.rejected])
 
 
 def _find_damaged(target: Location, known: Index) -> set[str]:

@@ -8,7 +8,6 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from worldmodel.cli.verb import Result, Verb, metavar, showing_progress
-from worldmodel.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +15,7 @@ class Encode(Verb):
     """Encode games into blocks, losslessly; one encoding serves every experiment."""
 
     source: Annotated[Positional[str], metavar("SRC")]
-    """Folder or URI of games: parsed, tar shards, or the users' encoded .pt."""
+    """Folder or URI of games: parsed, tar shards, replays, or the users' encoded .pt."""
     out: Annotated[Positional[str], metavar("OUT")]
     """Folder or URI to write blocks to; games that it already holds are left alone."""
     max_rejected: float = 0.02
@@ -57,6 +56,21 @@ class Audit(Verb):
     """Folder or URI of blocks."""
     against: Annotated[str | None, metavar("GAMES")] = None
     """Folder or URI of the games that they were encoded from; None: the blocks alone."""
+    sample: Annotated[int | None, metavar("N")] = None
+    """Number of games to compare, always the same ones; None: all."""
 
     def run(self) -> Result:
-        raise UserError("`worldmodel audit` is not built yet")
+        from worldmodel.features.verification import audit_blocks
+
+        return audit_blocks(self.blocks, self.against, self.sample).to_dict()
+
+    def judge(self, result: Result) -> int:
+        return 0 if result["is_clean"] else 1
+
+    def render(self, result: Result) -> str:
+        audit = result["audit"]
+        counts = {
+            name: audit[name] for name in ("stages", "characters", "repeats", "missing_in_games") if name in audit
+        }
+        shown = {k: v for k, v in result.items() if k != "audit" and (v or k != "differences")}
+        return super().render({**shown, **counts})

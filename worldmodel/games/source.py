@@ -20,6 +20,8 @@ from worldmodel.games.parsed import read_game
 from worldmodel.games.shard import iterate_shard
 from worldmodel.storage import Entry, Location
 
+META = "meta.json"
+"""What names the games of a parsed folder."""
 FRAME_IDS = "frame_ids"
 _PREFETCH = 16
 """Files read ahead of the one being parsed: hides an object store's latency."""
@@ -79,7 +81,7 @@ def list_source(source: str, *, training_only: bool = True) -> Listing:
     found = location.list_entries()
     names = {entry.name for entry in found}
     shards = [entry for entry in found if entry.name.endswith(".tar") and not entry.is_folder]
-    if "meta.json" in names:
+    if META in names:
         return _list_parsed(location, names, training_only)
     if shards:
         return _list_shards(location, shards, training_only)
@@ -98,14 +100,12 @@ def _list_shards(folder: Location, shards: list[Entry], training_only: bool) -> 
 
 
 def _nothing_there(location: Location, found: list[Entry]) -> str:
-    expected = "expected a parsed folder (meta.json and games/), tar shards or a .pt file"
+    expected = "expected a parsed folder (meta.json and games/), tar shards, replays (.slp, .slp.gz) or a .pt file"
     if not found:
         state = "is empty" if location.exists() else "does not exist"
         return f"{location} {state}: {expected}"
     if any(entry.name == "games" and entry.is_folder for entry in found):
         return f"{location} has games/ but no meta.json, which names the games: restore it, or parse the replays again"
-    if any(entry.name.endswith((".slp", ".slp.gz")) for entry in found):
-        expected = "it holds replays: parse them with `worldmodel games parse` first"
     names = ", ".join(entry.name for entry in found[:5]) + (", ..." if len(found) > 5 else "")
     return f"no games in {location} (it holds {names}): {expected}"
 
@@ -115,7 +115,7 @@ def _list_parsed(location: Location, names: set[str], training_only: bool) -> Li
     ids = {e.name for e in (location / FRAME_IDS).list_entries()} if FRAME_IDS in names else set()
     listing = Listing(units=[], rejected=[], filtered=[])
     seen: set[str] = set()
-    for order, entry in enumerate(_read_meta(location / "meta.json")):
+    for order, entry in enumerate(_read_meta(location / META)):
         md5 = entry.get("slp_md5") if isinstance(entry, dict) else None
         reason = _refuse_entry(md5, seen, sizes)
         if reason:
@@ -136,7 +136,7 @@ def _list_parsed(location: Location, names: set[str], training_only: bool) -> Li
     unnamed = sorted(name for name in sizes.keys() - seen if not name.startswith("."))
     listing.filtered.extend(Rejection(file=f"games/{name}", reason="not named in meta.json") for name in unnamed)
     if not (listing.units or listing.rejected or listing.filtered):
-        raise UserError(f"{location / 'meta.json'} names no games")
+        raise UserError(f"{location / META} names no games")
     return listing
 
 
