@@ -1,0 +1,106 @@
+"""What the run folder says of a training under way."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.training.tiny_runs import CPU, configure, write_blocks
+from worldmodel.storage import Location
+from worldmodel.training.checkpoint_list import list_checkpoints, newest_good, read_best
+from worldmodel.training.config import ExperimentConfig
+from worldmodel.training.config_file import as_values, to_yaml
+from worldmodel.training.journal import Journal
+from worldmodel.training.run import Run
+from worldmodel.training.run_folder import read_record, start_run
+from worldmodel.training.tracking import read_metrics
+from worldmodel.training.train import Job, make_trainer
+from worldmodel.training.workers import Workers
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_blocks(tmp_path_factory.mktemp("games"))
+
+
+def train(run: Run, config: ExperimentConfig, blocks: Path, *, resume: bool = False) -> str:
+    """Train with a journal; returns what it showed."""
+    shown = io.StringIO()
+    job = Job(
+        config=to_yaml(config), run=str(run.location), blocks=str(blocks), workers=1, resume=resume, init=""
+    )  # fmt: skip
+    with run.recording(), Journal(run, config, shown) as journal:
+        trainer, recovery = make_trainer(job, config, Workers(device=CPU))
+        journal.begin(trainer, recovery)
+        trainer.run(journal.hooks)
+    return shown.getvalue()
+
+
+def test_record_metrics_and_checkpoints_agree(blocks: Path, tmp_path: Path) -> None:
+    config = configure({"training.log_interval": 4})
+    run = start_run(Location.of(tmp_path), config, data_fingerprint="abc")
+    shown = train(run, config, blocks)
+    record, rows = read_record(run.location), read_metrics(run.location)
+    saved = newest_good(run.location).checkpoint
+    assert saved is not None
+    assert record.step == record.total_steps == saved.state.step == rows[-1]["step"]
+    assert {name: record.metrics[name] for name in rows[-1] if "/" in name} == {
+        name: value for name, value in rows[-1].items() if "/" in name
+    }
+    assert saved.state.data_fingerprint == "abc"
+    assert saved.state.config == as_values(config)
+    assert record.best == read_best(run.location) == saved.state.best
+    assert record.checkpoint == f"checkpoints/{list_checkpoints(run.location)[-1].name}"
+    assert shown.count("validated:") == config.training.num_epochs
+    assert f"step {record.step}/{record.total_steps} 100%" in shown
+
+
+def test_a_resume_says_where_it_goes_on_and_mends_the_pointer_to_the_best(blocks: Path, tmp_path: Path) -> None:
+    one, two = configure({"training.num_epochs": 1}), configure()
+    run = start_run(Location.of(tmp_path), one)
+    train(run, one, blocks)
+    best = read_best(run.location)
+    assert best is not None
+    (run.location / "checkpoints/best.json").delete()  # as if it had died before this was written
+    resumed = start_run(Location.of(tmp_path), two, resume=True)
+    half = resumed.record.step
+    shown = train(resumed, two, blocks, resume=True)
+    assert f"resumed from step-{half:08d}: step {half} of {2 * half}, next learning rate" in shown
+    assert "next batch 0 of epoch 2" in shown
+    found = read_best(run.location)
+    assert found is not None
+    assert (found == best) == (found.step == half)
+    assert [row["epoch"] for row in read_metrics(run.location) if "val_loss/total" in row] == [1, 2]
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_said_so(blocks: Path, tmp_path: Path) -> None:
+    config = configure()
+    run = start_run(Location.of(tmp_path), config)
+    train(run, config, blocks)
+    newest = list_checkpoints(run.location)[-1]
+    content = bytearray((newest / "weights.safetensors").read_bytes())
+    content[-1] ^= 1
+    (newest / "weights.safetensors").write_bytes(bytes(content))
+    before = (newest / "manifest.json").read_bytes()
+    shown = train(start_run(Location.of(tmp_path), config, resume=True), config, blocks, resume=True)
+    assert "warning: " in shown
+    assert "is damaged" in shown
+    assert any("is damaged" in note for note in read_record(run.location).notes)
+    files = [
+        json.loads(manifest)["files"]["weights.safetensors"]
+        for manifest in (before, (newest / "manifest.json").read_bytes())
+    ]
+    assert files[0] == files[1]  # trained again from the one before: the same bytes
+
+
+def test_a_best_metric_that_nothing_counts_for_is_noted(blocks: Path, tmp_path: Path) -> None:
+    config = configure({"training.best_metric": "val_action/cat_edge", "training.num_epochs": 1, "data.max_games": 2})
+    run = start_run(Location.of(tmp_path), config)
+    train(run, config, blocks)
+    record = read_record(run.location)
+    is_measured = "val_action/cat_edge" in record.metrics
+    assert (record.best is not None) == is_measured
+    assert any("no best" in note for note in record.notes) == (not is_measured)
