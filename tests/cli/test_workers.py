@@ -121,15 +121,20 @@ def test_a_killed_worker_ends_the_run_within_a_minute_and_is_named(
 
 
 def test_a_signal_to_the_driver_stops_all_workers_with_a_checkpoint(
-    place: Path, capfd: pytest.CaptureFixture[str]
+    place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ask(place, "stopped", 2, num_epochs=ENDLESS)
+    file = place / "stopped.yaml"
+    file.write_text(file.read_text().replace("wandb: disabled", "wandb: auto"))
+    monkeypatch.setenv("WANDB_MODE", "disabled")  # set after Ray has started: it reaches the workers all the same
     status, seconds = run_until(arguments, place / "runs/stopped", lambda record: os.kill(os.getpid(), signal.SIGTERM))
     assert status == 130
     assert seconds < 30
     record = read_record(Location.of(place / "runs/stopped"))
     assert record.state == "stopped"
     assert "SIGTERM" in record.reason
+    assert not (place / "runs/stopped/wandb").exists()
+    assert list((place / "runs/.ray").glob("stopped-*")) == []
     newest = newest_good(Location.of(place / "runs/stopped")).checkpoint
     assert newest is not None
     assert (newest.state.step, newest.state.tags[-1]) == (record.step, "stop")

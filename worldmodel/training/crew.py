@@ -15,7 +15,8 @@ import traceback
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,8 +33,10 @@ LOOK_SECONDS = 0.2
 """Time between two looks at what the first worker says."""
 LOSSES = ("WorkerHealthCheckFailedError", "WorkerHealthCheckTimeoutError", "ActorDiedError", "RayActorError")
 """What Ray calls a worker whose process is gone."""
-LINES = "lines"
-"""Setting under which a worker finds where its lines go."""
+LINES, ENVIRONMENT = "lines", "environment"
+"""Settings under which a worker finds where its lines go, and what it needs of the driver's environment."""
+PASSED = ("AWS_", "GOOGLE_", "WANDB_", "WORLDMODEL_")
+"""How the names of environment variables begin that the workers need: credentials, endpoints, folders."""
 
 WorkerLoop = Callable[[dict[str, Any]], None]
 
@@ -46,6 +49,13 @@ class Crew:
     """The run folder."""
     workers: int
     device: torch.device
+    token: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    """Makes Ray's name of the run unique: under one that was used before it would silently continue its own state."""
+
+    @property
+    def scratch(self) -> Location:
+        """Where Ray Train keeps its own state while the workers run; ours lies in the run folder."""
+        return self.run.parent / ".ray" / f"{self.run.name}-{self.token}"
 
 
 class LineStream(io.TextIOBase):
@@ -58,6 +68,17 @@ class LineStream(io.TextIOBase):
         """Sends a text."""
         self._queue.actor.put_nowait.remote(text)
         return len(text)
+
+
+def attach(settings: dict[str, Any]) -> tuple[dict[str, Any], LineStream | None]:
+    """In a worker: the settings that were given to `work`, and where its lines go (None: its own stdout)."""
+    rest = {name: value for name, value in settings.items() if name not in (LINES, ENVIRONMENT)}
+    if LINES not in settings:
+        return rest, None
+    import ray
+
+    os.environ.update(ray.get(settings[ENVIRONMENT]))
+    return rest, LineStream(settings[LINES])
 
 
 def work(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> None:
@@ -93,26 +114,27 @@ def _make_trainer(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> Any
     from ray.train.torch import TorchTrainer
 
     count = crew.workers if crew.workers > 1 else 0
-    # A name that was used before would silently continue Ray's own state of that run: ours lies in the run folder.
-    place = crew.run.parent / ".ray"
     return TorchTrainer(
         loop,
         train_loop_config=settings,
         scaling_config=ray.train.ScalingConfig(num_workers=count, use_gpu=crew.device.type == "cuda"),
         run_config=ray.train.RunConfig(
-            name=f"{crew.run.name}-{uuid.uuid4().hex[:8]}",
-            storage_path=place.path,
-            storage_filesystem=place.filesystem,
+            name=crew.scratch.name,
+            storage_path=crew.scratch.parent.path,
+            storage_filesystem=crew.scratch.filesystem,
         ),
     )
 
 
 def _work_apart(loop: WorkerLoop, settings: dict[str, Any], crew: Crew, shown: deque[str]) -> None:
     """Ray's own waiting would hear no SIGTERM, so it happens in a thread. `shown` takes the lines that were shown."""
+    import ray
     from ray.util.queue import Queue
 
     lines = Queue(actor_options={"num_cpus": 0})
-    trainer = _make_trainer(loop, {**settings, LINES: lines}, crew)
+    # By reference: what stands in the settings themselves is shown on the dashboard.
+    environment = ray.put({name: value for name, value in os.environ.items() if name.startswith(PASSED)})
+    trainer = _make_trainer(loop, {**settings, LINES: lines, ENVIRONMENT: environment}, crew)
     failures: list[BaseException] = []
 
     def fit() -> None:
@@ -128,12 +150,12 @@ def _work_apart(loop: WorkerLoop, settings: dict[str, Any], crew: Crew, shown: d
     try:
         _watch(thread, lambda: _show(lines, shown), signals, crew.run)
     except (KeyboardInterrupt, SystemExit):
-        import ray
-
         ray.shutdown()  # the workers must not write "running" after us
         raise
     finally:
         restore()
+        with suppress(StorageError):
+            crew.scratch.delete()
     _show(lines, shown)
     lines.shutdown(force=True)
     if failures:

@@ -24,8 +24,8 @@ from worldmodel.training.card import write_card
 from worldmodel.training.checkpoint_list import Recovery, newest_good
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import read_experiment, to_yaml
-from worldmodel.training.crew import LINES, Crew, LineStream, work
-from worldmodel.training.data import open_dataset, prepare_blocks, require_source
+from worldmodel.training.crew import Crew, attach, work
+from worldmodel.training.data import Dataset, open_dataset, prepare_blocks, require_source
 from worldmodel.training.device import describe_device, pick_device
 from worldmodel.training.feed import Feed, Worker, check_shares, measure_room, plan_training
 from worldmodel.training.journal import Journal
@@ -70,18 +70,14 @@ class Job:
 
 def train(request: TrainRequest, report: Report = print) -> RunRecord:
     """Train a run to its end and return its record. UserError where it cannot begin; its own error where it fails."""
+    config, storage = request.config, Location.of(request.config.save_dir)
     check_world(request.workers)
-    config = request.config
     check_metric(config)
-    device, storage = pick_device(config.training.device), Location.of(config.save_dir)
+    device = pick_device(config.training.device)
     older = find_older(storage, config.name, resume=request.resume)
     blocks = prepare_blocks(require_source(config), config.save_dir, report)
     dataset = open_dataset(blocks, config)
-    plan = plan_training(dataset, config)
-    check_shares(plan, request.workers)
-    check_validation(dataset, config)
-    if plan.samples < config.training.batch_size:
-        report(f"note: training.batch_size {config.training.batch_size} takes all {plan.samples} samples at once")
+    plan = _plan(dataset, request, report)
     if older and _is_complete(older, config, plan):
         check_same(storage / config.name, older, config, dataset.fingerprint)
         report(f"run {older.name!r} is {describe_end(older)}: nothing is left to train; --epochs asks for more")
@@ -105,6 +101,16 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     return read_record(run.location)
 
 
+def _plan(dataset: Dataset, request: TrainRequest, report: Report) -> Plan:
+    """The order of training samples. UserError where there is nothing for a worker to train on, or to validate on."""
+    plan, batch = plan_training(dataset, request.config), request.config.training.batch_size
+    check_shares(plan, request.workers)
+    check_validation(dataset, request.config)
+    if plan.samples < batch:
+        report(f"note: training.batch_size {batch} takes all {plan.samples} samples of an epoch at once")
+    return plan
+
+
 def _write_card(location: Location, report: Report) -> None:
     try:
         write_card(location)
@@ -120,8 +126,8 @@ def _is_complete(record: RunRecord, config: ExperimentConfig, plan: Plan) -> boo
 
 def train_worker(settings: dict[str, Any]) -> None:
     """What each worker runs: its part of the data, the loop, and for the first the run folder."""
-    lines = settings.get(LINES)
-    job = Job(**{name: value for name, value in settings.items() if name != LINES})
+    rest, stream = attach(settings)
+    job = Job(**rest)
     config = read_experiment(job.config, source="config.yaml")
     device = pick_device(config.training.device)
     workers, neighbours = find_place(job.workers, device)
@@ -133,7 +139,6 @@ def train_worker(settings: dict[str, Any]) -> None:
     location = Location.of(job.run)
     run = Run(location, read_record(location))
     run.update(pid=os.getpid(), hosts=[socket.gethostname()])
-    stream = LineStream(lines) if lines is not None else None
     with run.recording(), Journal(run, config, stream) as journal:
         trainer, recovery = make_trainer(job, config, workers)
         journal.begin(trainer, recovery)
