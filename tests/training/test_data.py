@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,29 @@ def test_remote_blocks_are_cached_once_and_a_torn_copy_is_fetched_anew(
         config = configure({"data.max_games": 3})
         first = open_dataset("s3://games/blocks", config)
         used = {game.block for game in (*first.split.train, *first.split.validation)}
-        cached = {path.name: path.stat().st_mtime_ns for path in first.folder.iterdir()}
+        cached = {path.name: path.stat().st_mtime_ns for path in first.folder.glob("*.arrow")}
         assert set(cached) == used
         assert all((first.folder / name).read_bytes() == (blocks / name).read_bytes() for name in used)
         torn = first.folder / min(used)
         torn.write_bytes(torn.read_bytes()[:50])
         again = open_dataset("s3://games/blocks", config)
         assert torn.read_bytes() == (blocks / torn.name).read_bytes()
-        kept = {path.name: path.stat().st_mtime_ns for path in again.folder.iterdir() if path != torn}
+        kept = {path.name: path.stat().st_mtime_ns for path in again.folder.glob("*.arrow") if path != torn}
         assert kept == {name: time for name, time in cached.items() if name != torn.name}
         assert first.fingerprint == open_data(config, blocks).fingerprint
+
+
+def test_workers_of_one_machine_fill_its_cache_together(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve_s3() as url:
+        use_s3(monkeypatch, url)
+        monkeypatch.setenv("WORLDMODEL_CACHE", str(tmp_path))
+        for file in blocks.iterdir():
+            (Location.of("s3://games/blocks") / file.name).upload(file)
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: open_dataset("s3://games/blocks", configure()), range(4)))
+        assert len({dataset.folder for dataset in found}) == 1
+        for path in found[0].folder.glob("*.arrow"):
+            assert path.read_bytes() == (blocks / path.name).read_bytes()
+        assert list(found[0].folder.glob(".*.part")) == []

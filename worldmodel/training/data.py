@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from worldmodel.storage import Location
 from worldmodel.training.config import DataConfig, ExperimentConfig
 
 Report = Callable[[str], None]
+LOCK = ".lock"
+"""File in a cache folder that the process holds which fills it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +87,21 @@ def cache_blocks(where: Location, index: Index, games: list[GameEntry]) -> Path:
     root = Path(os.environ.get("WORLDMODEL_CACHE", Path.home() / ".cache" / "worldmodel"))
     folder = root / hashlib.sha256(str(where).encode()).hexdigest()[:16]
     needed = {game.block for game in games}
-    for block in index.blocks:
-        path = folder / block.name
-        if block.name in needed and not (path.exists() and path.stat().st_size == block.bytes):
-            (where / block.name).copy_to(path, expected_sha256=block.sha256)
+    with _locked(folder):
+        for block in index.blocks:
+            path = folder / block.name
+            if block.name in needed and not (path.exists() and path.stat().st_size == block.bytes):
+                (where / block.name).copy_to(path, expected_sha256=block.sha256)
     return folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time: the workers of a machine share its cache, and a download goes on where one ended."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def require_source(config: ExperimentConfig) -> str:
