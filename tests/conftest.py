@@ -24,3 +24,11 @@ def shared_folder() -> Path:
     if found is None:
         pytest.skip("no shared folder: put it beside the checkout as ../shared or name it in WORLDMODEL_SHARED")
     return found
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked `slow` run only where a `-m` expression chooses tests, such as `-m slow`."""
+    if not config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: run it with -m slow"))

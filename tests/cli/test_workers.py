@@ -99,7 +99,7 @@ def find_workers() -> list[int]:
     return [p.pid for p in psutil.Process().children(recursive=True) if "ray::RayTrainWorker" in " ".join(p.cmdline())]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_worker_ends_the_run_within_a_minute_and_is_named(
     place: Path, capfd: pytest.CaptureFixture[str], rank: int
 ) -> None:
