@@ -269,14 +269,14 @@ def test_a_signal_saves_a_checkpoint_and_the_resumed_run_equals_an_uninterrupted
 def test_a_failing_run_says_why_everywhere(
     blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clean = Feed.batch
+    clean = Feed.batches
 
-    def batch(self: Feed, step: int) -> Batch:
-        found = clean(self, step)
-        bad = found.inputs.floats + (math.nan if step == 5 else 0.0)
-        return dataclasses.replace(found, inputs=dataclasses.replace(found.inputs, floats=bad))
+    def batches(self: Feed, step: int) -> list[Batch]:
+        first, *others = clean(self, step)
+        bad = first.inputs.floats + (math.nan if step == 5 else 0.0)
+        return [dataclasses.replace(first, inputs=dataclasses.replace(first.inputs, floats=bad)), *others]
 
-    monkeypatch.setattr(Feed, "batch", batch)
+    monkeypatch.setattr(Feed, "batches", batches)
     path = write_experiment(tmp_path, tracking={"wandb": "disabled"})
     asked = ["train", str(path), "--data", str(blocks), "--storage", str(tmp_path)]
     began = time.monotonic()

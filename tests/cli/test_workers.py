@@ -13,13 +13,15 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 import yaml
 
 from tests.games_on_disk import encode_here
 from worldmodel.cli.main import main
 from worldmodel.games.toy import write_toy_games
 from worldmodel.storage import Location
-from worldmodel.training.checkpoint_list import newest_good
+from worldmodel.training.checkpoint import load_checkpoint
+from worldmodel.training.checkpoint_list import list_checkpoints, newest_good
 from worldmodel.training.record import RunRecord
 from worldmodel.training.run_folder import read_record
 from worldmodel.training.tracking import read_metrics
@@ -42,9 +44,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def ask(folder: Path, name: str, workers: int, **training: Any) -> list[str]:
-    """The arguments of a small run without dropout, which workers would each draw for themselves."""
+    """The arguments of a small run; dropout, which parts of a batch draw for themselves, only where there are parts."""
     values = {
-        "model": {"d_model": 32, "d_state": 8, "headdim": 16, "n_layers": 1, "dropout": 0.0},
+        "model": {"d_model": 32, "d_state": 8, "headdim": 16, "n_layers": 1, "dropout": 0.1 if "batch_parts" in training else 0.0},
         "training": {
             "sequence_length": 64, "batch_size": 16, "num_epochs": 1, "device": "cpu", "threads": 1, "log_interval": 4,
             "amp": False, **training,
@@ -56,13 +58,18 @@ def ask(folder: Path, name: str, workers: int, **training: Any) -> list[str]:
     return ["train", str(folder / f"{name}.yaml"), "--workers", str(workers), *storage]
 
 
-@pytest.mark.parametrize("amp", [False, True])
-def test_two_workers_train_what_one_trains(place: Path, capfd: pytest.CaptureFixture[str], amp: bool) -> None:
-    rows = {}
+@pytest.mark.parametrize("settings", [{}, {"amp": True, "batch_parts": 2}], ids=["whole", "parts"])
+def test_two_workers_train_what_one_trains(
+    place: Path, capfd: pytest.CaptureFixture[str], settings: dict[str, Any]
+) -> None:
+    rows, weights = {}, {}
     for workers in (1, 2):
-        name = f"{'bfloat16' if amp else 'float32'}-{workers}"
-        assert main(ask(place, name, workers, amp=amp)) == 0
-        rows[workers] = read_metrics(Location.of(place / "runs" / name))
+        name = f"{'parts' if settings else 'whole'}-{workers}"
+        assert main(ask(place, name, workers, **settings)) == 0
+        run = Location.of(place / "runs" / name)
+        rows[workers], weights[workers] = read_metrics(run), load_checkpoint(list_checkpoints(run)[-1]).weights
+    if settings:  # the same parts in the same order: not a bit may differ
+        assert all(torch.equal(weights[2][name], value) for name, value in weights[1].items())
     assert [row["step"] for row in rows[1]] == [row["step"] for row in rows[2]]
     for one, two in zip(rows[1], rows[2], strict=True):
         names = [name for name in one if name.startswith(("batch/", "val_loss", "val_metric", "loss", "lr", "metric"))]

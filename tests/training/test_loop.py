@@ -128,19 +128,34 @@ def test_the_best_is_chosen_as_asked(blocks: Path, name: str, mode: str) -> None
     assert log.trainer.best.value == choose(values[name] for values in log.epochs.values())
 
 
+@pytest.mark.parametrize("parts", [2, 8])
+@pytest.mark.parametrize("changes", [{}, {"training.mode": "window"}, {"encoding.lookahead": 1}])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(blocks: Path, parts: int, changes: dict[str, object]) -> None:
+    gradients = []
+    for count in (1, parts):
+        trainer = begin(configure({**changes, "training.batch_parts": count, "training.batch_size": 12}), blocks)
+        batches = trainer.feed.batches(0)
+        trainer._compute_gradients(batches)
+        gradients.append([parameter.grad for parameter in trainer.model.parameters()])
+        assert len(batches) == count
+        assert sum(int(batch.targets.valid.sum()) for batch in batches) == batches[0].targets_in_all
+    for whole, added in zip(*gradients, strict=True):
+        torch.testing.assert_close(added, whole, rtol=1e-4, atol=1e-6)
+
+
 def poison(trainer: Any, at: int) -> None:
     """Makes one step's input no number."""
-    feed, clean = trainer.feed, trainer.feed.batch
+    feed, clean = trainer.feed, trainer.feed.batches
 
-    def batch(step: int) -> Batch:
-        found: Batch = clean(step)
+    def batches(step: int) -> list[Batch]:
+        first, *others = clean(step)
         if step != at:
-            return found
-        floats = found.inputs.floats.clone()
+            return [first, *others]
+        floats = first.inputs.floats.clone()
         floats[0, 0, 0] = float("nan")
-        return replace(found, inputs=replace(found.inputs, floats=floats))
+        return [replace(first, inputs=replace(first.inputs, floats=floats)), *others]
 
-    feed.batch = batch
+    feed.batches = batches
 
 
 @pytest.mark.parametrize("interval", [1, 4, 100])
@@ -205,10 +220,11 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 }  # fmt: skip
 """Key to another value, and what else must be set for the key to matter."""
 SPEED_ONLY = {
+    "training.batch_parts",
     "model.chunk_size", "model.backend", "training.device", "training.threads", "training.eval_batch_size",
     "training.log_interval", "training.checkpoint_minutes",
 }  # fmt: skip
-"""Keys that must change nothing but speed and output (for `device` and `backend`: up to rounding)."""
+"""Keys that must change nothing but speed and output (`device`, `backend`, `batch_parts`: up to rounding)."""
 ELSEWHERE = ("name", "goal", "save_dir", "tracking.", "self_forcing.", "data.dataset_dir", "training.best_")
 """Keys about files, tracking or the choice of a checkpoint, and those of a section that is refused when enabled."""
 

@@ -55,6 +55,9 @@ class TrainingConfig:
     """Frames of a sequence that are predicted; sequence mode only."""
     batch_size: Count = 64
     """Samples (sequences or windows) per optimizer step, over all workers."""
+    batch_parts: Literal[1, 2, 4, 8] = 1
+    """Parts of a batch, by partition of the data, that are computed one after another and added up: less memory. With 2
+    parts, one worker and two learn the same to the last bit on CPUs."""
     num_epochs: Count = 2
     """Epochs in total, also after a resume; in one epoch every training frame is a target once."""
     max_steps: Count | None = None

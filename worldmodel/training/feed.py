@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -47,7 +48,9 @@ class Batch:
     denominators: dict[str, float]
     """Loss term to what the whole batch's sum is divided by, over the number of workers (see `compute_loss`)."""
     targets_in_all: int
-    """Target frames of the whole batch, over all workers."""
+    """Target frames of the whole batch, over all workers and parts."""
+    part: int = 0
+    """Which part of the batch this is."""
 
 
 def sample_shape(config: ExperimentConfig) -> SampleShape:
@@ -93,15 +96,26 @@ class Feed:
         self.store = open_store(dataset, games, config, worker)
         self.view = FeatureView(config.encoding, worker.device)
         self._present = self.view.count_present(self.store)
+        self.parts = math.lcm(config.training.batch_parts, worker.world)
+        """Into how many parts, by partition, a batch is cut; each worker computes its own one after another."""
         mine = np.flatnonzero(np.isin(self.plan.partitions, list(worker.partitions)) & (self.plan.counts > 0))
         self._idle = Samples(mine[:1], np.zeros(1, dtype=np.int64))
         """What a worker computes, to be masked, where its share of a step is empty: it still takes part."""
 
-    def batch(self, step: int) -> Batch:
-        """This worker's share of step `step` (from 0)."""
+    def batches(self, step: int) -> list[Batch]:
+        """This worker's parts of step `step` (from 0), in order."""
         everything = self.plan.global_batch(step)
+        return [
+            self._part(everything, part, self.parts) for part in range(self.worker.rank, self.parts, self.worker.world)
+        ]
+
+    def batch(self, step: int) -> Batch:
+        """This worker's whole share of step `step`, in one piece."""
+        return self._part(self.plan.global_batch(step), self.worker.rank, self.worker.world)
+
+    def _part(self, everything: Samples, part: int, parts: int) -> Batch:
         valid = self.plan.count_valid(everything)
-        own = self._own(everything)
+        own = everything if parts == 1 else self._own(everything, part, parts)
         inputs, targets = self.view.view(self.store, own if len(own) else self._idle, self.shape)
         if not len(own):
             targets = replace(targets, valid=torch.zeros_like(targets.valid))
@@ -110,12 +124,11 @@ class Feed:
             targets=targets,
             denominators=self._denominators(everything, valid),
             targets_in_all=int(valid.sum()),
+            part=part,
         )
 
-    def _own(self, everything: Samples) -> Samples:
-        if self.worker.world == 1:
-            return everything
-        mine = self.plan.partitions[everything.games] % self.worker.world == self.worker.rank
+    def _own(self, everything: Samples, part: int, parts: int) -> Samples:
+        mine = self.plan.partitions[everything.games] % parts == part
         return Samples(everything.games[mine], everything.starts[mine])
 
     def _denominators(self, samples: Samples, valid: np.ndarray) -> dict[str, float]:

@@ -146,21 +146,30 @@ class Trainer:
 
     def _train_step(self) -> None:
         began = time.perf_counter()
-        batch = self.feed.batch(self.step)
+        batches = self.feed.batches(self.step)
         self._sums.data_seconds += time.perf_counter() - began
         rate = compute_learning_rate(self.schedule, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        seed_step(self.training.seed, self.step, self.workers.rank)
-        loss, terms = self._compute_gradients(batch)
+        loss, terms = self._compute_gradients(batches)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self._note_step(batch, loss, terms, norm)
+        self._note_step(batches[0].targets_in_all, loss, terms, norm)
         self.seconds["training"] += time.perf_counter() - began
 
-    def _compute_gradients(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def _compute_gradients(self, batches: list[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add up the parts' gradients, always in the same order; returns this worker's loss and terms."""
+        parts = []
+        for batch in batches:
+            with self.workers.delay(self.parallel, is_last=batch is batches[-1]):
+                parts.append(self._compute_part(batch))
+        terms = {name: torch.stack([part[1][name] for part in parts]).sum(0) for name in parts[0][1]}
+        return torch.stack([loss for loss, _ in parts]).sum(), terms
+
+    def _compute_part(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        seed_step(self.training.seed, self.step, batch.part)
         with self._autocast():
             predictions, _ = self.parallel(batch.inputs, wants_state=False)
         loss, terms = compute_loss(
@@ -174,7 +183,7 @@ class Trainer:
     def _autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.amp)
 
-    def _note_step(self, batch: Batch, loss: Tensor, terms: dict[str, Tensor], norm: Tensor) -> None:
+    def _note_step(self, targets: int, loss: Tensor, terms: dict[str, Tensor], norm: Tensor) -> None:
         """Add to the interval, on the device: nothing here waits for it."""
         self._sums.loss = self._sums.loss + loss
         is_good = torch.isfinite(loss) & torch.isfinite(norm)
@@ -182,7 +191,7 @@ class Trainer:
         for name, value in {**terms, "norm": norm}.items():
             self._sums.terms[name] = self._sums.terms.get(name, torch.zeros_like(value)) + value
         self._sums.steps += 1
-        self._sums.targets += batch.targets_in_all
+        self._sums.targets += targets
 
     def _is_interval_over(self) -> bool:
         return self._sums.steps >= self._log_every
@@ -264,6 +273,6 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     return torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make what is drawn in a step (dropout) a function of (seed, step, rank)."""
-    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
+def seed_step(seed: int, step: int, part: int) -> None:
+    """Make what is drawn in a step (dropout) a function of (seed, step, part of the batch)."""
+    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + part)

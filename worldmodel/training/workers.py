@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,13 @@ class Workers:
             return model
         ids = [self.device] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+    def delay(self, model: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
+        """While it lasts, gradients add up here; behind the last part of a batch they are averaged over workers."""
+        if is_last or not isinstance(model, nn.parallel.DistributedDataParallel):
+            return nullcontext()
+        found: AbstractContextManager[None] = model.no_sync()
+        return found
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over workers."""
