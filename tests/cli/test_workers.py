@@ -46,7 +46,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def ask(folder: Path, name: str, workers: int, **training: Any) -> list[str]:
     """The arguments of a small run; dropout, which parts of a batch draw for themselves, only where there are parts."""
     values = {
-        "model": {"d_model": 32, "d_state": 8, "headdim": 16, "n_layers": 1, "dropout": 0.1 if "batch_parts" in training else 0.0},
+        "model": {
+            "d_model": 32, "d_state": 8, "headdim": 16, "n_layers": 1,
+            "dropout": 0.1 if "batch_parts" in training else 0.0,
+        },
         "training": {
             "sequence_length": 64, "batch_size": 16, "num_epochs": 1, "device": "cpu", "threads": 1, "log_interval": 4,
             "amp": False, **training,

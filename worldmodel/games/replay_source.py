@@ -17,8 +17,8 @@ PARSED = "parsed"
 
 def holds_replays(source: Location) -> bool:
     """Whether `source` is a replay or a folder of them, rather than games in another form."""
-    if source.name.endswith(REPLAY_ENDINGS):
-        return True
+    if source.name.endswith((*REPLAY_ENDINGS, ".pt", ".tar")):
+        return source.name.endswith(REPLAY_ENDINGS)
     found = source.list_entries()
     if any(entry.name == META or entry.name.endswith(".tar") for entry in found):
         return False
