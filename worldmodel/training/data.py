@@ -47,7 +47,7 @@ def prepare_blocks(source: str, storage: str, report: Report) -> str:
         return str(where)
     name = hashlib.sha256(str(where).encode()).hexdigest()[:12]
     out = Location.of(storage) / "blocks" / name
-    summary = encode(str(where), str(out))
+    summary = encode(str(where), str(out), progress=_tell_tenths(report))
     found = summary.index
     report(
         f"{len(found.games)} games, {found.frames:,} frames in {out} "
@@ -56,6 +56,19 @@ def prepare_blocks(source: str, storage: str, report: Report) -> str:
     for warning in summary.warnings:
         report(f"note: {warning}")
     return str(out)
+
+
+def _tell_tenths(report: Report) -> Callable[[int, int], None]:
+    """A progress callback that says every tenth of the way, so that many games are not encoded in silence."""
+    told = 0
+
+    def tell(done: int, whole: int) -> None:
+        nonlocal told
+        if 10 * done // whole > told and done < whole:
+            told = 10 * done // whole
+            report(f"encoding: {done:,} of {whole:,} games")
+
+    return tell
 
 
 def open_dataset(blocks: str, config: ExperimentConfig) -> Dataset:
