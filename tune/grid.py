@@ -48,31 +48,36 @@ class GridOptions:
     group: str
     """Name of the grid: its W&B group."""
     changes: dict[str, Any]
-    """Dotted keys that every trial overrides."""
+    """Dotted keys that every trial overrides, but its name and seed."""
 
 
 def make_trials(options: GridOptions) -> list[Trial]:
     """All trials, seed by seed, so that a grid that is cut short has whole rounds. UserError names what is wrong."""
+    if options.seeds < 1:
+        raise UserError(f"--seeds {options.seeds}: a grid needs at least 1")
+    if not options.experiments:
+        raise UserError("--experiments names none: leave it out for all of Round 1, or name some")
     unknown = [name for name in options.experiments if not (FOLDER / f"{name}.yaml").exists()]
     if unknown:
         known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
         hint = nearest(unknown[0], known) or f"; there are {', '.join(known)}"
         raise UserError(f"unknown experiment {unknown[0]!r}{hint}")
-    return [_make_trial(name, seed, options) for seed in range(options.seeds) for name in options.experiments]
+    names = list(dict.fromkeys(options.experiments))
+    return [_make_trial(name, seed, options) for seed in range(options.seeds) for name in names]
 
 
 def _make_trial(experiment: str, seed: int, options: GridOptions) -> Trial:
-    config = override(
-        load_experiment(FOLDER / f"{experiment}.yaml"), {"model.arch": options.arch, **_mode(options.arch)}
-    )
+    arch = {"model.arch": options.arch, **_mode(options.arch)}
+    config = override(load_experiment(FOLDER / f"{experiment}.yaml"), arch)
     config, _ = apply_preset(options.preset, config)
     changes = {
+        **arch,  # again: a preset may have its own
         "name": f"{experiment}-seed{seed}",
-        "training.seed": seed,
         "data.dataset_dir": options.data,
         "save_dir": options.folder,
         "tracking.group": options.group,
         **options.changes,
+        "training.seed": seed,
     }
     return Trial(experiment=experiment, seed=seed, config=override(config, changes, source="options of the grid"))
 

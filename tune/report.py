@@ -6,33 +6,44 @@ import csv
 import html
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
+from typing import Any, cast
 
 from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from tune.results import PUBLISHED, Row, Statistic, Table, TrialResult, make_tables
+from tune.results import CONFIDENCE, METRICS, PUBLISHED, Row, Statistic, Table, TrialResult, make_tables
 from worldmodel.storage import Location
 from worldmodel.training.reporter import format_duration
 from worldmodel.training.tracking import read_metrics
 
 REPORT, CSV, JSON = "report.html", "results.csv", "results.json"
 COLUMNS = {
-    "metric/position_mae": ("position MAE", "position_mae", 3, 1.0),
-    "metric/action_acc": ("action acc %", "action_acc", 2, 100.0),
-    "metric/action_change_acc": ("change acc %", "action_change_acc", 1, 100.0),
-    "metric/action_change_acc_previous": ("change acc % (previous frame)", "", 1, 100.0),
+    "metric/position_mae": ("position", "position_mae", 3, 1.0),
+    "metric/action_acc": ("action %", "action_acc", 2, 100.0),
+    "metric/action_change_acc": ("change %", "action_change_acc", 1, 100.0),
+    "metric/action_change_acc_previous": ("previous %", "", 1, 100.0),
     "metric/action_ce": ("action CE", "", 3, 1.0),
 }
 """Metric to heading, field of `Published`, digits, and the factor it is shown with."""
+STATISTIC = tuple(field.name for field in fields(Statistic))
+CSV_COLUMNS = (
+    "horizon", "data", "metric_version", "experiment", "metric", *STATISTIC,
+    *(f"difference_{name}" for name in STATISTIC), "published",
+)  # fmt: skip
 CURVES = ("batch/loss", "val_metric/position_mae", "val_metric/action_change_acc")
+SHORT = {"most frequent next action": "most frequent"}
+"""Names of reference rows that are too long for a terminal."""
+SHORTER = [name for name, found in PUBLISHED.items() if found.epochs == 1]
 FOOTNOTE = (
-    "Published: one run each on 2,000 games, no seeds; 3a-1a-2a after one epoch, the others after two. Change "
-    "accuracy: player 0, against the last context frame; under lookahead that spans two frames, so those rows stand "
-    "apart. Means over seeds, ± half the 95 % confidence interval (Student's t); differences are paired by seed."
+    "position: mean absolute error in Melee units; action: accuracy; change: accuracy on frames where player 0's "
+    "action differs from the last context frame (previous: from the frame before the target; the same but under "
+    "lookahead, whose rows stand apart); CE: cross-entropy. Means over n seeds, ± half the "
+    f"{CONFIDENCE:.0%} confidence interval (Student's t); differences are paired by seed. Published: one run each on "
+    f"2,000 games, no seeds; {', '.join(SHORTER)} after one epoch, the others after two."
 )
 
 
@@ -56,18 +67,18 @@ def render_terminal(tables: Sequence[Table], trials: Sequence[TrialResult]) -> G
     parts: list[Any] = []
     for table in tables:
         shown = RichTable(title=title_of(table), title_justify="left")
-        shown.add_column("experiment")
-        for heading, *_ in COLUMNS.values():
-            shown.add_column(heading, justify="right")
-        for name in ("n", "time"):
-            shown.add_column(name, justify="right")
+        shown.add_column("experiment", no_wrap=True)
+        for heading in (*(heading for heading, *_ in COLUMNS.values()), "n", "time"):
+            shown.add_column(heading, justify="right", no_wrap=True)
         for row in table.rows:
             shown.add_row(*_cells(row))
         shown.add_section()
         for name, values in table.references.items():
-            shown.add_row(name, *(_reference(values, metric) for metric in COLUMNS), "", "", style="dim")
+            shown.add_row(
+                SHORT.get(name, name), *(_reference(values, metric) for metric in COLUMNS), "", "", style="dim"
+            )
         parts.append(shown)
-    failures = [f"{trial.name}: {trial.failure}" for trial in trials if trial.failure]
+    failures = [f"not finished: {trial.name}: {trial.failure}" for trial in trials if trial.failure]
     return Group(*parts, *(Text(line, style="red") for line in failures))
 
 
@@ -100,26 +111,41 @@ def to_json(tables: Sequence[Table], trials: Sequence[TrialResult]) -> dict[str,
         }
         for t in trials
     ]  # fmt: skip
-    return {"trials": rows, "tables": [asdict(table) for table in tables]}
+    published = {name: asdict(found) for name, found in PUBLISHED.items()}
+    found = {"trials": rows, "tables": [asdict(table) for table in tables], "published": published}
+    return cast(dict[str, Any], _drop_non_finite(found))
+
+
+def _drop_non_finite(found: Any) -> Any:
+    """With None for what JSON has no number for."""
+    if isinstance(found, dict):
+        return {name: _drop_non_finite(value) for name, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [_drop_non_finite(value) for value in found]
+    return None if isinstance(found, float) and not math.isfinite(found) else found
 
 
 def to_csv(tables: Sequence[Table]) -> str:
-    """One line per experiment and metric."""
+    """One line per experiment and metric, then those of the rows that need no training."""
     page = io.StringIO()
-    out = csv.writer(page)
-    out.writerow(["horizon", "experiment", "metric", "mean", "spread", "half_width", "n", "difference", "published"])
+    out = csv.DictWriter(page, CSV_COLUMNS)
+    out.writeheader()
     for table in tables:
+        common = {"horizon": table.horizon, "data": table.fingerprint, "metric_version": table.metric_version}
         for row in table.rows:
-            for metric, found in row.metrics.items():
-                difference = row.difference.get(metric)
-                out.writerow(
-                    [table.horizon, row.experiment, metric, found.mean, found.spread, found.half_width, found.n,
-                     difference.mean if difference else None, _published(row.experiment, metric)]
-                )  # fmt: skip
+            out.writerows({**common, **line} for line in _csv_lines(row))
         for name, values in table.references.items():
-            for metric in COLUMNS:
-                out.writerow([table.horizon, name, metric, values.get(metric), None, None, None, None, None])
+            shown = [metric for metric in METRICS if metric in values]
+            out.writerows({**common, "experiment": name, "metric": m, "mean": values[m]} for m in shown)
     return page.getvalue()
+
+
+def _csv_lines(row: Row) -> Iterator[dict[str, Any]]:
+    for metric, found in row.metrics.items():
+        line = {"experiment": row.experiment, "metric": metric, **asdict(found)}
+        if metric in row.difference:
+            line |= {f"difference_{name}": value for name, value in asdict(row.difference[metric]).items()}
+        yield {**line, "published": _published(row.experiment, metric)}
 
 
 def _published(experiment: str, metric: str) -> float | None:

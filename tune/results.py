@@ -11,6 +11,9 @@ from typing import Any
 
 from scipy.stats import t as student
 
+from tune.grid import Trial
+from worldmodel.errors import UserError
+from worldmodel.object_store import MissingError
 from worldmodel.rollout.evaluation import EVALUATION
 from worldmodel.storage import Location
 from worldmodel.training.record import RunRecord, State
@@ -55,12 +58,15 @@ class TrialResult:
     record: RunRecord | None
     evaluation: dict[str, Any] | None
     """`evaluation.json`; None where the trial was not evaluated."""
+    error: str = ""
+    """What ended it, where its run folder may not say so."""
 
     @property
     def is_finished(self) -> bool:
-        """Trained to its last step and evaluated."""
-        done = self.record is not None and self.record.state is State.FINISHED
-        return done and self.evaluation is not None
+        """Trained to its last step, and evaluated there: an evaluation of an earlier step is none of this trial."""
+        if self.error or self.record is None or self.evaluation is None:
+            return False
+        return self.record.state is State.FINISHED and self.evaluation["step"] == self.record.step
 
     @property
     def failure(self) -> str:
@@ -68,8 +74,10 @@ class TrialResult:
         if self.is_finished:
             return ""
         if self.record is None:
-            return "not started"
-        return f"{self.record.state.value}: {self.record.reason or 'not evaluated'}"
+            return self.error or "not started"
+        if self.record.state is State.FINISHED:
+            return f"not evaluated: {self.error}" if self.error else "not evaluated"
+        return f"{self.record.state.value}: {self.record.reason or self.error or 'not finished'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,13 +131,20 @@ class Table:
     """Rows that need no training: "persistence", "kinematic", "most frequent next action"."""
 
 
-def read_trial(folder: Location, name: str) -> TrialResult:
-    """What a run folder of a grid says."""
-    experiment, _, seed = name.rpartition("-seed")
-    location = folder / name
-    record = read_record(location) if (location / "run.json").exists() else None
-    evaluation = json.loads((location / EVALUATION).read_text()) if (location / EVALUATION).exists() else None
-    return TrialResult(name=name, experiment=experiment, seed=int(seed), record=record, evaluation=evaluation)
+def read_trial(folder: Location, trial: Trial, error: str = "") -> TrialResult:
+    """What a trial's run folder says; `error`: what its own process says of how it ended."""
+    location, record, evaluation = folder / trial.name, None, None
+    try:
+        record = read_record(location)
+        evaluation = json.loads((location / EVALUATION).read_text())
+    except MissingError:  # not that far
+        pass
+    except (UserError, ValueError) as unreadable:  # one folder must not cost the table
+        error = error or str(unreadable)
+    return TrialResult(
+        name=trial.name, experiment=trial.experiment, seed=trial.seed, record=record, evaluation=evaluation,
+        error=error,
+    )  # fmt: skip
 
 
 def make_tables(trials: Sequence[TrialResult]) -> list[Table]:
@@ -156,6 +171,7 @@ def _make_row(name: str, group: list[TrialResult], everything: Sequence[TrialRes
     base = {trial.seed: trial for trial in group if trial.experiment == BASELINE}
     paired = [(trial, base[trial.seed]) for trial in own if trial.seed in base and name != BASELINE]
     metrics = [metric for metric in METRICS if all(metric in _values(trial) for trial in own)]
+    shared = [metric for metric in metrics if paired and all(metric in _values(other) for _, other in paired)]
     records = [trial.record for trial in own if trial.record]
     costs = [record.cost_usd for record in records if record.cost_usd is not None]
     return Row(
@@ -163,8 +179,7 @@ def _make_row(name: str, group: list[TrialResult], everything: Sequence[TrialRes
         horizon=(own[0].evaluation or {})["horizon"],
         metrics={metric: Statistic.of([_values(trial)[metric] for trial in own]) for metric in metrics},
         difference={
-            metric: Statistic.of([_values(a)[metric] - _values(b)[metric] for a, b in paired])
-            for metric in (metrics if paired else ())
+            metric: Statistic.of([_values(a)[metric] - _values(b)[metric] for a, b in paired]) for metric in shared
         },
         seconds=statistics.fmean(record.seconds.total for record in records),
         cost_usd=statistics.fmean(costs) if costs else None,

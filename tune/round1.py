@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+import yaml
 
 if __package__ in (None, ""):  # run as a script: its own package lies one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,12 +25,19 @@ from tune.grid import ROUND1, GridOptions, Trial, make_trials
 from tune.live import show_live
 from tune.report import REPORT, render_terminal, to_json, write_report
 from tune.results import read_trial
-from tune.trials import is_done, plan_resources, run_trials
+from tune.trials import Cluster, check_reach, is_done, plan_resources, run_trials
+from worldmodel.blocks.index import read_index
 from worldmodel.errors import UserError
+from worldmodel.features.plan import check_world
+from worldmodel.features.split import GameFilter, select_games, split_games
 from worldmodel.ray_session import join_ray
 from worldmodel.storage import Location
 
+NOT_SET = ("name", "goal", "save_dir", "training.seed", "data.dataset_dir")
+"""Settings that the grid makes itself."""
 TOY_GAMES = 24
+PROBE = ".writable"
+"""File that is written and deleted again, to learn whether the storage can be written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +64,8 @@ class Round1:
     """GPUs of each worker; a fraction packs several trials on one."""
     workers_per_trial: int = 1
     """Ray Train workers of each trial."""
+    set: tuple[str, ...] = ()
+    """Settings of all trials, over the preset's: KEY=VALUE with keys of an experiment file, as training.lr=0.001."""
     resume: bool = False
     """Go on with the grid of that name: finished trials stay, the others go on from their checkpoints."""
     dry_run: bool = False
@@ -77,23 +87,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: Round1) -> int:
     """Prepare the data, run what is missing, write the report."""
     folder = Location.of(options.storage) / options.name
-    _check_new(folder, options)
+    wished = make_trials(grid_options(options, options.data, folder))
+    check_world(options.workers_per_trial)
+    _check_folder(folder, options)
     join_ray()
-    resources = plan_resources(options.gpus_per_trial, options.workers_per_trial)
+    cluster = Cluster.find()
+    resources = plan_resources(cluster, options.gpus_per_trial, options.workers_per_trial)
+    check_reach(cluster, [options.storage, *([options.data] if options.data else [])])
+    if options.dry_run:
+        say(f"{folder}: {resources.describe(len(wished))}: {', '.join(trial.name for trial in wished)}")
+        return 0
     blocks = prepare_data(options)
     trials = make_trials(grid_options(options, blocks, folder))
-    todo = [trial for trial in trials if not (options.resume and is_done(folder, trial))]
-    say(f"{folder}: {resources.describe(len(todo))}; {len(trials) - len(todo)} are done")
-    if options.dry_run:
-        return 0
+    _check_games(blocks, trials)
+    todo = [trial for trial in trials if not is_done(folder, trial)]
+    say(f"{folder}: {resources.describe(len(todo))}; {len(trials) - len(todo)} done before")
     with show_live(folder, trials):
-        run_trials(todo, resources, folder)
-    return finish(folder, trials, options)
+        errors = run_trials(todo, resources, folder)
+    return finish(folder, trials, options, errors)
 
 
-def finish(folder: Location, trials: list[Trial], options: Round1) -> int:
-    """Write the report and show its tables."""
-    results = [read_trial(folder, trial.name) for trial in trials]
+def finish(folder: Location, trials: Sequence[Trial], options: Round1, errors: Mapping[str, str]) -> int:
+    """Write the report and show its tables. `errors`: what ended the trials that failed, by name."""
+    results = [read_trial(folder, trial, errors.get(trial.name, "")) for trial in trials]
     tables = write_report(folder, results)
     from rich.console import Console
 
@@ -102,6 +118,20 @@ def finish(folder: Location, trials: list[Trial], options: Round1) -> int:
     if options.json:
         print(json.dumps(to_json(tables, results)))
     return 0 if all(result.is_finished for result in results) else 1
+
+
+def read_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Dotted keys and values of "KEY=VALUE"s; a value is read as in an experiment file."""
+    found: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or key in NOT_SET:
+            raise UserError(f"--set {setting}: expected KEY=VALUE, as training.lr=0.001, of a key other than {NOT_SET}")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {setting}: the value is no YAML: {error}") from error
+    return found
 
 
 def prepare_data(options: Round1) -> str:
@@ -125,18 +155,30 @@ def make_toys(storage: str) -> str:
 def grid_options(options: Round1, blocks: str, folder: Location) -> GridOptions:
     """The grid that the command line asks for."""
     changes: dict[str, Any] = {"training.threads": 1} if options.preset == "laptop" else {}
-    epochs = options.epochs or (None if options.data else 3)
-    if epochs:
+    epochs = options.epochs if options.epochs is not None or options.data else 3
+    if epochs is not None:
         changes["training.num_epochs"] = epochs
+    changes |= read_settings(options.set)
     return GridOptions(
         experiments=options.experiments, seeds=options.seeds, preset=options.preset, arch=options.arch, data=blocks,
         folder=str(folder), group=options.name, changes=changes,
     )  # fmt: skip
 
 
-def _check_new(folder: Location, options: Round1) -> None:
-    if not options.resume and not options.dry_run and (folder / "results.json").exists():
+def _check_folder(folder: Location, options: Round1) -> None:
+    """UserError where there is a grid already, or nothing can be written."""
+    if not options.resume and folder.list_entries():
         raise UserError(f"there is a grid in {folder} already: go on with it by --resume, or choose another --name")
+    if not options.dry_run:
+        (folder / PROBE).write_text("")
+        (folder / PROBE).delete()
+
+
+def _check_games(blocks: str, trials: Sequence[Trial]) -> None:
+    """UserError where the data leave an experiment nothing to train or to validate on."""
+    games = read_index(Location.of(blocks)).games
+    for config in (trial.config for trial in trials):
+        split_games(select_games(games, GameFilter()), config.training.train_split, config.data.split)
 
 
 def say(text: str) -> None:

@@ -1,0 +1,173 @@
+"""A grid's tables: statistics over seeds, differences by seed, and only rows that compare."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.tune.results_at_hand import make_evaluation, make_failure, make_record, make_result, make_trial
+from tune.grid import ROUND1
+from tune.results import CONFIDENCE, METRICS, PUBLISHED, Statistic, TrialResult, make_tables, read_trial
+from worldmodel.rollout.evaluation import EVALUATION
+from worldmodel.storage import Location
+from worldmodel.training.record import State
+from worldmodel.training.run import RECORD
+
+MAE = "metric/position_mae"
+NUMBERS = st.floats(-1e3, 1e3)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(NUMBERS, min_size=2, max_size=9))
+def test_a_statistic_is_that_of_numpy_and_scipy(values: list[float]) -> None:
+    found = Statistic.of(values)
+    assert found.n == len(values)
+    assert found.mean == pytest.approx(np.mean(values), abs=1e-9)
+    assert found.spread == pytest.approx(np.std(values, ddof=1), abs=1e-9)
+    if len(set(values)) > 1 and scipy.stats.sem(values) > 1e-9:
+        low, high = scipy.stats.t.interval(
+            CONFIDENCE, len(values) - 1, loc=np.mean(values), scale=scipy.stats.sem(values)
+        )
+        assert found.half_width == pytest.approx((high - low) / 2, rel=1e-6)
+
+
+def test_a_statistic_is_that_of_a_printed_table_of_students_t() -> None:
+    found = Statistic.of([1.0, 2.0, 3.0])
+    assert found.half_width == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)
+
+
+def test_one_seed_has_neither_spread_nor_interval() -> None:
+    assert Statistic.of([0.5]) == Statistic(mean=0.5, spread=None, half_width=None, n=1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.dictionaries(st.integers(0, 9), NUMBERS, min_size=1),
+    st.dictionaries(st.integers(0, 9), NUMBERS, min_size=1),
+    st.randoms(use_true_random=False),
+)
+def test_a_difference_is_of_trials_of_one_seed(base: dict[int, float], other: dict[int, float], dice: object) -> None:
+    trials = [make_result("baseline", seed, value) for seed, value in base.items()]
+    trials += [make_result("1a", seed, value) for seed, value in other.items()]
+    dice.shuffle(trials)  # type: ignore[attr-defined]
+    [table] = make_tables(trials)
+    rows = {row.experiment: row for row in table.rows}
+    assert rows["baseline"].difference == {}
+    both = sorted(base.keys() & other.keys())
+    if not both:
+        assert rows["1a"].difference == {}
+        return
+    found = rows["1a"].difference[MAE]
+    assert found.n == len(both)
+    assert found.mean == pytest.approx(np.mean([other[seed] - base[seed] for seed in both]), abs=1e-9)
+    assert rows["1a"].metrics[MAE].mean == pytest.approx(np.mean(list(other.values())), abs=1e-9)
+
+
+def test_a_difference_by_seed_does_not_see_what_the_seeds_have_in_common() -> None:
+    trials = [make_result("baseline", seed, 10.0 * seed) for seed in range(3)]
+    trials += [make_result("1a", seed, 10.0 * seed - 1) for seed in range(3)]
+    [table] = make_tables(trials)
+    found = table.rows[1].difference[MAE]
+    assert (found.mean, found.half_width) == (-1.0, 0.0)
+    assert (table.rows[1].metrics[MAE].half_width or 0) > 10
+
+
+def test_a_metric_that_the_baseline_lacks_has_no_difference() -> None:
+    base = make_result("baseline", 0)
+    assert base.evaluation is not None
+    del base.evaluation["rows"]["model"][MAE]
+    [table] = make_tables([base, make_result("1a", 0)])
+    assert MAE in table.rows[1].metrics
+    assert table.rows[1].difference.keys() == set(METRICS) - {MAE}
+
+
+KINDS = st.tuples(st.sampled_from([1, 2]), st.sampled_from(["a" * 16, "b" * 16]), st.sampled_from([1, 2]))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.sampled_from(ROUND1), KINDS), min_size=1, max_size=12))
+def test_rows_of_other_horizon_data_or_metric_version_never_share_a_table(
+    drawn: list[tuple[str, tuple[int, str, int]]],
+) -> None:
+    trials = [
+        make_result(name, seed, horizon=kind[0], data_fingerprint=kind[1], metric_version=kind[2])
+        for seed, (name, kind) in enumerate(drawn)
+    ]
+    tables = make_tables(trials)
+    keys = [(table.horizon, table.fingerprint, table.metric_version) for table in tables]
+    assert keys == sorted({kind for _, kind in drawn})
+    for key, table in zip(keys, tables, strict=True):
+        expected = [name for name, kind in drawn if kind == key]
+        assert {row.experiment: row.trials for row in table.rows} == {n: expected.count(n) for n in expected}
+        assert all(row.horizon == table.horizon for row in table.rows)
+
+
+def test_another_horizons_baseline_is_no_baseline() -> None:
+    tables = make_tables([make_result("baseline", 0), make_result("3a", 0, horizon=2)])
+    assert [table.rows[0].difference for table in tables] == [{}, {}]
+
+
+def test_what_did_not_finish_counts_only_as_a_failure() -> None:
+    finished = [make_result("baseline", 0, 1.0), make_result("baseline", 1, 3.0)]
+    failed = make_failure("baseline", 2, "NonFiniteError: loss")
+    missing = TrialResult(name="2a-seed0", experiment="2a", seed=0, record=None, evaluation=None)
+    [table] = make_tables([*finished, failed, missing])
+    [row] = table.rows
+    assert (row.trials, row.metrics[MAE].mean, row.seconds, row.cost_usd) == (2, 2.0, 60.0, pytest.approx(0.1))
+    assert row.failures == ("failed: NonFiniteError: loss",)
+    assert (failed.is_finished, missing.failure) == (False, "not started")
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.FINISHED])
+def test_a_trial_is_finished_only_in_that_state(state: State) -> None:
+    values = dict.fromkeys(METRICS, 1.0)
+    trial = TrialResult(
+        name="1a-seed0", experiment="1a", seed=0, record=make_record("1a", 0, state=state),
+        evaluation=make_evaluation(values),
+    )  # fmt: skip
+    assert not trial.is_finished
+    assert trial.failure.startswith(state.value)
+    assert make_tables([trial]) == []
+
+
+def test_an_evaluation_of_an_earlier_step_is_none_of_the_trial() -> None:
+    trial = make_result("1a", 0, step=9)
+    assert (trial.is_finished, trial.failure) == (False, "not evaluated")
+
+
+def test_a_run_folder_is_read_back(tmp_path: Path) -> None:
+    trial, expected = make_trial("3a-1a-2a", 2), make_result("3a-1a-2a", 2)
+    folder = Location.of(tmp_path)
+    assert read_trial(folder, trial).failure == "not started"
+    assert read_trial(folder, trial, error="no room").failure == "no room"
+    assert expected.record is not None
+    (folder / trial.name / RECORD).write_text(expected.record.model_dump_json())
+    assert read_trial(folder, trial).failure == "not evaluated"
+    assert read_trial(folder, trial, error="no room").failure == "not evaluated: no room"
+    (folder / trial.name / EVALUATION).write_text(json.dumps(expected.evaluation))
+    assert read_trial(folder, trial) == expected
+
+
+@pytest.mark.parametrize("name", [RECORD, EVALUATION])
+def test_a_torn_file_costs_one_trial_and_not_the_table(tmp_path: Path, name: str) -> None:
+    expected, folder = make_result("1a", 0), Location.of(tmp_path)
+    assert expected.record is not None
+    (folder / expected.name / RECORD).write_text(expected.record.model_dump_json())
+    (folder / expected.name / EVALUATION).write_text(json.dumps(expected.evaluation))
+    (folder / expected.name / name).write_text('{"name": ')
+    found = read_trial(folder, make_trial("1a", 0))
+    assert not found.is_finished
+    assert found.failure
+    assert make_tables([found, make_result("1a", 1)])[0].rows[0].trials == 1
+
+
+def test_every_experiment_of_round1_was_published_and_one_after_one_epoch() -> None:
+    assert PUBLISHED.keys() == set(ROUND1)
+    assert [name for name, found in PUBLISHED.items() if found.epochs == 1] == ["3a-1a-2a"]
