@@ -69,7 +69,7 @@ def render_terminal(tables: Sequence[Table], trials: Sequence[TrialResult]) -> G
         shown = RichTable(title=title_of(table), title_justify="left")
         shown.add_column("experiment", no_wrap=True)
         for heading in (*(heading for heading, *_ in COLUMNS.values()), "n", "time"):
-            shown.add_column(heading, justify="right", no_wrap=True)
+            shown.add_column(heading, justify="right")
         for row in table.rows:
             shown.add_row(*_cells(row))
         shown.add_section()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from scipy.stats import t as student
 
 from tune.grid import Trial
@@ -94,10 +95,11 @@ class Statistic:
     @classmethod
     def of(cls, values: Sequence[float]) -> Statistic:
         """Over one value per seed."""
-        n, mean = len(values), statistics.fmean(values)
-        if n < 2:
-            return cls(mean=mean, spread=None, half_width=None, n=n)
-        spread = statistics.stdev(values)
+        with np.errstate(invalid="ignore"):  # a diverged seed makes the mean nan, not the report fail
+            n, mean = len(values), float(np.mean(values))
+            if n < 2:
+                return cls(mean=mean, spread=None, half_width=None, n=n)
+            spread = float(np.std(values, ddof=1))
         half = float(student.ppf((1 + CONFIDENCE) / 2, n - 1)) * spread / math.sqrt(n)
         return cls(mean=mean, spread=spread, half_width=half, n=n)
 

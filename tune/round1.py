@@ -36,6 +36,8 @@ from worldmodel.storage import Location
 NOT_SET = ("name", "goal", "save_dir", "training.seed", "data.dataset_dir")
 """Settings that the grid makes itself."""
 TOY_GAMES = 24
+LOG_WIDTH = 120
+"""Columns of the tables where no terminal says how many it has."""
 PROBE = ".writable"
 """File that is written and deleted again, to learn whether the storage can be written."""
 
@@ -113,7 +115,10 @@ def finish(folder: Location, trials: Sequence[Trial], options: Round1, errors: M
     tables = write_report(folder, results)
     from rich.console import Console
 
-    Console(file=sys.stderr if options.json else sys.stdout).print(render_terminal(tables, results))
+    console = Console(file=sys.stderr if options.json else sys.stdout)
+    if not console.is_terminal:  # a log has lines as long as they need to be
+        console = Console(file=console.file, width=LOG_WIDTH)
+    console.print(render_terminal(tables, results))
     say(f"report: {folder / REPORT}")
     if options.json:
         print(json.dumps(to_json(tables, results)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +27,20 @@ NUMBERS = st.floats(-1e3, 1e3)
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(NUMBERS, min_size=2, max_size=9))
-def test_a_statistic_is_that_of_numpy_and_scipy(values: list[float]) -> None:
+def test_a_statistic_is_that_of_the_standard_library_and_scipy(values: list[float]) -> None:
     found = Statistic.of(values)
     assert found.n == len(values)
-    assert found.mean == pytest.approx(np.mean(values), abs=1e-9)
-    assert found.spread == pytest.approx(np.std(values, ddof=1), abs=1e-9)
-    if len(set(values)) > 1 and scipy.stats.sem(values) > 1e-9:
-        low, high = scipy.stats.t.interval(
-            CONFIDENCE, len(values) - 1, loc=np.mean(values), scale=scipy.stats.sem(values)
-        )
+    assert found.mean == pytest.approx(statistics.fmean(values), abs=1e-9)
+    assert found.spread == pytest.approx(statistics.stdev(values), abs=1e-9)
+    error = scipy.stats.sem(values)
+    if error > 1e-9:
+        low, high = scipy.stats.t.interval(CONFIDENCE, len(values) - 1, loc=found.mean, scale=error)
         assert found.half_width == pytest.approx((high - low) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("values", [[math.nan, 1.0], [math.inf, -math.inf], [math.nan]])
+def test_a_diverged_seed_is_seen_in_the_mean(values: list[float]) -> None:
+    assert math.isnan(Statistic.of(values).mean)
 
 
 def test_a_statistic_is_that_of_a_printed_table_of_students_t() -> None:

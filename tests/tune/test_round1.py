@@ -1,0 +1,194 @@
+"""Round 1's command from end to end: a grid on Ray, its end, its resumption, and what it refuses before it begins."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.games_on_disk import encode_here
+from tune import round1
+from tune.report import CSV, JSON, REPORT
+from tune.round1 import main, read_settings
+from tune.trials import SCRATCH, Cluster
+from worldmodel.errors import UserError
+from worldmodel.games.toy import write_toy_games
+from worldmodel.rollout.evaluation import EVALUATION
+from worldmodel.storage import Location
+from worldmodel.training.record import State
+from worldmodel.training.run import RECORD
+from worldmodel.training.run_folder import read_config, read_record
+
+TINY = (
+    "model.d_model=32", "model.d_state=8", "model.headdim=16", "model.n_layers=1", "training.sequence_length=64",
+    "training.batch_size=16", "training.amp=false", "training.device=cpu", "training.max_steps=2",
+    "tracking.wandb=disabled",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Encoded toy games."""
+    folder = tmp_path_factory.mktemp("games")
+    write_toy_games(folder / "toy", 4, seed=0)
+    encode_here(folder / "toy", folder / "blocks")
+    return folder / "blocks"
+
+
+def ask(storage: Path, blocks: Path, *more: str) -> list[str]:
+    """A grid of two experiments."""
+    place = ["--data", str(blocks), "--storage", str(storage), "--name", "grid"]
+    return [*place, "--experiments", "baseline", "1a", "--set", *TINY, *more]
+
+
+@pytest.mark.ray
+@pytest.mark.xdist_group("ray")
+def test_a_failed_trial_fails_alone_and_a_resumed_grid_does_only_what_is_missing(
+    blocks: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "grid"
+    blocked = folder / "1a-seed0" / "checkpoints"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("no folder")
+    assert main(ask(tmp_path, blocks, "--resume", "--json")) == 1
+    out, said = capfd.readouterr()
+    first = json.loads(out)
+    assert first == json.loads((folder / JSON).read_text())
+    assert not any(word in said for word in ("View detailed results", "Configuration for experiment", "Traceback"))
+    good, bad = first["trials"]
+    assert (good["finished"], bad["finished"], bad["metrics"]) == (True, False, None)
+    assert bad["failure"].startswith("failed: ") and str(blocked) in bad["failure"]
+    assert "not finished: 1a-seed0" in said
+    assert bad["failure"] in (folder / REPORT).read_text()
+    assert [row["experiment"] for table in first["tables"] for row in table["rows"]] == ["baseline"]
+    assert [read_record(Location.of(folder / name)).state for name in ("baseline-seed0", "1a-seed0")] == [
+        State.FINISHED, State.FAILED,
+    ]  # fmt: skip
+
+    before = read_files(folder / "baseline-seed0")
+    assert main(ask(tmp_path, blocks)) == 2
+    assert "there is a grid in" in capfd.readouterr().err
+    blocked.unlink()
+    assert main(ask(tmp_path, blocks, "--resume")) == 0
+    out, said = capfd.readouterr()
+    assert "1 trial, 1 at once" in said
+    assert "1 done before" in said
+    assert out.startswith("one frame ahead")
+    assert "1a" in out
+    assert read_files(folder / "baseline-seed0") == before
+    second = json.loads((folder / JSON).read_text())
+    assert all(trial["finished"] for trial in second["trials"])
+    assert second["trials"][0] == good
+    assert second["tables"][0]["rows"][0] == first["tables"][0]["rows"][0]
+    assert second["tables"][0]["rows"][1]["difference"]["loss/total"]["n"] == 1
+    assert (folder / CSV).exists()
+    assert read_config(Location.of(folder / "1a-seed0")).encoding.state_age_as_embed
+
+    calls = read_files(folder / "1a-seed0")
+    assert main(ask(tmp_path, blocks, "--resume", "--json")) == 0
+    assert json.loads(capfd.readouterr().out) == second
+    assert read_files(folder / "1a-seed0") == calls
+
+
+def read_files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A Ray of two CPUs that is never started; returns the trials that would have run."""
+    ran: list[Any] = []
+    monkeypatch.setattr(round1, "join_ray", lambda: None)
+    monkeypatch.setattr(Cluster, "find", classmethod(lambda cls: cls(cpus=2, gpus=0)))
+    monkeypatch.setattr(round1, "run_trials", lambda trials, resources, folder: ran.extend(trials) or {})
+    return ran
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--experiments", "baseline", "3a-1b"], "unknown experiment '3a-1b' (did you mean '3a-1a'?)"),
+        (["--gpus-per-trial", "1"], "asks for 1 GPUs (1 workers), the cluster has 0 (and 2 CPUs)"),
+        (["--workers-per-trial", "4"], "asks for 4 workers of a CPU each, the cluster has 2 CPUs"),
+        (["--workers-per-trial", "3"], "use one of [1, 2, 4, 8]"),
+        (["--workers-per-trial", "0"], "use one of [1, 2, 4, 8]"),
+        (["--storage", "{tmp}/file"], "choose a folder"),
+        (["--data", "{tmp}/empty"], "is empty: expected"),
+        (["--data", "{tmp}/absent"], "does not exist"),
+        (["--seeds", "0"], "--seeds 0"),
+        (["--epochs", "0"], "num_epochs"),
+        (["--set", "training.lern_rate=1"], "training.lern_rate: unknown key"),
+        (["--set", "training.seed=1"], "expected KEY=VALUE"),
+        (["--set", "training.lr"], "expected KEY=VALUE"),
+    ],
+)
+def test_a_request_that_cannot_be_carried_out_is_refused_before_anything_is_spent(
+    no_ray: list[Any], blocks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    given = {"--data": str(blocks), "--storage": str(tmp_path / "runs")}
+    given |= {options[0]: options[1].format(tmp=tmp_path)} if len(options) == 2 else {}
+    more = options if len(options) > 2 else []
+    assert main([*(word for pair in given.items() for word in pair), *more]) == 2
+    out, error = capsys.readouterr()
+    assert said in error
+    assert "Traceback" not in error
+    assert out == ""
+    assert no_ray == []
+    assert not list((tmp_path / "runs").rglob(RECORD))
+
+
+def test_a_folder_of_one_machine_is_refused_on_a_cluster_of_several(
+    no_ray: list[Any], blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Cluster, "find", classmethod(lambda cls: cls(cpus=2, gpus=0, machines=3)))
+    assert main(ask(tmp_path, blocks)) == 2
+    assert f"3 machines and {tmp_path} is a folder of one of them" in capsys.readouterr().err
+    assert no_ray == []
+
+
+@pytest.mark.parametrize("left", [JSON, f"baseline-seed0/{RECORD}", f"{SCRATCH}/state"])
+def test_what_any_earlier_grid_left_is_not_touched_without_resume(
+    no_ray: list[Any], blocks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], left: str
+) -> None:
+    path = tmp_path / "grid" / left
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    assert main(ask(tmp_path, blocks)) == 2
+    assert "go on with it by --resume" in capsys.readouterr().err
+    assert read_files(tmp_path / "grid") == {path: b"{}"}
+    assert no_ray == []
+
+
+def test_a_dry_run_names_the_trials_and_leaves_nothing(
+    no_ray: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--storage", str(tmp_path / "runs"), "--seeds", "2", "--dry-run"]) == 0
+    said = capsys.readouterr().err
+    assert "14 trials, 2 at once, each 1 worker of 1 CPU" in said
+    assert "3a-1a-2a-seed1" in said
+    assert list(tmp_path.iterdir()) == []
+    assert no_ray == []
+
+
+def test_a_grid_whose_trials_did_not_start_says_so_and_has_a_report(
+    no_ray: list[Any], blocks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(ask(tmp_path, blocks)) == 1
+    assert [trial.name for trial in no_ray] == ["baseline-seed0", "1a-seed0"]
+    assert "1a-seed0: not started" in capsys.readouterr().out
+    assert "not started" in (tmp_path / "grid" / REPORT).read_text()
+    assert not (tmp_path / "grid" / "1a-seed0" / EVALUATION).exists()
+
+
+def test_settings_are_read_as_in_an_experiment_file() -> None:
+    given = ["training.lr=1e-3", "training.amp=false", "data.stage_filter=[2, 3]", "tracking.group=a=b"]
+    expected = {"training.amp": False, "data.stage_filter": [2, 3], "tracking.group": "a=b"}
+    found = read_settings(given)
+    assert float(found.pop("training.lr")) == 1e-3
+    assert found == expected
+    with pytest.raises(UserError, match="is no YAML"):
+        read_settings(["training.lr=[1"])
