@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.live import Live
@@ -24,7 +25,7 @@ SHOWN = ("val_metric/position_mae", "val_metric/action_acc", "val_metric/action_
 
 @contextmanager
 def show_live(folder: Location, trials: Sequence[Trial]) -> Iterator[None]:
-    """While it lasts: a table on a terminal; elsewhere one line for each trial that ends."""
+    """While it lasts: a table on a terminal; elsewhere one line for each trial that ends meanwhile."""
     console = Console(stderr=True)
     stop = threading.Event()
     work = _keep_table if console.is_terminal else _tell_ends
@@ -48,11 +49,12 @@ def _keep_table(folder: Location, trials: Sequence[Trial], console: Console, sto
 
 def _tell_ends(folder: Location, trials: Sequence[Trial], console: Console, stop: threading.Event) -> None:
     told: set[str] = set()
+    began = datetime.now(UTC)
     while True:
         is_last = stop.wait(REFRESH_SECONDS)
         for trial in trials:
             record = _read(folder, trial.name)
-            if record and record.ended and trial.name not in told:
+            if record and record.ended and record.ended >= began and trial.name not in told:
                 told.add(trial.name)
                 print(f"{trial.name}: {describe_end(record)}", file=sys.stderr, flush=True)
         if is_last:

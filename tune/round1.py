@@ -96,6 +96,8 @@ def run(options: Round1) -> int:
     cluster = Cluster.find()
     resources = plan_resources(cluster, options.gpus_per_trial, options.workers_per_trial)
     check_reach(cluster, [options.storage, *([options.data] if options.data else [])])
+    if cluster.gpus and not options.gpus_per_trial:
+        say(f"note: the cluster has {cluster.gpus:g} GPUs, and trials will use none: ask for --gpus-per-trial 1")
     if options.dry_run:
         say(f"{folder}: {resources.describe(len(wished))}: {', '.join(trial.name for trial in wished)}")
         return 0
@@ -163,6 +165,8 @@ def grid_options(options: Round1, blocks: str, folder: Location) -> GridOptions:
     epochs = options.epochs if options.epochs is not None or options.data else 3
     if epochs is not None:
         changes["training.num_epochs"] = epochs
+    if options.gpus_per_trial:
+        changes["training.device"] = "cuda"  # never silently the CPU, after a GPU was asked for
     changes |= read_settings(options.set)
     return GridOptions(
         experiments=options.experiments, seeds=options.seeds, preset=options.preset, arch=options.arch, data=blocks,

@@ -129,7 +129,8 @@ def run_trials(trials: Sequence[Trial], resources: Resources, folder: Location) 
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it repeats every failure, which the table names
-    settings = [{"config": to_yaml(trial.config), "workers": resources.workers} for trial in trials]
+    common = {"workers": resources.workers, "gpus": resources.gpus_per_worker}
+    settings = [{"config": to_yaml(trial.config), **common} for trial in trials]
     trainable = tune.with_resources(run_trial, resources.driver)
     place = folder / SCRATCH
     tuner = tune.Tuner(
@@ -165,6 +166,8 @@ def run_trial(settings: dict[str, Any]) -> None:
     from worldmodel.training.run_folder import RECORD
     from worldmodel.training.train import TrainRequest, train
 
+    if settings["trial"]["workers"] > 1 and settings["trial"]["gpus"]:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # it holds no GPU, but checks what its workers will compute on
     config = read_experiment(settings["trial"]["config"], source="trial")
     location = Location.of(config.save_dir) / config.name
     has_begun = (location / RECORD).exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,19 @@ def ask(storage: Path, blocks: Path, *more: str) -> list[str]:
     return [*place, "--experiments", "baseline", "1a", "--set", *TINY, *more]
 
 
+@pytest.fixture
+def own_ray() -> Iterator[None]:
+    """A Ray that is the test's own, and gone after it."""
+    import ray
+
+    ray.shutdown()
+    yield
+    ray.shutdown()
+
+
 @pytest.mark.ray
 @pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("own_ray")
 def test_a_failed_trial_fails_alone_and_a_resumed_grid_does_only_what_is_missing(
     blocks: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +173,21 @@ def test_what_any_earlier_grid_left_is_not_touched_without_resume(
     assert "go on with it by --resume" in capsys.readouterr().err
     assert read_files(tmp_path / "grid") == {path: b"{}"}
     assert no_ray == []
+
+
+def test_trials_that_asked_for_a_gpu_never_train_on_a_cpu_and_an_idle_gpu_is_named(
+    no_ray: list[Any], blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Cluster, "find", classmethod(lambda cls: cls(cpus=8, gpus=2)))
+    given = ["--data", str(blocks), "--storage", str(tmp_path)]
+    assert main([*given, "--name", "a", "--gpus-per-trial", "0.5"]) == 1
+    assert {trial.config.training.device for trial in no_ray} == {"cuda"}
+    assert "4 at once, each 1 worker of 1 CPU, 0.5 GPU" in (said := capsys.readouterr().err)
+    assert "note:" not in said
+    no_ray.clear()
+    assert main([*given, "--name", "b"]) == 1
+    assert {trial.config.training.device for trial in no_ray} == {"auto"}
+    assert "the cluster has 2 GPUs, and trials will use none" in capsys.readouterr().err
 
 
 def test_a_dry_run_names_the_trials_and_leaves_nothing(
