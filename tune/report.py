@@ -16,6 +16,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from tune.results import CONFIDENCE, METRICS, PUBLISHED, Row, Statistic, Table, TrialResult, make_tables
+from worldmodel.errors import UserError
 from worldmodel.storage import Location
 from worldmodel.training.reporter import format_duration
 from worldmodel.training.tracking import read_metrics
@@ -196,10 +197,11 @@ def _draw_curves(folder: Location, trials: Sequence[TrialResult]) -> list[str]:
     import plotly.graph_objects as go
 
     parts: list[str] = []
+    history = {trial.name: _read_history(folder / trial.name) for trial in trials}
     for name in CURVES:
         figure = go.Figure(layout={"title": name, "height": 380, "xaxis_title": "step", "template": "simple_white"})
         for trial in trials:
-            rows = [(row["step"], row[name]) for row in read_metrics(folder / trial.name) if row.get(name) is not None]
+            rows = [(row["step"], row[name]) for row in history[trial.name] if row.get(name) is not None]
             if rows:
                 steps, values = zip(*rows, strict=True)
                 figure.add_scatter(
@@ -207,6 +209,13 @@ def _draw_curves(folder: Location, trials: Sequence[TrialResult]) -> list[str]:
                 )
         parts.append(figure.to_html(full_html=False, include_plotlyjs=not parts))
     return ["<h2>Learning curves</h2>", *parts]
+
+
+def _read_history(run: Location) -> list[dict[str, Any]]:
+    try:
+        return read_metrics(run)
+    except UserError:  # one folder must not cost the report
+        return []
 
 
 _PAGE = """<!doctype html>

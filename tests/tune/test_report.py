@@ -212,6 +212,12 @@ def test_the_files_hold_what_is_returned(tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_that_cannot_be_read_costs_its_curve_and_not_the_report(tmp_path: Path) -> None:
+    (tmp_path / "1a-seed0").write_text("no folder")
+    trials = [make_failure("1a", 0, "no room"), make_result("2a", 0)]
+    assert len(write_report(Location.of(tmp_path), trials)) == 1
+
+
 def test_a_grid_in_which_nothing_finished_has_a_report_all_the_same(tmp_path: Path) -> None:
     trials = [make_failure("1a", 0, "no room")]
     assert write_report(Location.of(tmp_path), trials) == []
