@@ -8,7 +8,7 @@
 PYTHON ?= python3
 DATA ?= data/toy
 STORAGE ?= runs
-NAME ?= round1
+NAME ?= $(if $(filter data/toy,$(DATA)),round1,$(notdir $(DATA:/=)))
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -18,7 +18,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 .DELETE_ON_ERROR:
 
 round1: $(STAMP)
-	test -e "$(DATA)" || $(BIN)/worldmodel games toy "$(DATA)" --count 24 --seed 0
+	$(if $(filter data/toy,$(DATA)),test -e "$(DATA)" || $(BIN)/worldmodel games toy "$(DATA)" --count 24 --seed 0)
 	$(BIN)/worldmodel train tune/experiments/baseline.yaml --preset laptop --epochs 1 \
 		--data "$(DATA)" --storage "$(STORAGE)" --run-name "$(NAME)" \
 		$(if $(wildcard $(STORAGE)/$(NAME)/run.json),--resume)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -117,6 +118,8 @@ class Field:
     """Flags only: number of flags packed in the parsed value, lowest bit first."""
     scale: float = 1.0
     """Continuous: the model sees value x scale."""
+    largest: float = math.inf
+    """No game gets beyond this, either side of zero: a value that does is named by the audit."""
     vocabulary: int = 0
     """Number of classes; the model clips larger values to the last."""
     embedding: int = 0
@@ -158,7 +161,7 @@ def _continuous(name: str, scale: float, unit: str, **more: Any) -> Field:
 def _speed(name: str, peppi: str, meaning: str) -> Field:
     return _continuous(
         name, 0.05, f"Melee units per frame, {meaning}", target=Target.DELTA, loss="velocity", since="3.5.0",
-        peppi=f"post.velocities.{peppi}", absence=Evidence.MOVED, group="speeds",
+        largest=200.0, peppi=f"post.velocities.{peppi}", absence=Evidence.MOVED, group="speeds",
     )  # fmt: skip
 
 
@@ -189,11 +192,13 @@ def _button(name: str) -> Field:
 PLAYER_FIELDS: tuple[Field, ...] = (
     # Continuous, in the order in which the users' encoder lays them out.
     _continuous("percent", 0.01, "damage in percent", parsed="uint16", tight=Storage.UINT16, target=Target.DELTA,
-                loss="continuous", peppi="post.percent", core=True),
-    _continuous("x", 0.05, "Melee units", target=Target.DELTA, loss="continuous", peppi="post.position.x", core=True),
-    _continuous("y", 0.05, "Melee units", target=Target.DELTA, loss="continuous", peppi="post.position.y", core=True),
+                largest=999.0, loss="continuous", peppi="post.percent", core=True),
+    _continuous("x", 0.05, "Melee units", target=Target.DELTA, loss="continuous", peppi="post.position.x",
+                largest=2000.0, core=True),
+    _continuous("y", 0.05, "Melee units", target=Target.DELTA, loss="continuous", peppi="post.position.y",
+                largest=2000.0, core=True),
     _continuous("shield_strength", 0.01, "shield health, 60 is full", target=Target.DELTA, loss="continuous",
-                peppi="post.shield", absence=Evidence.ALWAYS),
+                largest=60.0, peppi="post.shield", absence=Evidence.ALWAYS),
     _speed("speed_air_x", "self_x_air", "own, in the air"),
     _speed("speed_y", "self_y", "own, upwards"),
     _speed("speed_ground_x", "self_x_ground", "own, on the ground"),

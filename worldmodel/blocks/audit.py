@@ -30,6 +30,8 @@ class Audit:
     stages: Counter[str] = field(default_factory=Counter)
     characters: Counter[str] = field(default_factory=Counter)
     """Internal character id at the start to the number of players."""
+    implausible: Counter[str] = field(default_factory=Counter)
+    """"p0.field in MD5" to the number of frames with a value that no game reaches."""
     games: int = 0
 
     def add_game(self, game: Game) -> None:
@@ -57,6 +59,8 @@ class Audit:
         old = self.ranges.get(spec.name, (low, high))
         self.ranges[spec.name] = (min(low, old[0]), max(high, old[1]))
         self.constant[name] += low == high
+        if max(-low, high) > spec.largest:
+            self.implausible[f"{name} in {game.md5}"] += int((np.abs(values) > spec.largest).sum())
         if spec.kind is not Kind.CATEGORY or high < spec.vocabulary - 1:
             return 0
         return count_outside(spec, values)
@@ -66,7 +70,16 @@ class Audit:
         for name, (low, high) in other.ranges.items():
             old = self.ranges.get(name, (low, high))
             self.ranges[name] = (min(low, old[0]), max(high, old[1]))
-        for name in ("constant", "outside", "outside_games", "missing", "repeats", "stages", "characters"):
+        for name in (
+            "constant",
+            "outside",
+            "outside_games",
+            "missing",
+            "repeats",
+            "stages",
+            "characters",
+            "implausible",
+        ):
             getattr(self, name).update(getattr(other, name))
         self.games += other.games
 
@@ -103,6 +116,7 @@ class Audit:
                 name: {"frames": count, "games": self.outside_games[name]}
                 for name, count in sorted(self.outside.items())
             },
+            "implausible": dict(sorted(self.implausible.items())),
             "missing_in_games": dict(sorted(self.missing.items())),
             "repeats": dict(self.repeats),
             "stages": {LEGAL_STAGES.get(int(k), f"stage {k}"): v for k, v in sorted(self.stages.items())},
@@ -111,7 +125,7 @@ class Audit:
 
     def warnings(self) -> list[str]:
         """What should be said aloud."""
-        found = []
+        found = [f"{place}: {count} values that no game reaches" for place, count in sorted(self.implausible.items())]
         if self.repeats["unknown"]:
             found.append(
                 f"rollback repeats are unknown in {self.repeats['unknown']} of {self.games} games (no frame ids): they "

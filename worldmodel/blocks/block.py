@@ -6,6 +6,7 @@ The file's metadata names the schema, the layout and the games, so that a block 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tempfile
@@ -43,6 +44,17 @@ class PackedGame:
     def frames(self) -> int:
         """T."""
         return len(self.matrices[Storage.FLOAT32])
+
+    def digest(self) -> str:
+        """16 hex digits of all its values."""
+        found = hashlib.blake2b(f"{self.layout} {self.stage}".encode(), digest_size=8)
+        for storage in Storage:
+            found.update(np.ascontiguousarray(self.matrices[storage]).view(np.uint8).data)
+        for name, rows in sorted(self.sparse.items()):
+            found.update(name.encode())
+            for values in (rows.frames, rows.slots, *rows.values.values()):
+                found.update(np.ascontiguousarray(values).view(np.uint8).data)
+        return found.hexdigest()
 
 
 def pack_game(game: Game) -> PackedGame:

@@ -14,7 +14,7 @@ from worldmodel.errors import UserError
 from worldmodel.schema import FRAMES_PER_SECOND, schema_hash
 from worldmodel.storage import Location
 
-FORMAT = 2
+FORMAT = 3
 INDEX, REJECTED = "index.json", "rejected.json"
 PARTITIONS = 8
 """Canonical partitions: a game belongs to one by its md5, a block holds games of one. A worker reads its share."""
@@ -50,6 +50,8 @@ class GameEntry:
     """Columns and groups that its file does not have."""
     place: int = 0
     """Place within its shard or .pt."""
+    digest: str = ""
+    """16 hex digits of the game's values, whatever file they came in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +103,8 @@ class Index:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that name these games in this schema, whatever blocks they lie in."""
-        names = sorted(f"{game.md5}:{game.frames}" for game in self.games)
+        """16 hex digits that name these games' values in this schema, whatever blocks they lie in."""
+        names = sorted(f"{game.md5}:{game.frames}:{game.digest}" for game in self.games)
         return hashlib.sha256("\n".join([self.schema_hash, *names]).encode()).hexdigest()[:16]
 
 

@@ -111,7 +111,7 @@ class BlockWriter:
         """Pack a game and keep it until its block is full."""
         packed = pack_game(game)
         key = (partition_of(game.md5), packed.layout)
-        self._pending[key].append((packed, _entry_of(game, reading)))
+        self._pending[key].append((packed, _entry_of(game, packed, reading)))
         self._bytes[key] += packed.frames * layout_named(packed.layout).frame_bytes
         if self._bytes[key] >= BLOCK_BYTES:
             self._write(key)
@@ -141,7 +141,7 @@ class BlockWriter:
         )  # fmt: skip
 
 
-def _entry_of(game: Game, reading: Reading) -> GameEntry:
+def _entry_of(game: Game, packed: PackedGame, reading: Reading) -> GameEntry:
     end = game.entry.get("game_end_method")
     return GameEntry(
         md5=game.md5,
@@ -159,4 +159,5 @@ def _entry_of(game: Game, reading: Reading) -> GameEntry:
         missing=tuple(sorted(game.missing)),
         absent=tuple(sorted(game.absent)),
         place=reading.place,
+        digest=packed.digest(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 
 from worldmodel.blocks.audit import Audit
 from worldmodel.blocks.block import Block, local_copy, unpack_game
-from worldmodel.blocks.index import BlockEntry, GameEntry, Index, hash_file, read_index
+from worldmodel.blocks.index import REJECTED, BlockEntry, GameEntry, Index, hash_file, read_index
+from worldmodel.errors import UserError
 from worldmodel.games.game import Game, SparseRows
 from worldmodel.games.leaves import view_bits
 from worldmodel.games.source import Reading, Unit, list_source, read_games
@@ -51,6 +53,8 @@ class VerificationReport:
     difference_count: int = 0
     unread: list[str] = field(default_factory=list)
     """Games of the blocks that the source no longer offers, or that cannot be read there: with the reason."""
+    not_encoded: list[str] = field(default_factory=list)
+    """Games of the source that the blocks neither hold nor say why they do not."""
     fresh: list[Reading] = field(default_factory=list)
     """Some of the games as the source has them; not part of the report."""
     audit: dict[str, Any] = field(default_factory=dict)
@@ -60,7 +64,7 @@ class VerificationReport:
     @property
     def is_clean(self) -> bool:
         """Whether nothing differs and every game could be compared."""
-        return not (self.difference_count or self.unread)
+        return not (self.difference_count or self.unread or self.not_encoded)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""
@@ -80,6 +84,8 @@ def verify_blocks(blocks: str, against: str | None = None, sample: int | None = 
     `sample`: compare so many games, chosen at random but always the same; None: all. UserError where there are no
     blocks, or no games to compare with.
     """
+    if sample is not None and sample < 1:
+        raise UserError(f"a sample of {sample} games: expected at least 1, or none for all")
     folder = Location.of(blocks)
     index = read_index(folder)
     audit = {name: value for name, value in index.audit.items() if name != "counts"}
@@ -106,12 +112,15 @@ def _check_hash(folder: Location, entry: BlockEntry, report: VerificationReport)
 
 def _compare(folder: Location, index: Index, against: str, sample: int | None, report: VerificationReport) -> None:
     units = list_source(against, training_only=False).units
-    wanted = _choose(index, sample)
+    wanted, held = _choose(index, sample), {game.md5 for game in index.games}
+    explained = _read_explained(folder, index)
     stored = _StoredGames(folder)
     for reading in read_games(_order_by_block(units, wanted)):
         name = reading.unit.name if reading.game is None else reading.game.md5
         entry = wanted.get(name)
         if entry is None:
+            if reading.game is not None and name not in held and reading.file not in explained:
+                report.not_encoded.append(reading.file)
             continue
         del wanted[name]
         if reading.game is None:
@@ -122,6 +131,12 @@ def _compare(folder: Location, index: Index, against: str, sample: int | None, r
     report.unread += [f"{name}: {against} has no such game" for name in sorted(wanted)]
 
 
+def _read_explained(folder: Location, index: Index) -> set[str]:
+    """Files that were left out when the blocks were made, with a reason."""
+    rejected = json.loads((folder / REJECTED).read_text()) if (folder / REJECTED).exists() else []
+    return {entry["file"] for entry in [*rejected, *index.filtered]}
+
+
 def _choose(index: Index, sample: int | None) -> dict[str, GameEntry]:
     count = len(index.games) if sample is None else min(sample, len(index.games))
     chosen = np.random.default_rng(0).permutation(len(index.games))[:count]
@@ -130,8 +145,7 @@ def _choose(index: Index, sample: int | None) -> dict[str, GameEntry]:
 
 def _order_by_block(units: list[Unit], wanted: dict[str, GameEntry]) -> list[Unit]:
     """Units in the order in which their games lie in blocks, without loose games that are not wanted."""
-    needed = [unit for unit in units if unit.kind != "parsed" or unit.name in wanted]
-    return sorted(needed, key=lambda unit: wanted[unit.name].block if unit.name in wanted else "")
+    return sorted(units, key=lambda unit: wanted[unit.name].block if unit.name in wanted else "")
 
 
 class _StoredGames:

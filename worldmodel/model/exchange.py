@@ -55,6 +55,8 @@ def export_checkpoint(model: WorldModel, path: Path, *, epoch: int) -> None:
             "the users' model classes know no kinematic_head, output_scale or copy_prior: only a model trained without "
             "them (kinematic_head: false, output_scale: 1, copy_prior: 0) means the same there"
         )
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"{path} cannot be written: name a file, in a folder that exists")
     content = {
         "epoch": epoch,
         "model_state_dict": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},

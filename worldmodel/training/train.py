@@ -74,6 +74,8 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     check_world(request.workers)
     check_metric(config)
     device = pick_device(config.training.device)
+    if request.init:
+        load_users_checkpoint(Path(request.init))  # what cannot be read must not cost the run its name
     older = find_older(storage, config.name, resume=request.resume)
     blocks = prepare_blocks(require_source(config), config.save_dir, report)
     dataset = open_dataset(blocks, config)
