@@ -78,6 +78,8 @@ def encode(
     """
     options = options or EncodeOptions()
     target, place, no_games = Location.of(out), Location.of(source), list[Rejection]()
+    if target == place:
+        raise UserError(f"{target} is named as source and as output: blocks need a folder of their own")
     if holds_replays(place):
         place, no_games = parse_source(place, target)
     listing = list_source(str(place), training_only=options.training_only)
