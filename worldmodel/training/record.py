@@ -75,7 +75,7 @@ class RunRecord(BaseModel):
     """The last lines of its log when it ended."""
     goal: str = ""
     """What the experiment is to show."""
-    command: str = Field(default_factory=lambda: shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    command: str = Field(default_factory=lambda: make_command())
     """What started it."""
     resume_command: str = ""
     """What makes it go on."""
@@ -109,6 +109,8 @@ class RunRecord(BaseModel):
     total_steps: int | None = None
     epoch: int = 0
     """Epochs completed."""
+    early_stopped: bool = False
+    """Whether a scheduler ended it before its last step because others promised more; its numbers stand apart."""
     parameters: int | None = None
     """Numbers that the model learns."""
     metrics: dict[str, float | None] = {}
@@ -129,6 +131,11 @@ class RunRecord(BaseModel):
     def cost_usd(self) -> float | None:
         """Dollars so far; None where the price is unknown."""
         return None if self.price_per_hour_usd is None else self.price_per_hour_usd * self.seconds.total / 3600
+
+
+def make_command() -> str:
+    """The command line of this process."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def read_commit() -> str | None:
