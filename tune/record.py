@@ -1,0 +1,73 @@
+"""What a grid says of itself: the content of `STORAGE/NAME/grid.json`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from worldmodel.errors import UserError
+from worldmodel.storage import Location
+from worldmodel.training.record import State, make_command, read_commit
+
+GRID = "grid.json"
+
+
+class TrialName(BaseModel):
+    """Which trial a run folder of the grid's is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """Of its run folder, below the grid's."""
+    experiment: str
+    seed: int
+
+
+class GridRecord(BaseModel):
+    """What a grid is made of, and how it ended. Times are UTC; seconds and dollars over all attempts."""
+
+    name: str
+    state: State = State.CREATED
+    reason: str = ""
+    """Why it ended early, in a line."""
+    command: str = Field(default_factory=make_command)
+    """What started it."""
+    resume_command: str = ""
+    """What makes it go on."""
+    commit: str | None = Field(default_factory=read_commit)
+    trials: list[TrialName] = []
+    blocks: str = ""
+    """URI of the encoded games that all trials share."""
+    cluster: dict[str, Any] = {}
+    """What the Ray it ran on had in all."""
+    at_once: int = 1
+    """Trials that run at once."""
+    started: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    ended: datetime | None = None
+    seconds: float = 0.0
+    """Wall clock of the grid."""
+    estimated_seconds: float | None = None
+    """Wall clock that its first steps promised for all of it."""
+    cost_usd: float | None = None
+    """Dollars of its trials; None: a price is unknown."""
+    estimated_cost_usd: float | None = None
+
+
+def read_grid(folder: Location) -> GridRecord:
+    """The record of a grid's folder.
+
+    Raises:
+        MissingError: there is none.
+        UserError: it cannot be understood.
+    """
+    try:
+        return GridRecord.model_validate_json((folder / GRID).read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{folder / GRID} cannot be understood: {error}") from error
+
+
+def write_grid(folder: Location, record: GridRecord) -> None:
+    """Write a grid's record, atomically."""
+    (folder / GRID).write_text(record.model_dump_json(indent=1) + "\n")
