@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import socket
@@ -80,7 +81,7 @@ class RunRecord(BaseModel):
     resume_command: str = ""
     """What makes it go on."""
     commit: str | None = Field(default_factory=lambda: read_commit())
-    """The code's git commit, with "-dirty" where files differed from it; None: not a checkout."""
+    """The code's git commit, with "-dirty" where files differed from it, or "source-" and a hash; None: unknown."""
     version: str = worldmodel.__version__
     """The package's version."""
     schema_hash: str = Field(default_factory=schema_hash)
@@ -139,9 +140,10 @@ def make_command() -> str:
 
 
 def read_commit() -> str | None:
-    """The git commit of this code, with "-dirty" where tracked files differ; None where it is not a git checkout.
+    """The git commit of this code, with "-dirty" where tracked files differ.
 
-    `WORLDMODEL_COMMIT` names it where the code was copied without its history.
+    Where it is not a git checkout, as in a job's upload: what `WORLDMODEL_COMMIT` says, else "source-" and 12 hex
+    digits that name the package's own source.
     """
     here = Path(__file__)
     try:
@@ -149,7 +151,17 @@ def read_commit() -> str | None:
         dirty = _ask_git("status", "--porcelain", "--untracked-files=no", ":/")
         return _ask_git("rev-parse", "HEAD") + ("-dirty" if dirty else "")
     except (OSError, subprocess.SubprocessError):
-        return os.environ.get("WORLDMODEL_COMMIT") or None
+        return os.environ.get("WORLDMODEL_COMMIT") or f"source-{hash_source()[:12]}"
+
+
+def hash_source() -> str:
+    """sha256 (hex) of the package's Python files and their names, the same wherever the package lies."""
+    root = Path(worldmodel.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 def _ask_git(*words: str) -> str:
