@@ -32,6 +32,8 @@ def test_every_flag_changes_a_width() -> None:
 
     base = widths(EncodingConfig())
     for flag, value in EncodingConfig.__dataclass_fields__.items():
+        if flag == "targets":  # of outputs, not of inputs
+            continue
         assert widths(EncodingConfig(**{flag: 1 if value.type == "int" else True})) != base, flag
 
 
@@ -46,3 +48,11 @@ def test_target_widths_do_not_depend_on_how_inputs_are_shown(config: EncodingCon
     base = EncodingConfig().layout
     assert config.layout.number_targets == base.number_targets
     assert config.layout.class_targets == base.class_targets
+
+
+def test_published_targets_are_fourteen_numbers_and_four_classes_of_the_same_inputs() -> None:
+    everything, published = EncodingConfig().layout, EncodingConfig(targets="published").layout
+    assert PLAYERS * sum(published.number_width(term) for term in published.number_targets) == 14
+    assert PLAYERS * len(published.class_targets) == 4
+    assert published.number_targets.items() <= everything.number_targets.items()
+    assert (published.frame_width, published.control_width) == (everything.frame_width, everything.control_width)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Literal
 
-from worldmodel.schema import PLAYERS, STAGE, Field, Kind, Target, field_named, fields
+from worldmodel.schema import PLAYERS, ROUND1_TERMS, STAGE, Field, Kind, Target, field_named, fields
 
 NEAREST_ITEM_WIDTH = 3
 """dx, dy of the nearest active item and the count of active items; flag `projectiles`."""
@@ -27,11 +28,18 @@ class EncodingConfig:
     """The game's 40 state bits per player, as inputs and as targets."""
     hitstun: bool = False
     """`hitstun_remaining`, as input and as target."""
+    targets: Literal["all", "published"] = "all"
+    """What is predicted: `published` leaves out the heads that came after Round 1 (speeds, dynamics, combat), so that 14
+    numbers and 4 classes a frame remain; the inputs are the same. Losses of the two do not compare."""
 
     @property
     def switches(self) -> frozenset[str]:
         """The schema's switches that are on."""
         return frozenset(name for name in ("state_flags", "hitstun") if getattr(self, name))
+
+    def has_target(self, term: str) -> bool:
+        """Whether a loss term of the schema's is predicted."""
+        return self.targets == "all" or term in ROUND1_TERMS
 
     @property
     def layout(self) -> FeatureLayout:
@@ -113,14 +121,16 @@ class FeatureLayout:
         """Loss term to the fields that it regresses or decides bit by bit, in head order."""
         found: dict[str, tuple[Field, ...]] = {}
         for field in (*fields(Kind.CONTINUOUS, self.config.switches), *self.flags):
-            if field.target in (Target.DELTA, Target.VALUE, Target.LOGIT):
+            is_number = field.target in (Target.DELTA, Target.VALUE, Target.LOGIT)
+            if is_number and self.config.has_target(field.loss):
                 found[field.loss] = (*found.get(field.loss, ()), field)
         return found
 
     @cached_property
     def class_targets(self) -> dict[str, Field]:
         """Loss term to the category that it classifies."""
-        return {f.loss: f for f in fields(Kind.CATEGORY) if f.target is Target.CLASS}
+        found = (f for f in fields(Kind.CATEGORY) if f.target is Target.CLASS)
+        return {f.loss: f for f in found if self.config.has_target(f.loss)}
 
     def number_width(self, term: str) -> int:
         """Numbers per player of one term of `number_targets`."""

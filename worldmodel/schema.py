@@ -96,6 +96,10 @@ def code_table(code: Code) -> np.ndarray:
     return np.arange(141, dtype=np.float32) / np.float32(140)
 
 
+ROUND1_TERMS = ("continuous", "binary", "action", "jumps")
+"""Loss terms (`Field.loss`) of the published Round 1: changes of percent, position and shield, flags, action, jumps."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Field:
     """One field of a player's state in a frame."""

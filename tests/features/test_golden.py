@@ -41,7 +41,7 @@ class Golden:
 
     def config(self, encoding: str) -> EncodingConfig:
         flags = self.encodings[encoding]
-        return EncodingConfig(**{name: flags[name] for name in EncodingConfig.__dataclass_fields__})
+        return EncodingConfig(**{name: flags[name] for name in EncodingConfig.__dataclass_fields__ if name in flags})
 
     def store(self, config: EncodingConfig, is_resident: bool) -> FrameStore:
         options = StoreOptions(with_items=config.projectiles, resident_bytes=1 << 40 if is_resident else 0)

@@ -43,7 +43,7 @@ class Golden:
     def layout(self) -> FeatureLayout:
         theirs = self.index["encodings"][self.encoding]
         ours = EncodingConfig.__dataclass_fields__
-        return EncodingConfig(**{key: theirs[key] for key in ours}).layout
+        return EncodingConfig(**{key: theirs[key] for key in ours if key in theirs}).layout
 
     @property
     def config(self) -> ModelConfig:

@@ -21,7 +21,8 @@ from worldmodel.training.config import LossWeights
 from worldmodel.training.loss import DELTA_TERMS, compute_loss, count_terms, mask_term
 
 SMALL = {"d_model": 32, "n_layers": 1, "d_state": 8, "headdim": 16, "dropout": 0.0, "hidden_dim": 24, "trunk_dim": 16}
-LAYOUTS = [EncodingConfig().layout, EncodingConfig(state_age_as_embed=True, state_flags=True, lookahead=1).layout]
+LAYOUTS = [EncodingConfig().layout, EncodingConfig(state_age_as_embed=True, state_flags=True, lookahead=1).layout,
+           EncodingConfig(targets="published").layout]  # fmt: skip
 
 
 def predict(inputs: object, layout: object, **choices: object) -> Predictions:
@@ -38,7 +39,7 @@ def test_before_training_the_kinematic_head_predicts_what_the_kinematic_baseline
     inputs, _, _ = random_batch(layout, batch=3, time=10, positions=1)
     found = predict(inputs, layout, arch=arch, kinematic_head=True, output_scale=0.05)
     expected = kinematic(inputs, layout)  # type: ignore[arg-type]
-    for term in DELTA_TERMS:
+    for term in DELTA_TERMS & set(found.numbers):
         torch.testing.assert_close(found.numbers[term], expected.numbers[term], rtol=0, atol=1e-5)
 
 
@@ -111,4 +112,10 @@ def test_a_model_that_the_users_classes_cannot_express_is_not_exported(
 ) -> None:
     model = build_model(ModelConfig(**SMALL, **choice), LAYOUTS[0])  # type: ignore[arg-type]
     with pytest.raises(UserError, match="kinematic_head"):
+        export_checkpoint(model, tmp_path / "x.pt", epoch=0)
+
+
+def test_a_model_without_the_later_heads_is_not_exported(tmp_path: Path) -> None:
+    model = build_model(ModelConfig(**SMALL), EncodingConfig(targets="published").layout)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="encoding.targets"):
         export_checkpoint(model, tmp_path / "x.pt", epoch=0)

@@ -202,6 +202,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "data.character_filter": (list(range(28)), {}), "data.split": ("first", {}),
     "encoding.state_age_as_embed": (True, {}), "encoding.press_events": (True, {}), "encoding.lookahead": (1, {}),
     "encoding.projectiles": (True, {}), "encoding.state_flags": (True, {}), "encoding.hitstun": (True, {}),
+    "encoding.targets": ("published", {}),
     "model.arch": ("mlp", {"training.mode": "window"}), "model.context_len": (6, {"training.mode": "window"}),
     "model.d_model": (48, {}), "model.d_state": (16, {}), "model.n_layers": (2, {}), "model.headdim": (8, {}),
     "model.dropout": (0.3, {}), "model.hidden_dim": (48, {"model.arch": "mlp", "training.mode": "window"}),

@@ -30,6 +30,9 @@ USERS_SCALES = {
 LATER_KEYS = ("state_flags", "hitstun", "hitstun_scale")
 """Keys that older versions of the users' `EncodingConfig` refuse; written only where they are needed."""
 
+OURS = "targets"
+"""The key of `EncodingConfig` that their `EncodingConfig` does not know."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class UsersCheckpoint:
@@ -54,6 +57,11 @@ def export_checkpoint(model: WorldModel, path: Path, *, epoch: int) -> None:
         raise UserError(
             "the users' model classes know no kinematic_head, output_scale or copy_prior: only a model trained without "
             "them (kinematic_head: false, output_scale: 1, copy_prior: 0) means the same there"
+        )
+    if model.layout.config.targets != "all":
+        raise UserError(
+            "the users' model classes have heads for speeds, dynamics and combat, which a model of encoding.targets "
+            "'published' lacks: train one with 'all' to export it"
         )
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"{path} cannot be written: name a file, in a folder that exists")
@@ -110,7 +118,7 @@ def load_weights(model: WorldModel, weights: Mapping[str, Tensor], source: str) 
 
 def users_encoding(config: EncodingConfig) -> dict[str, Any]:
     """The users' `encoding_config` for `config`: scales and vocabularies from the schema, and the flags."""
-    complete = _complete_encoding(config)
+    complete = {key: value for key, value in _complete_encoding(config).items() if key != OURS}
     needed = {key for key in LATER_KEYS if config.state_flags or config.hitstun}
     return {key: value for key, value in complete.items() if key not in LATER_KEYS or key in needed}
 
@@ -120,7 +128,7 @@ def read_users_encoding(theirs: Mapping[str, Any], source: str) -> EncodingConfi
 
     Raises `UserError` where a scale or vocabulary is not the schema's, or a flag that this project lacks is on.
     """
-    config = EncodingConfig(**{f.name: theirs[f.name] for f in fields(EncodingConfig) if f.name in theirs})
+    config = EncodingConfig(**{f.name: theirs[f.name] for f in fields(EncodingConfig) if f.name in theirs and f.name != OURS})
     ours = _complete_encoding(config)
     wrong = [
         f"{key} is {value!r}" + (f", here {ours[key]!r}" if key in ours else ", unknown here")

@@ -116,6 +116,8 @@ class WorldModel(nn.Module):
 
         def speed(name: str) -> Tensor:
             field = field_named(name)
+            if field.loss not in numbers:  # the speeds of the frame before are the best guess
+                return frames.number(name)
             change = numbers[field.loss][..., self.layout.number_targets[field.loss].index(field)]
             return frames.number(name) + change / field.scale
 

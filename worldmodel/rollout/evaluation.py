@@ -49,6 +49,8 @@ class Evaluation:
     metric_version: int
     horizon: int
     """Frames between the last context frame and the target: 1, or more under lookahead."""
+    encoding_targets: str
+    """What the model predicts, see `EncodingConfig.targets`: losses over other targets do not compare."""
     games: int
     """Validation games."""
     targets: int
@@ -83,6 +85,7 @@ def evaluate(run: Location, checkpoint: Location, data: str = "") -> Evaluation:
     evaluation = Evaluation(
         run=str(run), checkpoint=checkpoint.name, step=saved.state.step, data_fingerprint=dataset.fingerprint,
         metric_version=METRIC_VERSION, horizon=1 + config.encoding.lookahead,
+        encoding_targets=config.encoding.targets,
         games=len(dataset.split.validation), targets=int(found["model"]["metric/targets"]), rows=found,
         notes=tuple(notes),
     )  # fmt: skip
