@@ -29,8 +29,8 @@ class EncodingConfig:
     hitstun: bool = False
     """`hitstun_remaining`, as input and as target."""
     targets: Literal["all", "published"] = "all"
-    """What is predicted: `published` leaves out the heads that came after Round 1 (speeds, dynamics, combat), so that 14
-    numbers and 4 classes a frame remain; the inputs are the same. Losses of the two do not compare."""
+    """What is predicted: `published` leaves out the heads that came after Round 1 (speeds, dynamics, combat), so that
+    14 numbers and 4 classes a frame remain; the inputs are the same. Losses of the two do not compare."""
 
     @property
     def switches(self) -> frozenset[str]:

@@ -102,7 +102,8 @@ def _resolve(saved: dict[str, Any], float_width: int, class_width: int, where: s
     open_flags = [flag for flag in _FLAGS if flag not in named and flag != "press_events"]
     fits = []
     for values in itertools.product((False, True), repeat=len(open_flags)):
-        config = EncodingConfig(**{**named, **dict(zip(open_flags, values, strict=True))})
+        flags: dict[str, Any] = {**named, **dict(zip(open_flags, values, strict=True))}
+        config = EncodingConfig(**flags)
         if (config.layout.float_width, config.layout.class_width) == (float_width, class_width):
             fits.append(config)
     if len(fits) != 1:

@@ -128,7 +128,8 @@ def read_users_encoding(theirs: Mapping[str, Any], source: str) -> EncodingConfi
 
     Raises `UserError` where a scale or vocabulary is not the schema's, or a flag that this project lacks is on.
     """
-    config = EncodingConfig(**{f.name: theirs[f.name] for f in fields(EncodingConfig) if f.name in theirs and f.name != OURS})
+    flags = [f.name for f in fields(EncodingConfig) if f.name != OURS]
+    config = EncodingConfig(**{flag: theirs[flag] for flag in flags if flag in theirs})
     ours = _complete_encoding(config)
     wrong = [
         f"{key} is {value!r}" + (f", here {ours[key]!r}" if key in ours else ", unknown here")
