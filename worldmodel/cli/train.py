@@ -11,38 +11,79 @@ from tyro.conf import Positional
 from worldmodel.cli.verb import Result, Verb, metavar, report
 
 if TYPE_CHECKING:
+    from worldmodel.training.budget import Budget
     from worldmodel.training.config import ExperimentConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Verb):
-    """Train an experiment; whatever ends the run is written into its folder."""
+class ExperimentVerb(Verb):
+    """A verb about an experiment file, with a preset and options applied."""
 
     config: Annotated[Positional[Path], metavar("CONFIG")]
     """Experiment file (YAML)."""
     data: Annotated[str | None, metavar("SRC|BLOCKS")] = None
     """Folder or URI of games or blocks; None: the file's data.dataset_dir."""
-    storage: Annotated[str | None, metavar("DIR")] = None
-    """Folder or URI that holds run folders; None: the file's save_dir (runs)."""
-    run_name: Annotated[str | None, metavar("NAME")] = None
-    """Name of the run; None: the file's own (its stem)."""
     epochs: Annotated[int | None, metavar("N")] = None
     """Epochs in total, also after a resume; None: the file's training.num_epochs."""
     preset: Annotated[str | None, metavar("laptop|round1")] = None
     """Named overrides: laptop (two CPU cores, minutes) or round1 (the published setting)."""
+    budget_usd: Annotated[float | None, metavar("DOLLARS")] = None
+    """Dollars that may be spent; None: any amount."""
+
+    def run(self) -> Result:
+        raise NotImplementedError
+
+    def read_experiment(self) -> tuple[ExperimentConfig, str]:
+        """The experiment with preset and options applied, and what people should know of it.
+
+        Raises:
+            UserError: the file, the preset or an option is wrong.
+        """
+        from worldmodel.training.config_file import describe_changes, load_experiment, override
+        from worldmodel.training.presets import apply_preset
+
+        config, lines = load_experiment(self.config), []
+        if self.preset:
+            config, set_by_preset = apply_preset(self.preset, config)
+            lines += [f"--preset {self.preset} sets", *(f"  {k}: {v}" for k, v in set_by_preset.items())]
+        config = override(config, self.list_options(), source="options")
+        changes = [f"  {key}: {value} (default {default})" for key, default, value in describe_changes(config)]
+        lines += [f"{config.name} differs from the defaults in", *changes] if changes else [config.name]
+        return config, "\n".join(lines)
+
+    def list_options(self) -> dict[str, Any]:
+        """Dotted keys and values that the options set."""
+        options = {"data.dataset_dir": self.data, "training.num_epochs": self.epochs}
+        return {key: value for key, value in options.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(ExperimentVerb):
+    """Train an experiment; whatever ends the run is written into its folder."""
+
+    storage: Annotated[str | None, metavar("DIR")] = None
+    """Folder or URI that holds run folders; None: the file's save_dir (runs)."""
+    run_name: Annotated[str | None, metavar("NAME")] = None
+    """Name of the run; None: the file's own (its stem)."""
     workers: int = 1
     """Ray Train workers; each is a process with its part of the data, and a GPU where there are any."""
     init: Annotated[str, metavar("FILE")] = ""
     """A .pt of the users' model classes whose weights the run begins with; empty: fresh weights."""
     resume: bool = False
     """Go on with the run of that name from its newest good checkpoint."""
+    budget_hours: Annotated[float | None, metavar("HOURS")] = None
+    """Hours that the run may take, all its attempts together; None: any."""
 
     def run(self) -> Result:
         from worldmodel.storage import Location
         from worldmodel.training.train import TrainRequest, train
 
-        config = self.read_experiment()
-        record = train(TrainRequest(config=config, workers=self.workers, resume=self.resume, init=self.init), report)
+        config, introduction = self.read_experiment()
+        request = TrainRequest(
+            config=config, workers=self.workers, resume=self.resume, init=self.init, budget=self.read_budget(),
+            introduction=introduction,
+        )  # fmt: skip
+        record = train(request, report)
         return {**record.model_dump(mode="json"), "location": str(Location.of(config.save_dir) / record.name)}
 
     def judge(self, result: Result) -> int:
@@ -56,6 +97,7 @@ class Train(Verb):
             "run": f"{result['name']} {result['state']}" + (f": {result['reason']}" if result["reason"] else ""),
             "done": f"step {result['step']} of {result['total_steps']}, {result['epoch']} epochs, "
             f"{format_duration(result['seconds']['total'])}",
+            **_describe_cost(result),
             "best": f"{best['metric']} {best['value']:.4f} at step {best['step']}" if best else "",
             "checkpoint": f"{place}/{result['checkpoint']}" if result["checkpoint"] else "",
             "card": f"{place}/card.md",
@@ -66,29 +108,24 @@ class Train(Verb):
         notes = [f"note: {note}" for note in result["notes"] if not (result["wandb"] and result["wandb"] in note)]
         return "\n".join([super().render({name: text for name, text in facts.items() if text}), *notes])
 
-    def read_experiment(self) -> ExperimentConfig:
-        """The experiment with preset and options applied; what they change is reported.
+    def read_budget(self) -> Budget:
+        """The limits of the options. UserError where one is not a number above 0."""
+        from worldmodel.training.budget import Budget
 
-        Raises:
-            UserError: the file, the preset or an option is wrong.
-        """
-        from worldmodel.training.config_file import describe_changes, load_experiment, override
-        from worldmodel.training.presets import apply_preset
+        return Budget(hours=self.budget_hours, usd=self.budget_usd)
 
-        config = load_experiment(self.config)
-        if self.preset:
-            config, set_by_preset = apply_preset(self.preset, config)
-            report(f"--preset {self.preset} sets\n" + "\n".join(f"  {k}: {v}" for k, v in set_by_preset.items()))
-        config = override(config, self._list_options(), source="options")
-        changes = [f"  {key}: {value} (default {default})" for key, default, value in describe_changes(config)]
-        report("\n".join([f"{config.name} differs from the defaults in", *changes] if changes else [config.name]))
-        return config
+    def list_options(self) -> dict[str, Any]:
+        options = {"name": self.run_name, "save_dir": self.storage}
+        return {**super().list_options(), **{key: value for key, value in options.items() if value is not None}}
 
-    def _list_options(self) -> dict[str, Any]:
-        options = {
-            "name": self.run_name,
-            "data.dataset_dir": self.data,
-            "training.num_epochs": self.epochs,
-            "save_dir": self.storage,
-        }
-        return {key: value for key, value in options.items() if value is not None}
+
+def _describe_cost(result: Result) -> dict[str, str]:
+    """What the run cost, beside what its first steps promised."""
+    from worldmodel.training.estimate import describe_estimate, format_usd
+    from worldmodel.training.record import RunRecord
+
+    record = RunRecord.model_validate(dict(result))
+    return {
+        "cost": "" if record.cost_usd is None else format_usd(record.cost_usd),
+        "estimate": describe_estimate(record) if record.estimate else "",
+    }

@@ -12,8 +12,10 @@ import yaml
 
 from worldmodel.object_store import MissingError
 from worldmodel.storage import Location
+from worldmodel.training.budget import describe_budget
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import describe_changes
+from worldmodel.training.estimate import describe_estimate, format_usd
 from worldmodel.training.record import RunRecord
 from worldmodel.training.reporter import format_duration
 from worldmodel.training.run import EVALUATION
@@ -137,18 +139,26 @@ def _find_best(known: Sequence[tuple[int, float]], mode: str) -> tuple[int, floa
 
 def _render_effort(record: RunRecord, config: ExperimentConfig) -> str:
     spent = record.seconds
-    cost = ABSENT + " (price unknown)" if record.cost_usd is None else f"${record.cost_usd:.2f}"
+    why = f"price unknown: {record.price_origin}" if record.price_origin else "price unknown"
+    cost = f"{ABSENT} ({why})" if record.cost_usd is None else format_usd(record.cost_usd) + _explain_price(record)
     device = record.device.get("gpu") or record.device.get("name") or ABSENT
     rows = [
         ("Time", format_duration(spent.total) if spent.total else ABSENT),
         ("of it training", format_duration(spent.training) if spent.training else ABSENT),
         ("of it validation", format_duration(spent.validation) if spent.validation else ABSENT),
         ("Cost", cost),
+        ("Estimate", describe_estimate(record)),
+        *([("Budget", describe_budget(record.budget))] if record.budget else []),
         ("Device", f"{device}, {record.world_size} worker{'s' * (record.world_size != 1)}"),
         ("Hosts", ", ".join(record.hosts)),
         ("Seed", str(config.training.seed)),
     ]
     return "## Cost and time\n\n" + "\n".join(f"- {name}: {text}" for name, text in rows)
+
+
+def _explain_price(record: RunRecord) -> str:
+    origin = f": {record.price_origin}" if record.price_origin else ""
+    return f" (${record.price_per_hour_usd:.4g} an hour{origin})"
 
 
 def _render_notes(record: RunRecord) -> str:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import worldmodel
 from worldmodel.schema import model_hash, schema_hash
+from worldmodel.training.budget import Budget
 from worldmodel.training.checkpoint import Best
 
 
@@ -34,6 +35,21 @@ class State(StrEnum):
     """Ended by an error."""
     LOST = "lost"
     """Never written: what a reader says of a run that has given no sign of life."""
+
+
+class Living(BaseModel):
+    """What a record says of the process that writes it. Times are UTC."""
+
+    state: State = State.CREATED
+    reason: str = ""
+    """Why it ended, in a line; what stopped it or the error."""
+    hosts: list[str] = Field(default_factory=lambda: [socket.gethostname()])
+    """Machines, that of the process which writes this record first."""
+    pid: int = Field(default_factory=os.getpid)
+    """The process that writes this record, on the first host."""
+    heartbeat: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    """When its process last gave a sign of life."""
+    ended: datetime | None = None
 
 
 class Attempt(BaseModel):
@@ -61,15 +77,25 @@ class Seconds(BaseModel):
     """Seconds from start to end."""
 
 
-class RunRecord(BaseModel):
-    """Everything that `worldmodel runs` and the card show. Times are UTC."""
+class Estimate(BaseModel):
+    """What the first steps of an attempt promised for all of it: made once, and never mended."""
+
+    model_config = ConfigDict(frozen=True)
+
+    seconds: float
+    """Wall clock of this attempt, from its start to its end."""
+    cost_usd: float | None = None
+    """Dollars of this attempt; None: the price is unknown."""
+    step: int
+    """Optimizer steps that were done when it was made."""
+
+
+class RunRecord(Living):
+    """Everything that `worldmodel runs` and the card show."""
 
     model_config = ConfigDict(validate_assignment=True)
 
     name: str
-    state: State = State.CREATED
-    reason: str = ""
-    """Why it ended, in a line; what stopped it or the error."""
     traceback: str = ""
     """Of the error that ended it."""
     last_lines: list[str] = []
@@ -92,18 +118,11 @@ class RunRecord(BaseModel):
     """URI of the encoded games."""
     device: dict[str, Any] = {}
     """What it computes on, see `worldmodel.training.device.describe_device`."""
-    hosts: list[str] = Field(default_factory=lambda: [socket.gethostname()])
-    """Machines, that of the process which writes this record first."""
-    pid: int = Field(default_factory=os.getpid)
-    """The process that writes this record, on the first host."""
     world_size: int = 1
     """Workers that train together."""
     started: datetime = Field(default_factory=lambda: datetime.now(UTC))
     updated: datetime = Field(default_factory=lambda: datetime.now(UTC))
     """When it last made progress."""
-    heartbeat: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    """When its process last gave a sign of life."""
-    ended: datetime | None = None
     seconds: Seconds = Seconds()
     step: int = 0
     """Optimizer steps done."""
@@ -120,7 +139,17 @@ class RunRecord(BaseModel):
     checkpoint: str | None = None
     """The newest checkpoint, relative to the run folder."""
     price_per_hour_usd: float | None = None
-    """What its machines cost; None: unknown."""
+    """What it holds of machines costs (its GPUs, or its part of a machine without); None: unknown."""
+    price_origin: str = ""
+    """Where that price comes from, or why it is unknown and what to set."""
+    seconds_before: float = 0.0
+    """Wall clock of earlier attempts."""
+    cost_before_usd: float | None = None
+    """Dollars of earlier attempts, at the prices of their time; None: they count at the present price."""
+    estimate: Estimate | None = None
+    """What this attempt promised to take; None: too little is known yet."""
+    budget: Budget | None = None
+    """What it may take, all attempts together; None: any amount."""
     wandb: str | None = None
     """Address of its W&B page, or the command that uploads it."""
     notes: list[str] = []
@@ -130,13 +159,30 @@ class RunRecord(BaseModel):
 
     @property
     def cost_usd(self) -> float | None:
-        """Dollars so far; None where the price is unknown."""
-        return None if self.price_per_hour_usd is None else self.price_per_hour_usd * self.seconds.total / 3600
+        """Dollars so far, all attempts together; None where the price is unknown."""
+        return self.price(self.seconds.total)
+
+    def price(self, seconds: float) -> float | None:
+        """Dollars of this run when it will have taken so many seconds in all; None where the price is unknown."""
+        if self.price_per_hour_usd is None:
+            return None
+        if self.cost_before_usd is None:
+            return self.price_per_hour_usd * seconds / 3600
+        return self.cost_before_usd + self.price_per_hour_usd * (seconds - self.seconds_before) / 3600
+
+    @property
+    def seconds_promised(self) -> float | None:
+        """Wall clock of all attempts by the estimate; None where there is none."""
+        return None if self.estimate is None else self.seconds_before + self.estimate.seconds
 
 
 def make_command() -> str:
-    """The command line of this process."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line of this process, or the one in `WORLDMODEL_COMMAND`: a worker's own starts nothing."""
+    if given := os.environ.get("WORLDMODEL_COMMAND"):
+        return given
+    script = Path(sys.argv[0])
+    words = ["python", sys.argv[0]] if script.suffix == ".py" else [script.name]
+    return shlex.join([*words, *sys.argv[1:]])
 
 
 def read_commit() -> str | None:

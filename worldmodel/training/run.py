@@ -59,12 +59,18 @@ class Run:
         self._closing = threading.Event()
         self._since = time.monotonic()
         self._seconds_before = record.seconds.total
+        self._budget = record.budget
 
     @property
     def record(self) -> RunRecord:
         """A copy of the record as it stands."""
         with self._lock:
             return self._record.model_copy(deep=True)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of this attempt so far."""
+        return time.monotonic() - self._since
 
     def update(self, **changes: Any) -> None:
         """Sets fields of the record; they are written within seconds."""
@@ -128,7 +134,7 @@ class Run:
 
     def _render(self) -> str:
         with self._lock:
-            total = self._seconds_before + time.monotonic() - self._since
+            total = self._seconds_before + self.elapsed
             seconds = self._record.seconds.model_copy(update={"total": round(total, 3)})
             self._set({"heartbeat": datetime.now(UTC), "seconds": seconds})
             self._is_dirty = False
@@ -167,6 +173,7 @@ class Run:
         is_told = False
         while not self._closing.wait(0.25):
             now = time.monotonic()
+            self._look_at_budget()
             if now - polled >= poll_every:
                 polled = now
                 self._look_for_stop_file()
@@ -190,6 +197,17 @@ class Run:
             if (self.location / STOP).exists():
                 text = (self.location / STOP).read_text().strip()
                 self._stop_reason = self._stop_reason or f"stop file: {text or 'no reason given'}"
+
+    def _look_at_budget(self) -> None:
+        if self._budget is None or self._stop_reason is not None:
+            return
+        seconds = self._seconds_before + self.elapsed
+        with self._lock:
+            if reason := self._budget.find_end(seconds, self._record.price(seconds)):
+                needed = self._record.seconds_promised or 0.0
+                larger = self._budget.propose(needed, self._record.price(needed))
+                self._set({"resume_command": larger.apply_to(self._record.resume_command)})
+                self._stop_reason = reason
 
     def _hear_signals(self) -> Callable[[], None]:
         return hear_signals(self._signals.append)

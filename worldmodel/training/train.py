@@ -8,18 +8,20 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from worldmodel.errors import UserError
-from worldmodel.features.plan import Plan, check_world
+from worldmodel.features.plan import Plan, Samples, check_world
 from worldmodel.model.build import build_model
 from worldmodel.model.exchange import load_users_checkpoint, load_weights
 from worldmodel.model.world_model import WorldModel
 from worldmodel.storage import Location
+from worldmodel.training.budget import Budget
 from worldmodel.training.card import write_card
 from worldmodel.training.checkpoint_list import Recovery, newest_good
 from worldmodel.training.config import ExperimentConfig
@@ -27,13 +29,16 @@ from worldmodel.training.config_file import read_experiment, to_yaml
 from worldmodel.training.crew import Crew, attach, work
 from worldmodel.training.data import Dataset, open_dataset, prepare_blocks, require_source
 from worldmodel.training.device import describe_device, pick_device
+from worldmodel.training.estimate import Estimator, Work, count_predicted, describe_spent, format_usd
 from worldmodel.training.feed import Feed, Worker, check_shares, measure_room, plan_training
 from worldmodel.training.journal import Journal
 from worldmodel.training.loop import Hooks, Trainer
-from worldmodel.training.record import RunRecord, State
+from worldmodel.training.prices import count_held, find_price, read_prices
+from worldmodel.training.record import Estimate, RunRecord, State
+from worldmodel.training.reporter import Interval
 from worldmodel.training.run import Run
-from worldmodel.training.run_folder import check_same, describe_end, find_older, read_record, start_run
-from worldmodel.training.schedule import Schedule
+from worldmodel.training.run_folder import check_same, describe_end, find_older, read_config, read_record, start_run
+from worldmodel.training.schedule import Schedule, compute_learning_rate
 from worldmodel.training.validation import check_metric, check_validation, open_validation
 from worldmodel.training.workers import Workers
 
@@ -51,6 +56,12 @@ class TrainRequest:
     """Go on with the run of the experiment's name."""
     init: str = ""
     """Path of a `.pt` of the users' model classes whose weights the run begins with; empty: fresh weights."""
+    budget: Budget = field(default_factory=Budget)
+    """What the run may take, all its attempts together."""
+    share: float = 1.0
+    """Part of a GPU that each worker holds, and pays for; without GPUs, of a machine, which the workers share."""
+    introduction: str = ""
+    """What is reported of the experiment once nothing stands against training it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +88,7 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     if request.init:
         load_users_checkpoint(Path(request.init))  # what cannot be read must not cost the run its name
     older = find_older(storage, config.name, resume=request.resume)
+    cost = price_run(request, describe_device(device), older)
     blocks = prepare_blocks(require_source(config), config.save_dir, report)
     dataset = open_dataset(blocks, config)
     plan = _plan(dataset, request, report)
@@ -84,10 +96,15 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
         check_same(storage / config.name, older, config, dataset.fingerprint)
         report(f"run {older.name!r} is {describe_end(older)}: nothing is left to train; --epochs asks for more")
         return older
+    notes = _compare_lengths(storage / config.name, older, config, plan) if older else []
+    check_budget(cost, request.budget, older)
     run = start_run(
         storage, config, resume=request.resume, data_fingerprint=dataset.fingerprint,
-        world_size=request.workers, device=describe_device(device), blocks=blocks,
+        world_size=request.workers, device=describe_device(device), blocks=blocks, **cost,
     )  # fmt: skip
+    for text in notes:
+        run.note(text)
+    _introduce(request, run, notes, report)
     job = Job(
         config=to_yaml(config), run=str(run.location), blocks=blocks, workers=request.workers, resume=request.resume,
         init=request.init,
@@ -101,6 +118,61 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     finally:
         _write_card(run.location, report)
     return read_record(run.location)
+
+
+def price_run(request: TrainRequest, device: dict[str, Any], older: RunRecord | None) -> dict[str, Any]:
+    """What a run's record says of its cost, as fields of `RunRecord`.
+
+    UserError where dollars are limited and the price is unknown, or a price cannot be understood.
+    """
+    price = find_price(device, read_prices())
+    if request.budget.usd is not None and price.usd_per_hour is None:
+        raise UserError(f"--budget-usd {request.budget.usd:g} cannot be kept: the price is unknown, {price.origin}")
+    held = count_held(device, request.share, request.workers)
+    return {
+        "price_per_hour_usd": None if price.usd_per_hour is None else price.usd_per_hour * held,
+        "price_origin": price.origin + (f"; {held:g} of it" if held != 1 and price.usd_per_hour is not None else ""),
+        "budget": request.budget if request.budget != Budget() else None,
+        "seconds_before": older.seconds.total if older else 0.0,
+        "cost_before_usd": older.cost_usd if older else None,
+    }
+
+
+def check_budget(cost: dict[str, Any], budget: Budget, older: RunRecord | None) -> None:
+    """UserError where a run's earlier attempts have used its budget up."""
+    if older is None:
+        return
+    seconds = older.seconds.total
+    spent = RunRecord(name=older.name, command="", commit=None, **cost).price(seconds)
+    if reason := budget.find_end(seconds, spent):
+        options = budget.propose(seconds, spent).apply_to("")
+        raise UserError(f"run {older.name!r} cannot go on: {reason}; ask for more, such as {options}")
+
+
+def _introduce(request: TrainRequest, run: Run, notes: list[str], report: Report) -> None:
+    """Say what is about to be trained, and what it costs."""
+    record = run.record
+    if request.introduction:
+        report(request.introduction)
+    for text in notes:
+        report(f"note: {text}")
+    if record.price_per_hour_usd is not None:
+        report(f"price: {format_usd(record.price_per_hour_usd)} an hour ({record.price_origin})")
+    elif record.device.get("gpu"):
+        report(f"price unknown: {record.price_origin}")
+
+
+def _compare_lengths(location: Location, older: RunRecord, config: ExperimentConfig, plan: Plan) -> list[str]:
+    """What a resume changes that asks for another length: the learning rate is a function of the whole."""
+    was, now = (Schedule.of(c.training, plan.steps_per_epoch) for c in (read_config(location), config))
+    if (was.total_steps, was.num_epochs) == (now.total_steps, now.num_epochs):
+        return []
+    rates = [compute_learning_rate(schedule, older.step) for schedule in (was, now)]
+    return [
+        f"the run was to have {was.total_steps} steps ({was.num_epochs} epochs), from step {older.step} on it has "
+        f"{now.total_steps} ({now.num_epochs} epochs): the learning rate goes on by the new schedule, at "
+        f"{rates[1]:.3e} instead of {rates[0]:.3e}"
+    ]
 
 
 def _plan(dataset: Dataset, request: TrainRequest, report: Report) -> Plan:
@@ -144,7 +216,27 @@ def train_worker(settings: dict[str, Any]) -> None:
     with run.recording(), Journal(run, config, stream) as journal:
         trainer, recovery = make_trainer(job, config, workers)
         journal.begin(trainer, recovery)
-        trainer.run(journal.hooks)
+        trainer.run(add_estimate(journal.hooks, trainer, run, journal.say))
+
+
+def add_estimate(hooks: Hooks, trainer: Trainer, run: Run, say: Report) -> Hooks:
+    """The hooks, with the run's estimate made, recorded and said as soon as its pace is known."""
+    plan, validation = trainer.feed.plan, trainer.validation
+    every = np.arange(validation.store.game_count)
+    lengths = validation.store.game_lengths(Samples(every, every))
+    work = Work.of(plan, trainer.schedule.total_steps, count_predicted(lengths.tolist(), plan.shape))
+    estimator = Estimator(work, trainer.step)
+
+    def note_interval(interval: Interval, values: dict[str, float]) -> None:
+        hooks.on_interval(interval, values)
+        seconds = estimator.add(interval, run.elapsed)
+        if seconds is not None:
+            price = run.record.price_per_hour_usd
+            cost = None if price is None else price * seconds / 3600
+            run.update(estimate=Estimate(seconds=seconds, cost_usd=cost, step=interval.step))
+            say(f"estimate: {describe_spent(seconds, cost)} from start to end")
+
+    return replace(hooks, on_interval=note_interval)
 
 
 def find_place(count: int, device: torch.device) -> tuple[Workers, int]:
