@@ -141,7 +141,8 @@ def has_index(where: Location) -> bool:
 def read_index(where: Location) -> Index:
     """The index of a data set; UserError where there is none or it is of another format or schema."""
     if not has_index(where):
-        raise UserError(f"{where} has no {INDEX}: it is no folder of encoded blocks (encoding did not finish?)")
+        found = f"{where} holds no encoded games (no {INDEX})" if where.exists() else f"there is no folder {where}"
+        raise UserError(f"{found}: expected blocks; make them with: worldmodel encode GAMES {where}")
     try:
         found = json.loads((where / INDEX).read_text())
         if found["format"] != FORMAT or found["schema_hash"] != schema_hash():
