@@ -19,9 +19,12 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 
 from worldmodel.cli.blocks import Audit, Encode
+from worldmodel.cli.compare import Compare
 from worldmodel.cli.evaluate import Evaluate
 from worldmodel.cli.fields import Schema
+from worldmodel.cli.follow import Stop, Tail
 from worldmodel.cli.games import Pack, Parse, Toy
+from worldmodel.cli.leaderboard import Leaderboard
 from worldmodel.cli.runs import Export, Fetch, Runs, Show
 from worldmodel.cli.train import Train
 from worldmodel.cli.verb import Verb, to_json
@@ -45,6 +48,10 @@ Command = (
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Runs, subcommand("runs")]
     | Annotated[Show, subcommand("show")]
+    | Annotated[Tail, subcommand("tail")]
+    | Annotated[Stop, subcommand("stop")]
+    | Annotated[Compare, subcommand("compare")]
+    | Annotated[Leaderboard, subcommand("leaderboard")]
     | Annotated[Fetch, subcommand("fetch")]
     | Annotated[Export, subcommand("export")]
     | Annotated[Schema, subcommand("schema")]
