@@ -18,6 +18,7 @@ from worldmodel.cli import main as command_line
 from worldmodel.cli.blocks import Audit, Encode
 from worldmodel.cli.evaluate import Evaluate
 from worldmodel.cli.fields import Schema
+from worldmodel.cli.follow import Stop, Tail
 from worldmodel.cli.games import Pack, Parse, Toy
 from worldmodel.cli.main import main, parse
 from worldmodel.cli.runs import Export, Fetch, Runs, Show
@@ -66,6 +67,8 @@ def run_noisy(monkeypatch: pytest.MonkeyPatch, verb: Verb) -> int:
         ("evaluate RUN", Evaluate(name="RUN")),
         ("runs --storage s3://b/runs", Runs(storage="s3://b/runs")),
         ("show RUN", Show(name="RUN")),
+        ("tail RUN --lines 3 --no-follow", Tail(name="RUN", lines=3, no_follow=True)),
+        ("stop GRID --reason why --wait", Stop(name="GRID", reason="why", wait=True)),
         ("fetch RUN DEST", Fetch(name="RUN", dest=Path("DEST"))),
         ("export RUN x.pt", Export(name="RUN", out=Path("x.pt"))),
         ("schema", Schema()),
@@ -178,9 +181,16 @@ def test_the_schema_verb_shows_every_field(capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("baseline", "s3://b/runs/baseline"), ("here/baseline", "here/baseline"), ("s3://c/x", "s3://c/x")],
-)
-def test_a_run_is_a_path_or_a_name_in_the_storage(name: str, expected: str) -> None:
+    [
+        ("baseline", "s3://b/runs/baseline"), ("here/baseline", "here/baseline"), ("./x", "./x"), ("/a/x", "/a/x"),
+        ("s3://c/x", "s3://c/x"), ("grid/trial", "s3://b/runs/grid/trial"),
+    ],
+)  # fmt: skip
+def test_a_run_is_a_path_or_a_name_in_the_storage(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, expected: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
     assert Show(name=name, storage="s3://b/runs/").path == expected
 
 

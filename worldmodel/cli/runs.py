@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +17,10 @@ from worldmodel.errors import UserError, nearest
 if TYPE_CHECKING:
     from worldmodel.storage import Location
     from worldmodel.training.record import RunRecord
+    from worldmodel.training.run_folder import FoundRun
+
+TABLE_WIDTH, NARROWEST = 160, 100
+"""Columns of a table where no terminal says how many it has, and the fewest that it takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +39,18 @@ class RunVerb(StorageVerb):
     """A verb about one run."""
 
     name: Annotated[Positional[str], metavar("RUN")]
-    """A run's folder or URI, or its name under --storage."""
+    """A run's folder or URI, or its name under --storage; GRID/TRIAL for a trial of a grid."""
 
     @property
     def path(self) -> str:
-        """Folder or URI of the run: `name` itself where it is a path, else that name under the storage."""
-        if "/" in self.name or Path(self.name, "run.json").exists():
+        """Folder or URI of the run: `name` itself where it is a path to here, else that name under the storage."""
+        here = Path(self.name)
+        is_path = (
+            self.name.startswith(("/", ".", "~"))
+            or "://" in self.name
+            or any((here / file).exists() for file in ("run.json", "grid.json"))
+        )
+        if is_path or ("/" in self.name and here.parent.is_dir()):
             return self.name
         return f"{self.storage.rstrip('/')}/{self.name}"
 
@@ -50,15 +62,24 @@ class RunVerb(StorageVerb):
         """
         from worldmodel.object_store import MissingError
         from worldmodel.storage import Location
-        from worldmodel.training.run_folder import find_runs, read_record
+        from worldmodel.training.run_folder import read_record
 
         location = Location.of(self.path)
         try:
             return location, read_record(location)
         except MissingError:
-            known = [run.record.name for run in find_runs(location.parent)]
+            raise self.make_refusal(location, "run") from None
+
+    def make_refusal(self, location: Location, what: str) -> UserError:
+        """That there is nothing of the kind at a place, and what there is."""
+        from worldmodel.training.run_folder import find_runs
+
+        trials = [f"{location.name}/{run.location.name}" for run in find_runs(location)]
+        if trials:
+            return UserError(f"{location} is a grid: name one of its trials: {', '.join(sorted(trials))}")
+        known = sorted({place_below(location.parent, run.location) for run in find_runs(location.parent)})
         hint = nearest(location.name, known) or f"; there are: {', '.join(known) or 'none'}"
-        raise UserError(f"there is no run {location.name!r} in {location.parent}{hint}")
+        return UserError(f"there is no {what} {location.name!r} in {location.parent}{hint}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +90,11 @@ class Runs(StorageVerb):
         from worldmodel.storage import Location
         from worldmodel.training.run_folder import find_runs
 
-        found = find_runs(Location.of(self.storage))
-        return {"storage": self.storage, "runs": [describe_run(str(run.location), run.record) for run in found]}
+        storage = Location.of(self.storage)
+        if not storage.exists():
+            raise UserError(f"there is no folder {storage}: name the one that holds your runs with --storage")
+        rows = [describe_run(place_below(storage, run.location), run) for run in find_runs(storage)]
+        return {"storage": self.storage, "runs": rows}
 
     def render(self, result: Result) -> str:
         from rich.console import Console
@@ -78,12 +102,13 @@ class Runs(StorageVerb):
 
         if not result["runs"]:
             return f"no runs in {result['storage']}"
-        headings = [name for name in result["runs"][0] if name != "location"]
-        table = Table(*headings)
-        for row in result["runs"]:
-            table.add_row(*("" if row[name] is None else str(row[name]) for name in headings))
+        rows = [render_row(row) for row in result["runs"]]
+        table = Table(*rows[0])
+        for row in rows:
+            table.add_row(*row.values())
         page = io.StringIO()
-        Console(file=page, width=160).print(table)
+        width = shutil.get_terminal_size((TABLE_WIDTH, 0)).columns
+        Console(file=page, width=max(width, NARROWEST)).print(table)
         return page.getvalue().rstrip()
 
 
@@ -92,16 +117,29 @@ class Show(RunVerb):
     """Show one run's card and how it ended."""
 
     def run(self) -> Result:
+        from worldmodel.training.run_folder import describe_end
+
         location, record = self.find()
         card = location / "card.md"
         text = card.read_text() if card.exists() else None
-        return {**record.model_dump(mode="json"), "location": str(location), "card": text}
+        facts = {"location": str(location), "card": text, "end": describe_end(record), "cost_usd": record.cost_usd}
+        return {**record.model_dump(mode="json"), **facts}
 
     def render(self, result: Result) -> str:
-        ended = {
-            name: result[name] for name in ("location", "state", "reason", "step", "total_steps", "resume_command")
+        best = result["best"]
+        facts = {
+            "location": result["location"],
+            "run": f"{result['name']} {result['end']}",
+            "best": f"{best['metric']} {best['value']:.4f} at step {best['step']}" if best else "",
+            "checkpoint": f"{result['location']}/{result['checkpoint']}" if result["checkpoint"] else "",
+            "resume": "" if result["state"] == "finished" else result["resume_command"],
         }
-        parts = [result["card"], super().render(ended), result["traceback"]]
+        ended = super().render({name: text for name, text in facts.items() if text})
+        parts = [
+            result["card"],
+            ended,
+            result["traceback"] if result["traceback"] not in (result["card"] or "") else "",
+        ]
         return "\n\n".join(part.rstrip() for part in parts if part)
 
 
@@ -154,19 +192,42 @@ def choose_checkpoint(run: Location, which: str | None) -> Location:
     return find_checkpoint(run, which or ("best" if read_best(run) else "newest"))
 
 
-def describe_run(location: str, record: RunRecord) -> dict[str, Any]:
+def place_below(storage: Location, location: Location) -> str:
+    """What names a run below a storage: its folder's name, GRID/TRIAL for a trial of a grid."""
+    return location.uri.removeprefix(storage.uri).strip("/")
+
+
+def describe_run(name: str, run: FoundRun) -> dict[str, Any]:
     """One row of the list of runs."""
-    best = record.best
+    record, best = run.record, run.record.best
     return {
-        "name": record.name,
+        "name": name,
         "state": record.state.value,
         "step": f"{record.step}/{record.total_steps}" if record.total_steps else str(record.step),
         "epoch": record.epoch,
         "best": best.value if best else None,
         "metric": best.metric if best else None,
-        "hours": round(record.seconds.total / 3600, 2),
-        "cost_usd": None if record.cost_usd is None else round(record.cost_usd, 2),
+        "seconds": record.seconds.total,
+        "cost_usd": record.cost_usd,
         "started": f"{record.started:%Y-%m-%d %H:%M}",
         "reason": record.reason,
-        "location": location,
+        "location": str(run.location),
+    }
+
+
+def render_row(row: Mapping[str, Any]) -> dict[str, str]:
+    """A row of `describe_run` for people, by heading."""
+    from worldmodel.training.reporter import format_duration
+
+    best = "" if row["best"] is None else f"{row['best']:.4f} {row['metric'].rsplit('/', 1)[-1]}"
+    return {
+        "run": row["name"],
+        "state": row["state"],
+        "step": row["step"],
+        "epoch": str(row["epoch"]),
+        "best": best,
+        "time": format_duration(row["seconds"]),
+        "cost": "" if row["cost_usd"] is None else f"${row['cost_usd']:.2f}",
+        "started": row["started"],
+        "reason": row["reason"],
     }

@@ -6,7 +6,7 @@ import os
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from pydantic import ValidationError
@@ -17,7 +17,7 @@ from worldmodel.schema import model_hash
 from worldmodel.storage import Location
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import describe_changes, read_experiment, to_yaml
-from worldmodel.training.record import Attempt, RunRecord, State
+from worldmodel.training.record import Attempt, Living, RunRecord, State
 from worldmodel.training.run import CONFIG, RECORD, STOP, Run
 
 LOST_SECONDS = 120.0
@@ -29,6 +29,8 @@ FREE_KEYS = frozenset({
     "training.log_interval", "training.checkpoint_minutes", "data.dataset_dir", "save_dir",
 })  # fmt: skip
 """Settings that may change at a resume; any other would make it another experiment."""
+
+Record = TypeVar("Record", bound=Living)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +72,11 @@ def read_record(location: Location) -> RunRecord:
         UserError: it cannot be understood.
     """
     try:
-        return judge_life(RunRecord.model_validate_json((location / RECORD).read_bytes()))
+        written = RunRecord.model_validate_json((location / RECORD).read_bytes())
     except ValidationError as error:
         raise UserError(f"{location / RECORD} cannot be understood: {error}") from error
+    record = judge_life(written)
+    return _explain_loss(location, record) if record.state is State.LOST else record
 
 
 def read_config(location: Location) -> ExperimentConfig:
@@ -84,7 +88,7 @@ def read_config(location: Location) -> ExperimentConfig:
     return read_experiment((location / CONFIG).read_text(), source=str(location / CONFIG), name=location.name)
 
 
-def judge_life(record: RunRecord, now: datetime | None = None) -> RunRecord:
+def judge_life(record: Record, now: datetime | None = None) -> Record:
     """The record with what its silence means: a live state without a sign of life for two minutes is "lost"."""
     silent = ((now or datetime.now(UTC)) - record.heartbeat).total_seconds()
     if record.state not in LIVE or (silent < LOST_SECONDS and not _is_dead_here(record)):
@@ -123,8 +127,12 @@ def request_stop(location: Location, reason: str = "") -> None:
     record = read_record(location)
     if record.state not in LIVE:
         raise UserError(f"run {record.name} is not running: {describe_end(record)}")
-    asked = f"asked by {os.environ.get('USER', 'somebody')}@{socket.gethostname()}"
-    (location / STOP).write_text(f"{reason or asked}\n")
+    (location / STOP).write_text(f"{reason or describe_asker()}\n")
+
+
+def describe_asker() -> str:
+    """Who asks for a stop without saying why, and from where."""
+    return f"asked by {os.environ.get('USER', 'somebody')}@{socket.gethostname()}"
 
 
 def describe_end(record: RunRecord) -> str:
@@ -162,7 +170,7 @@ def find_older(storage: Location, name: str, *, resume: bool) -> RunRecord | Non
 
 def _create(location: Location, config: ExperimentConfig, facts: dict[str, Any]) -> Run:
     record = RunRecord(name=config.name, goal=config.goal, **facts)
-    record.resume_command = record.resume_command or _add_resume(record.command)
+    record.resume_command = record.resume_command or add_resume(record.command)
     return Run(location, record)
 
 
@@ -177,7 +185,7 @@ def _reopen(location: Location, older: RunRecord, config: ExperimentConfig, fact
             **kept,
             "checkpoint": older.checkpoint,
             "attempts": [*older.attempts, attempt],
-            "resume_command": fresh.resume_command or _add_resume(fresh.command),
+            "resume_command": fresh.resume_command or add_resume(fresh.command),
         }
     )
     return Run(location, record)
@@ -219,10 +227,21 @@ def _find_at(location: Location) -> list[FoundRun]:
         return [FoundRun(location=location, record=unreadable)]
 
 
-def _is_dead_here(record: RunRecord) -> bool:
+def _explain_loss(location: Location, record: RunRecord) -> RunRecord:
+    """A lost run that had been asked to stop was killed before it heard: its reason is the asker's."""
+    try:
+        reason = (location / STOP).read_text().strip()
+    except MissingError:
+        return record
+    found = f"stop file: {reason or 'no reason given'}; killed before it could end"
+    return record.model_copy(update={"state": State.STOPPED, "reason": found})
+
+
+def _is_dead_here(record: Living) -> bool:
     """Whether the run's process was on this machine and is gone."""
     return record.hosts[0] == socket.gethostname() and not psutil.pid_exists(record.pid)
 
 
-def _add_resume(command: str) -> str:
+def add_resume(command: str) -> str:
+    """The command line that goes on with what a command line began."""
     return command if "--resume" in command.split() else f"{command} --resume"
