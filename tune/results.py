@@ -1,11 +1,14 @@
-"""What a grid found: one row per experiment, with its spread over seeds, told apart wherever rows do not compare."""
+"""What a grid found: one row per experiment, with its spread over seeds, told apart wherever rows do not compare.
+
+Trials that a scheduler ended early stand in tables of their own, one row each: how far each came differs.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +16,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from tune.grid import Trial
+from tune.record import TrialName
 from worldmodel.errors import UserError
 from worldmodel.object_store import MissingError
 from worldmodel.rollout.evaluation import EVALUATION
@@ -25,6 +29,10 @@ METRICS = ("metric/position_mae", "metric/action_acc", "metric/action_change_acc
            "metric/action_change_acc_previous", "metric/action_ce", "loss/total")  # fmt: skip
 """Metrics that have statistics; the first are the published ones."""
 BASELINE = "baseline"
+HURDLES = {"metric/position_mae": ("persistence", -1), "metric/action_change_acc": ("most frequent next action", 1)}
+"""Metric to the row without training that any trained one must beat, and the sign of "better"."""
+Key = tuple[bool, int, str, int, str, int]
+"""What rows of a table share: stopped early or not, horizon, data, metric version, target set, target frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +73,43 @@ class TrialResult:
     @property
     def is_finished(self) -> bool:
         """Trained to its last step, and evaluated there: an evaluation of an earlier step is none of this trial."""
-        if self.error or self.record is None or self.evaluation is None:
-            return False
-        return self.record.state is State.FINISHED and self.evaluation["step"] == self.record.step
+        has_ended = self.record is not None and self.record.state is State.FINISHED
+        return self._is_evaluated and has_ended and not self._is_early
+
+    @property
+    def is_stopped_early(self) -> bool:
+        """Ended by a scheduler because others promised more, and evaluated where it stood: comparable with nothing."""
+        return self._is_evaluated and self._is_early
+
+    @property
+    def values(self) -> dict[str, float]:
+        """What its evaluation measured; empty where it counts in no table."""
+        if self.evaluation is None or not (self.is_finished or self.is_stopped_early):
+            return {}
+        found: dict[str, float] = self.evaluation["rows"]["model"]
+        return found
 
     @property
     def failure(self) -> str:
-        """Why it is not finished; empty where it is."""
-        if self.is_finished:
+        """Why it counts in no table; empty where it does."""
+        if self.is_finished or self.is_stopped_early:
             return ""
         if self.record is None:
             return self.error or "not started"
-        if self.record.state is State.FINISHED:
-            return f"not evaluated: {self.error}" if self.error else "not evaluated"
+        if self.record.state is State.FINISHED or self._is_early:
+            stopped = "stopped early by the scheduler, " if self._is_early else ""
+            return f"{stopped}not evaluated: {self.error}" if self.error else f"{stopped}not evaluated"
         return f"{self.record.state.value}: {self.record.reason or self.error or 'not finished'}"
+
+    @property
+    def _is_evaluated(self) -> bool:
+        if self.error or self.record is None or self.evaluation is None:
+            return False
+        return bool(self.evaluation["step"] == self.record.step)
+
+    @property
+    def _is_early(self) -> bool:
+        return self.record is not None and self.record.early_stopped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,34 +137,55 @@ class Statistic:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One experiment."""
+    """One experiment; in a table of trials that were stopped early, one trial."""
 
     experiment: str
+    names: tuple[str, ...]
+    """The trials behind it."""
     horizon: int
     """Frames ahead; rows of different horizons are different tasks."""
+    steps: int
+    """Optimizer steps of its longest trial."""
     metrics: dict[str, Statistic]
     difference: dict[str, Statistic]
     """To the baseline experiment, paired by seed; empty for itself and for other horizons."""
     seconds: float
     """Mean wall-clock seconds of a trial."""
     cost_usd: float | None
+    """Mean dollars of a trial; None: unknown for one of them."""
     trials: int
     failures: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows that may be compared: same games, split, metric version and horizon."""
+    """Rows that may be compared: same games, split, metric version, horizon, target set and target frames."""
 
     horizon: int
     fingerprint: str
     metric_version: int
+    encoding_targets: str
+    """`encoding.targets` of its trials."""
+    target_frames: int
+    """Frames that every row was measured on; 0: not said."""
+    stopped_early: bool
+    """Whether a scheduler ended these trials: they had unlike times to learn, so nothing is averaged or subtracted."""
     rows: list[Row]
     references: dict[str, dict[str, float]]
     """Rows that need no training: "persistence", "kinematic", "most frequent next action"."""
+    shortfalls: list[str]
+    """Rows that do not beat what needs no training, in words; empty: all do."""
+
+    @property
+    def key(self) -> Key:
+        """What its rows share."""
+        return (
+            self.stopped_early, self.horizon, self.fingerprint, self.metric_version, self.encoding_targets,
+            self.target_frames,
+        )  # fmt: skip
 
 
-def read_trial(folder: Location, trial: Trial, error: str = "") -> TrialResult:
+def read_trial(folder: Location, trial: Trial | TrialName, error: str = "") -> TrialResult:
     """What a trial's run folder says; `error`: what its own process says of how it ended."""
     location, record, evaluation = folder / trial.name, None, None
     try:
@@ -150,46 +202,82 @@ def read_trial(folder: Location, trial: Trial, error: str = "") -> TrialResult:
 
 
 def make_tables(trials: Sequence[TrialResult]) -> list[Table]:
-    """Tables of comparable rows, one-step first; trials that did not finish count only as failures."""
-    groups: dict[tuple[int, str, int], list[TrialResult]] = {}
+    """Tables of comparable rows: full trials before those stopped early, one step ahead first.
+
+    Trials that failed count only as failures.
+    """
+    groups: dict[Key, list[TrialResult]] = {}
     for trial in trials:
-        if trial.is_finished and trial.evaluation:
-            found = trial.evaluation
-            key = (found["horizon"], found["data_fingerprint"], found["metric_version"])
-            groups.setdefault(key, []).append(trial)
+        if (trial.is_finished or trial.is_stopped_early) and trial.evaluation:
+            groups.setdefault(key_of(trial.evaluation, trial.is_stopped_early), []).append(trial)
     return [_make_table(key, group, trials) for key, group in sorted(groups.items())]
 
 
-def _make_table(key: tuple[int, str, int], group: list[TrialResult], everything: Sequence[TrialResult]) -> Table:
+def key_of(evaluation: Mapping[str, Any], is_stopped_early: bool = False) -> Key:
+    """What an evaluation may be compared by. Other target frames (another context, say) are another measurement."""
+    return (
+        is_stopped_early, evaluation["horizon"], evaluation["data_fingerprint"], evaluation["metric_version"],
+        evaluation.get("encoding_targets", "all"), evaluation.get("targets", 0),
+    )  # fmt: skip
+
+
+def references_of(evaluation: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The rows of an evaluation that need no training."""
+    return {name: values for name, values in evaluation["rows"].items() if name != "model"}
+
+
+def _make_table(key: Key, group: list[TrialResult], everything: Sequence[TrialResult]) -> Table:
+    is_early, horizon, fingerprint, version, targets, frames = key
     names = list(dict.fromkeys(trial.experiment for trial in everything))
-    rows = [_make_row(name, group, everything) for name in names if any(t.experiment == name for t in group)]
-    first = group[0].evaluation or {}
-    references = {name: values for name, values in first["rows"].items() if name != "model"}
-    return Table(horizon=key[0], fingerprint=key[1], metric_version=key[2], rows=rows, references=references)
+    if is_early:
+        ranked = sorted(group, key=lambda trial: names.index(trial.experiment))
+        rows = [_make_row(trial.experiment, [trial], ()) for trial in ranked]
+    else:
+        rows = [_make_row(name, group, everything) for name in names if any(t.experiment == name for t in group)]
+    references = references_of(group[0].evaluation or {})
+    return Table(
+        horizon=horizon, fingerprint=fingerprint, metric_version=version, encoding_targets=targets,
+        target_frames=frames, stopped_early=is_early, rows=rows, references=references,
+        shortfalls=[text for row in rows for text in _find_shortfalls(row, references)],
+    )  # fmt: skip
 
 
 def _make_row(name: str, group: list[TrialResult], everything: Sequence[TrialResult]) -> Row:
     own = [trial for trial in group if trial.experiment == name]
-    base = {trial.seed: trial for trial in group if trial.experiment == BASELINE}
-    paired = [(trial, base[trial.seed]) for trial in own if trial.seed in base and name != BASELINE]
-    metrics = [metric for metric in METRICS if all(metric in _values(trial) for trial in own)]
-    shared = [metric for metric in metrics if paired and all(metric in _values(other) for _, other in paired)]
+    metrics = [metric for metric in METRICS if all(metric in trial.values for trial in own)]
     records = [trial.record for trial in own if trial.record]
-    costs = [record.cost_usd for record in records if record.cost_usd is not None]
     return Row(
         experiment=name,
+        names=tuple(trial.name for trial in own),
         horizon=(own[0].evaluation or {})["horizon"],
-        metrics={metric: Statistic.of([_values(trial)[metric] for trial in own]) for metric in metrics},
-        difference={
-            metric: Statistic.of([_values(a)[metric] - _values(b)[metric] for a, b in paired]) for metric in shared
-        },
+        steps=max(record.step for record in records),
+        metrics={metric: Statistic.of([trial.values[metric] for trial in own]) for metric in metrics},
+        difference=_compare(name, own, group),
         seconds=statistics.fmean(record.seconds.total for record in records),
-        cost_usd=statistics.fmean(costs) if costs else None,
+        cost_usd=_average([record.cost_usd for record in records]),
         trials=len(own),
-        failures=tuple(t.failure for t in everything if t.experiment == name and not t.is_finished),
+        failures=tuple(t.failure for t in everything if t.experiment == name and t.failure),
     )
 
 
-def _values(trial: TrialResult) -> dict[str, float]:
-    found: dict[str, float] = (trial.evaluation or {})["rows"]["model"]
-    return found
+def _compare(name: str, own: list[TrialResult], group: list[TrialResult]) -> dict[str, Statistic]:
+    """Differences to the baseline trials of the same seeds."""
+    base = {trial.seed: trial for trial in group if trial.experiment == BASELINE}
+    pairs = [(trial, base[trial.seed]) for trial in own if trial.seed in base and name != BASELINE]
+    shared = [m for m in METRICS if pairs and all(m in one.values for pair in pairs for one in pair)]
+    return {metric: Statistic.of([a.values[metric] - b.values[metric] for a, b in pairs]) for metric in shared}
+
+
+def _average(costs: Sequence[float | None]) -> float | None:
+    known = [cost for cost in costs if cost is not None]
+    return statistics.fmean(known) if known and len(known) == len(costs) else None
+
+
+def _find_shortfalls(row: Row, references: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """What a row's means do not beat; a mean that is nan beats nothing."""
+    for metric, (name, sign) in HURDLES.items():
+        hurdle = references.get(name, {}).get(metric)
+        if metric in row.metrics and hurdle is not None and not sign * (row.metrics[metric].mean - hurdle) > 0:
+            side = "above" if sign > 0 else "below"
+            who = row.experiment if len(row.names) > 1 else row.names[0]
+            yield f"{who}: {metric} {row.metrics[metric].mean:.3f} is not {side} {name}'s {hurdle:.3f}"

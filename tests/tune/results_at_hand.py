@@ -29,7 +29,7 @@ def make_result(experiment: str, seed: int, value: float = 0.25, **changes: Any)
 def make_record(experiment: str, seed: int, **changes: Any) -> RunRecord:
     """The record of a trial that finished after ten steps and a minute, at 6 dollars an hour."""
     facts = {"state": State.FINISHED, "step": 10, "seconds": Seconds(total=60.0), "price_per_hour_usd": 6.0}
-    return RunRecord(name=f"{experiment}-seed{seed}", commit=None, command="", **{**facts, **changes})
+    return RunRecord(name=f"{experiment}-seed{seed}", **{"commit": None, "command": "", **facts, **changes})
 
 
 def make_failure(experiment: str, seed: int, reason: str) -> TrialResult:

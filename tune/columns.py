@@ -1,0 +1,123 @@
+"""What a grid's tables show, in which unit, and the words beside them: the same for every reader."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tune.results import BASELINE, CONFIDENCE, PUBLISHED, Key, Statistic, Table, TrialResult
+
+PUBLISHED_DIGITS = 2
+"""Most digits after the point that the users gave."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One metric as it is shown."""
+
+    metric: str
+    heading: str
+    digits: int
+    """After the decimal point."""
+    factor: float = 1.0
+    """Shown value over the metric's own: 100 for per cent."""
+    published: str = ""
+    """Field of `Published` with the same metric; empty: it was not published."""
+    is_better_small: bool = True
+
+    def format(self, value: float | None) -> str:
+        """A value of the metric; empty for None."""
+        return "" if value is None else f"{value * self.factor:.{self.digits}f}"
+
+    def format_statistic(self, found: Statistic | None) -> str:
+        """Mean, and half of its confidence interval where there is one."""
+        if found is None:
+            return ""
+        half = "" if found.half_width is None else f" ±{self.format(found.half_width)}"
+        return f"{self.format(found.mean)}{half}"
+
+    def format_difference(self, found: Statistic | None) -> str:
+        """The same with its sign."""
+        text = self.format_statistic(found)
+        return f"+{text}" if found is not None and found.mean > 0 else text
+
+    def find_published(self, experiment: str) -> float | None:
+        """The users' number for an experiment."""
+        found = PUBLISHED.get(experiment)
+        return getattr(found, self.published) if found and self.published else None
+
+    def format_published(self, experiment: str) -> str:
+        """The users' number, with the digits that they gave."""
+        found = self.find_published(experiment)
+        return "" if found is None else f"{found * self.factor:.{min(self.digits, PUBLISHED_DIGITS)}f}"
+
+
+POSITION = Column(metric="metric/position_mae", heading="position MAE", digits=3, published="position_mae")
+CHANGE = Column(
+    metric="metric/action_change_acc", heading="change %", digits=1, factor=100, published="action_change_acc",
+    is_better_small=False,
+)  # fmt: skip
+ACTION = Column(
+    metric="metric/action_acc", heading="action %", digits=1, factor=100, published="action_acc", is_better_small=False
+)
+PREVIOUS = Column(
+    metric="metric/action_change_acc_previous", heading="previous %", digits=1, factor=100, is_better_small=False
+)
+COLUMNS = (POSITION, CHANGE, ACTION, PREVIOUS)
+
+SHORT = {"most frequent next action": "most frequent"}
+"""Names of reference rows that are too long for a terminal or a chart."""
+SHORTER = [name for name, found in PUBLISHED.items() if found.epochs == 1]
+FOOTNOTES = (
+    "Position MAE: mean absolute error of x and y of both players, in Melee units. Action: share of right actions. "
+    "Change: the same over frames where player 0's action differs from the last context frame. Previous: over frames "
+    "where it differs from the frame before the target; the same as change but under lookahead.",
+    f"Means over n seeds, ± half of the {CONFIDENCE:.0%} confidence interval of the mean (Student's t), sd: standard "
+    "deviation over seeds. One seed has neither.",
+    f"Differences are to the experiment {BASELINE!r} of the same table, paired by seed.",
+    "Published: the users' Round 1, one run each on 2,000 other games, no seeds, fewer prediction heads: it says which "
+    f"way, not how far. * {', '.join(SHORTER)} was published after one epoch, the others after two. The published "
+    "change accuracy of lookahead is against the last context frame, two frames before the target.",
+    "Rows that predict two frames ahead (lookahead, 3a) are another task: they have baselines of their own and compare "
+    "with no one-step row.",
+    "Persistence: nothing moves, the action stays. Kinematic: each player goes on at its speed. Most frequent next "
+    "action: to what each action most often changes in the training games.",
+)  # fmt: skip
+"""Sentences that every table needs."""
+EARLY_NOTE = "stopped early by the scheduler: not comparable"
+ONE_SEED_NOTE = "one seed: no interval"
+
+
+def title_of(table: Table) -> str:
+    """What the rows of a table have in common."""
+    return describe_key(table.key)
+
+
+def describe_key(key: Key) -> str:
+    """What comparable rows have in common, in words."""
+    is_early, horizon, fingerprint, version, targets, frames = key
+    ahead = "one frame ahead" if horizon == 1 else f"{horizon} frames ahead (lookahead)"
+    facts = [ahead, f"data {fingerprint}", f"metric version {version}"]
+    facts += [f"{frames:,} target frames"] if frames else []
+    facts += [f"targets: {targets}"] if targets != "all" else []
+    return " | ".join([EARLY_NOTE, *facts] if is_early else facts)
+
+
+def notes_of(table: Table) -> list[str]:
+    """What a reader of one table must know."""
+    if table.stopped_early:
+        return []
+    found = [ONE_SEED_NOTE] if all(row.trials == 1 for row in table.rows) else []
+    if len(table.rows) > 1 and not any(row.experiment == BASELINE for row in table.rows):
+        found.append(f"no {BASELINE!r} among these rows: no differences")
+    return found
+
+
+def count_trials(trials: Sequence[TrialResult]) -> str:
+    """How many trials a grid has, and how they ended."""
+    done, early = (sum(test) for test in ((t.is_finished for t in trials), (t.is_stopped_early for t in trials)))
+    failed = sum(bool(trial.failure) for trial in trials)
+    parts = [f"{done} of {len(trials)} trials finished"]
+    parts += [f"{early} stopped early by the scheduler"] if early else []
+    parts += [f"{failed} not finished"] if failed else []
+    return ", ".join(parts)

@@ -1,0 +1,159 @@
+"""`report.html`: a grid's results as one page that needs nothing else, not even a network."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from tune.charts import Page, draw_curves, draw_intervals, pick_colors
+from tune.columns import CHANGE, FOOTNOTES, POSITION, count_trials, notes_of, title_of
+from tune.page_style import STYLE
+from tune.page_tables import render_table, render_trials
+from tune.record import GridRecord
+from tune.results import Table, TrialResult
+from worldmodel.errors import UserError
+from worldmodel.storage import Location
+from worldmodel.training.estimate import format_usd
+from worldmodel.training.record import State
+from worldmodel.training.reporter import format_count, format_duration
+from worldmodel.training.tracking import read_metrics
+
+CURVE_NOTE = (
+    "A thin line per seed, dashed where lookahead makes it another task. Training loss is averaged over neighbouring "
+    "steps. A trial that was stopped early ends early."
+)
+LONG = 32
+"""Letters from which a fact has a line of its own."""
+
+
+def to_html(
+    folder: Location, tables: Sequence[Table], trials: Sequence[TrialResult], grid: GridRecord | None = None
+) -> str:
+    """The page. `grid`: the grid's own record, for its headline; None: there is none."""
+    charts, colors = Page(), pick_colors(trials)
+    body = [_heading(folder.name, 1), _render_verdict(tables, trials, grid), _render_facts(trials, grid)]
+    for table in tables:
+        body += [_heading(_capital(title_of(table))), render_table(table), *map(_paragraph, notes_of(table))]
+        if not table.stopped_early:
+            body.append(charts.render(draw_intervals(table, trials, colors)))
+    failures = [f"{trial.name}: {trial.failure}" for trial in trials if trial.failure]
+    body += [_heading("Not finished"), _list(failures, style="bad")] if failures else []
+    history = {trial.name: _read_history(folder / trial.name) for trial in trials}
+    body += [_heading("Learning curves"), charts.render(draw_curves(history, trials, colors)), _paragraph(CURVE_NOTE)]
+    body += [_heading("Trials"), render_trials(trials), _heading("What the words mean"), _list(FOOTNOTES, style="note")]
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(folder.name)}</title>\n'
+        f"<style>{STYLE}</style></head><body>\n{chr(10).join(body)}\n</body></html>\n"
+    )
+
+
+def _render_verdict(tables: Sequence[Table], trials: Sequence[TrialResult], grid: GridRecord | None) -> str:
+    """The answer in a few lines: how many trials count, which row is best, and what beats no baseline."""
+    lines = [count_trials(trials), *_describe_state(grid)]
+    full = [table for table in tables if not table.stopped_early]
+    lines += [text for table in full for text in _praise(table)]
+    shortfalls = [f"not better: {text}" for table in full for text in table.shortfalls]
+    if full and not shortfalls:
+        lines.append("every row is below persistence in position MAE and above the most frequent next action in change")
+    return _list([_capital(line) for line in lines + shortfalls], style="verdict")
+
+
+def _describe_state(grid: GridRecord | None) -> Iterator[str]:
+    if grid is None or grid.state in (State.CREATED, State.FINISHED):
+        return
+    yield f"the grid: {grid.state.value}" + (f": {grid.reason}" if grid.reason else "")
+    if grid.resume_command and grid.state is not State.RUNNING:
+        yield f"it goes on with: {grid.resume_command}"
+
+
+def _praise(table: Table) -> Iterator[str]:
+    """The best row by each of the two metrics that decide."""
+    ahead = "one frame ahead" if table.horizon == 1 else f"{table.horizon} frames ahead"
+    for column in (POSITION, CHANGE):
+        known = [row for row in table.rows if column.metric in row.metrics]
+        if len(known) > 1:
+            choose = min if column.is_better_small else max
+            best = choose(known, key=lambda row: row.metrics[column.metric].mean)
+            mean, found = column.format_statistic(best.metrics[column.metric]), best.difference.get(column.metric)
+            beside = f", {column.format_difference(found)} against the baseline" if found else ""
+            yield f"{ahead}, best {column.heading}: {best.experiment} with {mean}{beside}"
+
+
+def _render_facts(trials: Sequence[TrialResult], grid: GridRecord | None) -> str:
+    """What ran, on what, when, how long, for how much."""
+    facts = [*_list_grid_facts(grid), *_list_trial_facts(trials)]
+    shown = (
+        f"<div{' class=long' * (len(text) > LONG)}><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>"
+        for name, text in sorted(facts, key=lambda fact: len(fact[1]) > LONG)
+        if text
+    )
+    return f"<dl>{''.join(shown)}</dl>"
+
+
+def _list_grid_facts(grid: GridRecord | None) -> Iterator[tuple[str, str]]:
+    if grid is None:
+        return
+    yield "started", _format_time(grid.started)
+    yield "ended", _format_time(grid.ended)
+    yield "wall clock", _beside(grid.seconds or None, grid.estimated_seconds, format_duration)
+    known = _beside(grid.cost_usd, grid.estimated_cost_usd, format_usd)
+    yield "cost", known or "unknown: no price is set"
+    yield "at once", f"{grid.at_once} trial{'s' * (grid.at_once != 1)}"
+    yield "data", grid.blocks
+    yield "commit", grid.commit or "no git checkout"
+    yield "command", grid.command
+
+
+def _list_trial_facts(trials: Sequence[TrialResult]) -> Iterator[tuple[str, str]]:
+    records = [trial.record for trial in trials if trial.record]
+    devices = {str(record.device.get("gpu") or record.device.get("name") or "") for record in records}
+    games = {trial.evaluation["games"] for trial in trials if trial.evaluation and "games" in trial.evaluation}
+    yield "device", ", ".join(sorted(devices - {""}))
+    yield "parameters", _range([record.parameters for record in records], format_count)
+    yield "steps per trial", _range([record.total_steps for record in records], "{:,}".format)
+    yield "validation games", _range([*games], "{:,}".format)
+    yield "time of all trials", format_duration(sum(record.seconds.total for record in records)) if records else ""
+
+
+def _range(values: Sequence[int | None], show: Callable[[int], str]) -> str:
+    known = [value for value in values if value]
+    return " to ".join(dict.fromkeys((show(min(known)), show(max(known))))) if known else ""
+
+
+def _beside(actual: float | None, estimate: float | None, show: Callable[[float], str]) -> str:
+    """An amount with what was estimated, and by how much that was wrong."""
+    if actual is None:
+        return "" if estimate is None else f"estimated {show(estimate)}"
+    if estimate is None or not actual:
+        return show(actual)
+    return f"{show(actual)} (estimated {show(estimate)}, {100 * (estimate / actual - 1):+.0f} %)"
+
+
+def _read_history(run: Location) -> list[dict[str, Any]]:
+    try:
+        return read_metrics(run)
+    except UserError:  # one folder must not cost the report
+        return []
+
+
+def _format_time(when: datetime | None) -> str:
+    return f"{when:%Y-%m-%d %H:%M} UTC" if when else ""
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _heading(text: str, level: int = 2) -> str:
+    return f"<h{level}>{html.escape(text)}</h{level}>"
+
+
+def _paragraph(text: str) -> str:
+    return f'<p class="note">{html.escape(text)}</p>'
+
+
+def _list(lines: Sequence[str], style: str) -> str:
+    items = (f"<li{' class=bad' * line.startswith('Not better')}>{html.escape(line)}</li>" for line in lines)
+    return f'<ul class="{style}">{"".join(items)}</ul>'

@@ -1,0 +1,133 @@
+"""The tables of a grid's page, as HTML."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from urllib.parse import quote
+
+from tune.columns import ACTION, CHANGE, POSITION, PREVIOUS, SHORTER, Column
+from tune.export import describe_trial
+from tune.results import Row, Statistic, Table, TrialResult
+from worldmodel.training.estimate import format_usd
+from worldmodel.training.reporter import format_duration
+
+MEAN, SPREAD, DIFFERENCE, PUBLISHED = "mean ±", "sd", "vs baseline", "published"
+Groups = Sequence[tuple[Column, tuple[str, ...]]]
+"""Metrics of a result table, and what it shows of each."""
+PARTS = {
+    POSITION: (MEAN, SPREAD, DIFFERENCE, PUBLISHED),
+    CHANGE: (MEAN, SPREAD, DIFFERENCE, PUBLISHED),
+    PREVIOUS: (MEAN,),
+    ACTION: (MEAN, PUBLISHED),
+}
+ENDS = ("n", "steps", "time", "cost")
+TRIAL_HEADS = (
+    "trial", "seed", "state", "steps", POSITION.heading, CHANGE.heading, "time", "estimated", "training", "validation",
+    "cost", "estimated", "commit", "card", "",
+)  # fmt: skip
+COMMIT_DIGITS = 8
+
+
+def render_table(table: Table) -> str:
+    """Rows with their statistics, then those that need no training."""
+    groups = _choose_groups(table)
+    over = "".join(f'<th class="first" colspan="{len(parts)}">{column.heading}</th>' for column, parts in groups)
+    parts = [_cell(part, "first" * (not place), "th") for _, names in groups for place, part in enumerate(names)]
+    ends = [_cell(name, "first" * (name == ENDS[0]), "th") for name in ENDS]
+    head = (
+        f'<tr><th></th>{over}<th class="first" colspan="{len(ENDS)}">per trial</th></tr>'
+        f"<tr><th>{'trial' if table.stopped_early else 'experiment'}</th>{''.join(parts + ends)}</tr>"
+    )
+    rows = [_render_row(row, table, groups) for row in table.rows]
+    rows += [_render_reference(name, values, groups) for name, values in table.references.items()]
+    return _wrap(head, rows)
+
+
+def _choose_groups(table: Table) -> Groups:
+    """Without columns that would be empty, and without "previous" where it is the same as "change"."""
+    has_spread = any(row.trials > 1 for row in table.rows)
+    has_difference = any(row.difference for row in table.rows)
+    left_out = ([] if has_spread else [SPREAD]) + ([] if has_difference else [DIFFERENCE])
+    metrics = (POSITION, CHANGE, ACTION) if table.horizon == 1 else (POSITION, CHANGE, PREVIOUS, ACTION)
+    return [(metric, tuple(part for part in PARTS[metric] if part not in left_out)) for metric in metrics]
+
+
+def _render_row(row: Row, table: Table, groups: Groups) -> str:
+    cells = [_cell(row.names[0] if table.stopped_early else row.experiment)]
+    for column, parts in groups:
+        shown = _show(row, column)
+        cells += [shown[part] for part in parts]
+    values = (str(row.trials), f"{row.steps:,}", format_duration(row.seconds), _format_cost(row.cost_usd))
+    cells += [_cell(value, "first" * (not place)) for place, value in enumerate(values)]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _show(row: Row, column: Column) -> dict[str, str]:
+    found, difference = row.metrics.get(column.metric), row.difference.get(column.metric)
+    published = column.format_published(row.experiment)
+    mark = "*" if published and row.experiment in SHORTER else ""
+    return {
+        MEAN: _cell(column.format_statistic(found), "first main"),
+        SPREAD: _cell(column.format(found.spread) if found else "", "small"),
+        DIFFERENCE: _cell(column.format_difference(difference), _judge(difference, column)),
+        PUBLISHED: _cell(published + mark, "small"),
+    }
+
+
+def _judge(found: Statistic | None, column: Column) -> str:
+    """Better or worse where the interval leaves zero out; else neither."""
+    if found is None or found.half_width is None or not abs(found.mean) > found.half_width:
+        return ""
+    return "better" if (found.mean < 0) == column.is_better_small else "worse"
+
+
+def _render_reference(name: str, values: Mapping[str, float], groups: Groups) -> str:
+    cells = [_cell(name)]
+    for column, parts in groups:
+        cells += [_cell(column.format(values.get(column.metric)), "first"), *[_cell("")] * (len(parts) - 1)]
+    cells += [_cell("", "first"), *[_cell("")] * (len(ENDS) - 1)]
+    return f'<tr class="reference">{"".join(cells)}</tr>'
+
+
+def render_trials(trials: Sequence[TrialResult]) -> str:
+    """Every trial, with its card."""
+    head = f"<tr>{''.join(_cell(name, kind='th') for name in TRIAL_HEADS)}</tr>"
+    return _wrap(head, [f"<tr>{''.join(_trial_cells(trial))}</tr>" for trial in trials])
+
+
+def _trial_cells(trial: TrialResult) -> Iterator[str]:
+    told, values = describe_trial(trial), trial.values
+    state = "stopped early" if trial.is_stopped_early else told["state"] or "not started"
+    yield _cell(trial.name)
+    yield _cell(str(trial.seed))
+    yield _cell(state, "bad" if trial.failure else "")
+    yield _cell(f"{told['step']:,} of {told['total_steps'] or told['step']:,}" if trial.record else "")
+    for column in (POSITION, CHANGE):
+        yield _cell(column.format(values.get(column.metric)))
+    for name in ("seconds", "estimated_seconds", "seconds_training", "seconds_validation"):
+        yield _cell(format_duration(told[name]) if told[name] else "", "small" * (name != "seconds"))
+    yield _cell(_format_cost(told["cost_usd"]))
+    yield _cell(_format_cost(told["estimated_cost_usd"]), "small")
+    yield _cell((told["commit"] or "")[:COMMIT_DIGITS], "small")
+    yield f'<td><a href="{html.escape(link_to(told["card"]))}">card</a></td>' if told["card"] else _cell("")
+    yield _cell(trial.failure, "reason")
+
+
+def link_to(path: str) -> str:
+    """An address below the report's own folder; a name with a colon is no scheme."""
+    return f"./{quote(path)}"
+
+
+def _format_cost(dollars: float | None) -> str:
+    return "" if dollars is None else format_usd(dollars)
+
+
+def _wrap(head: str, rows: Sequence[str]) -> str:
+    body = "\n".join(rows)
+    return f'<div class="wide"><table><thead>{head}</thead>\n<tbody>{body}</tbody></table></div>'
+
+
+def _cell(text: str, style: str = "", kind: str = "td") -> str:
+    named = f' class="{style}"' if style else ""
+    return f"<{kind}{named}>{html.escape(text)}</{kind}>"
