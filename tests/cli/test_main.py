@@ -204,12 +204,11 @@ def test_a_run_in_the_current_folder_is_found_by_its_name(monkeypatch: pytest.Mo
 def test_options_win_over_the_preset_and_the_preset_over_the_file(capsys: pytest.CaptureFixture[str]) -> None:
     verb = parse(["train", str(EXPERIMENTS / "1a.yaml"), "--preset", "laptop", "--epochs", "7", "--run-name", "mine"])
     assert isinstance(verb, Train)
-    config = verb.read_experiment()
+    config, introduction = verb.read_experiment()
     assert (config.name, config.training.num_epochs, config.training.batch_size) == ("mine", 7, 16)
     assert config.encoding.state_age_as_embed
-    captured = capsys.readouterr()
-    assert "model.d_model: 192 (default 384)" in captured.err
-    assert captured.out == ""
+    assert "model.d_model: 192 (default 384)" in introduction
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

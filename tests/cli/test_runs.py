@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,38 @@ def test_show_has_the_traceback_and_the_command_that_resumes(storage: Path, caps
     shown = capsys.readouterr().out
     assert "ValueError: a cause" in shown
     assert "--resume" in shown
+
+
+def test_a_storage_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "--storage", str(tmp_path / "absent")]) == 2
+    shown = capsys.readouterr()
+    assert f"there is no folder {tmp_path}/absent" in shown.err
+    assert shown.out == ""
+
+
+def test_people_see_short_numbers_and_no_python_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = start_run(Location.of(tmp_path), ExperimentConfig(name="tiny"), device={"name": "a processor"})
+    best = Best(metric="val_metric/position_mae", value=1 / 3, step=4, path="checkpoints/step-00000004")
+    run.update(best=best, metrics={"loss/total": 2 / 3}, checkpoint=best.path)
+    with run.recording():
+        run.note_step(4)
+    for line in (["runs", "--storage", str(tmp_path)], ["show", str(tmp_path / "tiny")]):
+        assert main(line) == 0
+        shown = capsys.readouterr().out
+        assert "0.3333" in shown
+        assert not re.search(r"[{}]|None|\d\.\d{7}", shown)
+    assert main(["runs", "--storage", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"][0]["best"] == 1 / 3
+
+
+def test_a_trial_is_named_by_its_grid(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start_run(Location.of(storage / "grid"), ExperimentConfig(name="1a-seed0"))
+    assert main(["runs", "--storage", str(storage), "--json"]) == 0
+    assert "grid/1a-seed0" in [row["name"] for row in json.loads(capsys.readouterr().out)["runs"]]
+    assert main(["show", "grid/1a-seed0", "--storage", str(storage), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["location"] == str(storage / "grid/1a-seed0")
+    assert main(["show", "grid", "--storage", str(storage)]) == 2
+    assert "is a grid: name one of its trials: grid/1a-seed0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", [["show"], ["fetch", "DEST"]])

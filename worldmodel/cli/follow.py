@@ -60,8 +60,9 @@ class Tail(FollowVerb):
 
     def run(self) -> Result:
         followed = self.open()
+        has_ended = followed.has_ended  # asked first: what has ended has said all
         tell(followed.read_last(self.lines))
-        if self.no_follow or followed.has_ended:
+        if self.no_follow or has_ended:
             return followed.describe()
         report(f"following {followed.location}; Ctrl-C ends this, and nothing else")
         wait_for_end(followed, tell)

@@ -77,7 +77,8 @@ class RunVerb(StorageVerb):
         trials = [f"{location.name}/{run.location.name}" for run in find_runs(location)]
         if trials:
             return UserError(f"{location} is a grid: name one of its trials: {', '.join(sorted(trials))}")
-        known = sorted({place_below(location.parent, run.location) for run in find_runs(location.parent)})
+        runs = [place_below(location.parent, run.location) for run in find_runs(location.parent)]
+        known = sorted({*runs, *(name.split("/")[0] for name in runs)})
         hint = nearest(location.name, known) or f"; there are: {', '.join(known) or 'none'}"
         return UserError(f"there is no {what} {location.name!r} in {location.parent}{hint}")
 
