@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from s3_server import serve_s3, use_s3
 
 from tests.training.tiny_runs import CPU, configure, write_blocks
+from worldmodel.object_store import StorageError
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint_list import list_checkpoints, newest_good, read_best
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import as_values, to_yaml
 from worldmodel.training.journal import Journal
+from worldmodel.training.log_file import LOG, TIME
 from worldmodel.training.run import Run
 from worldmodel.training.run_folder import read_record, start_run
 from worldmodel.training.tracking import read_metrics
@@ -24,6 +29,21 @@ from worldmodel.training.workers import Workers
 @pytest.fixture(scope="module")
 def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_blocks(tmp_path_factory.mktemp("games"))
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with serve_s3() as url:
+        yield url
+
+
+def read_log(location: Location) -> tuple[list[datetime], list[str]]:
+    """Times and texts of the lines of a run's log."""
+    lines = (location / LOG).read_text().splitlines()
+    width = len(datetime.now().strftime(TIME))
+    return [datetime.strptime(line[:width], TIME).replace(tzinfo=UTC) for line in lines], [
+        x[width + 1 :] for x in lines
+    ]
 
 
 def train(run: Run, config: ExperimentConfig, blocks: Path, *, resume: bool = False) -> str:
@@ -104,3 +124,49 @@ def test_a_best_metric_that_nothing_counts_for_is_noted(blocks: Path, tmp_path: 
     is_measured = "val_action/cat_edge" in record.metrics
     assert (record.best is not None) == is_measured
     assert any("no best" in note for note in record.notes) == (not is_measured)
+
+
+def test_the_log_is_what_the_terminal_showed_over_all_attempts_with_the_time(blocks: Path, tmp_path: Path) -> None:
+    began = datetime.now(UTC) - timedelta(seconds=1)
+    shown = ""
+    for epochs in (1, 2):
+        config = configure({"training.num_epochs": epochs})
+        run = start_run(Location.of(tmp_path), config, resume=epochs > 1)
+        shown += train(run, config, blocks, resume=epochs > 1)
+    times, texts = read_log(run.location)
+    assert texts == shown.splitlines()
+    assert sum("resumed from" in text for text in texts) == 1
+    all_times = [began, *times, datetime.now(UTC)]
+    assert all_times == sorted(all_times)
+
+
+def test_the_log_of_a_run_in_an_object_store_goes_on_at_a_resume(
+    endpoint: str, blocks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_s3(monkeypatch, endpoint)
+    shown = ""
+    for epochs in (1, 2):
+        config = configure({"training.num_epochs": epochs})
+        run = start_run(Location.of("s3://games/runs"), config, resume=epochs > 1)
+        shown += train(run, config, blocks, resume=epochs > 1)
+    assert read_log(run.location)[1] == shown.splitlines()
+
+
+def test_a_log_that_cannot_be_written_is_noted_once_and_ends_no_run(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure()
+    run = start_run(Location.of(tmp_path), config)
+
+    class FullDisk:
+        def write_line(self, line: str) -> None:
+            raise StorageError("no space left")
+
+        def close(self) -> None:
+            raise StorageError("no space left")
+
+    monkeypatch.setattr("worldmodel.training.log_file.open_appender", lambda location: FullDisk())
+    train(run, config, blocks)
+    record = read_record(run.location)
+    assert record.step == record.total_steps
+    assert [note for note in record.notes if LOG in note] == [f"lines of {LOG} were lost: no space left"]

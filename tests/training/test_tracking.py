@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -97,9 +99,44 @@ def test_the_offline_wandb_run_holds_every_number_of_the_metrics_file(tmp_path: 
         assert all(is_equal(line[name], row[name]) for name in line), (line, row)
         assert all(not math.isfinite(row[name]) for name in odd)
     assert len(notes) == 1
-    assert tracker.address == f"wandb sync {files[0].parent}"
+    assert tracker.address is not None
+    shown = subprocess.run(f"echo {tracker.address}", shell=True, capture_output=True, text=True, check=True).stdout
+    assert shown.split() == ["wandb", "sync", str(files[0].parent)]  # as a shell reads it
     assert tracker.address in notes[0]
     assert "no key: set WANDB_API_KEY" in notes[0]
+
+
+def test_a_resumed_offline_run_repeats_no_note_and_names_both_its_parts(tmp_path: Path) -> None:
+    notes: list[str] = []
+    addresses = {track(Location.of(tmp_path), notes).address for _ in range(2)}
+    assert len(set(notes)) == len(addresses) == 1
+    (address,) = addresses
+    shown = subprocess.run(f"echo {address}", shell=True, capture_output=True, text=True, check=True).stdout
+    parts = [Path(part) for part in shown.split()[2:]]
+    assert [len(read_history(next(part.glob("*.wandb")))) for part in parts] == [len(ROWS)] * len(parts)
+    ids = {
+        r.run.run_id for p in parts for r in read_wandb(next(p.glob("*.wandb"))) if r.WhichOneof("record_type") == "run"
+    }
+    assert ids == {name_run(Location.of(tmp_path))}  # one page
+
+
+def test_trials_in_a_row_in_one_process_leave_nothing_behind(tmp_path: Path) -> None:
+    """A reused actor trains many trials: threads, open files and helper processes are those of the first."""
+    here = psutil.Process()
+
+    def count() -> tuple[int, int, int]:
+        return here.num_threads(), here.num_fds(), len(here.children(recursive=True))
+
+    for trial in range(2):
+        track(Location.of(tmp_path / str(trial)), [])
+    time.sleep(0.5)  # its helper threads end a little later
+    first = count()
+    for trial in range(2, 7):
+        track(Location.of(tmp_path / str(trial)), [])
+    deadline = time.monotonic() + 5
+    while (last := count()) > first and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert all(now <= then for now, then in zip(last, first, strict=True)), (first, last)
 
 
 def test_the_offline_run_carries_the_config_the_name_and_no_environment(

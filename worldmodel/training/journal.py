@@ -11,6 +11,8 @@ from worldmodel.training.checkpoint import Checkpoint, CheckpointState, save_che
 from worldmodel.training.checkpoint_list import Recovery, Retention, apply_retention, mark_best, read_best
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import as_values
+from worldmodel.training.gauges import Gauges, describe_interval, describe_progress
+from worldmodel.training.log_file import LogFile
 from worldmodel.training.loop import Hooks, Trainer
 from worldmodel.training.record import Seconds
 from worldmodel.training.reporter import Interval, Reporter
@@ -23,13 +25,15 @@ SHOWN = ("val_loss/total", "val_metric/position_mae", "val_metric/action_acc", "
 
 
 class Journal:
-    """The run folder, metrics and terminal of one run; a context, open while it trains."""
+    """The run folder, metrics, gauges and terminal of one run; a context, open while it trains."""
 
     def __init__(self, run: Run, config: ExperimentConfig, stream: IOBase | None = None) -> None:
         """`stream`: where lines are shown; None: stdout."""
         self.run, self.config, self._stream = run, config, stream
         self.tracker = Tracker(run.location, config.tracking, as_values(config), run.note)
+        self._log = LogFile(run.location, run.note)
         self._stack = ExitStack()
+        self._stack.callback(self._log.close)
         self._stack.callback(self.tracker.close)
         self._before = run.record.seconds
 
@@ -49,8 +53,10 @@ class Journal:
         plan, schedule = trainer.feed.plan, trainer.schedule
         parameters = sum(p.numel() for p in trainer.model.parameters())
         self.run.update(total_steps=schedule.total_steps, parameters=parameters)
-        self.reporter = Reporter(schedule.total_steps, keep=self.run.lines.append, stream=self._stream)
+        self.reporter = Reporter(schedule.total_steps, keep=self._keep, stream=self._stream)
         self._stack.callback(self.reporter.close)
+        self.gauges = Gauges(self.config, trainer.device, self.run.note)
+        self._stack.callback(self.gauges.close)
         where = "on the device" if trainer.feed.store.is_resident else "in mapped files"
         self.say(
             f"{parameters:,} parameters | {plan.epoch_targets:,} targets an epoch in "
@@ -79,6 +85,10 @@ class Journal:
         """Show a line, and keep it with the run's last lines."""
         self.reporter.say(text)
 
+    def _keep(self, line: str) -> None:
+        self.run.lines.append(line)
+        self._log.write(line)
+
     def _note_interval(self, interval: Interval, values: dict[str, float]) -> None:
         self.tracker.log(values, interval.step)
         self.reporter.show(interval)
@@ -86,6 +96,7 @@ class Journal:
             interval.step, epoch=self.trainer.epoch, seconds=self._seconds(), metrics=self._merge(values),
             wandb=self.tracker.address,
         )  # fmt: skip
+        self.gauges.show({**describe_interval(interval), **describe_progress(self.trainer, self.run.record)})
 
     def _note_epoch(self, values: dict[str, float], checkpoint: Checkpoint) -> None:
         self.tracker.log(values, checkpoint.state.step)
@@ -96,6 +107,7 @@ class Journal:
         self.run.note_step(
             checkpoint.state.step, epoch=self.trainer.epoch, seconds=self._seconds(), metrics=self._merge(values)
         )
+        self.gauges.show(describe_progress(self.trainer, self.run.record))
         self._save(checkpoint)
 
     def _save(self, checkpoint: Checkpoint) -> None:

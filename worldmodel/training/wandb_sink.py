@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import netrc
 import os
+import shlex
 import tempfile
 import threading
 import time
@@ -21,6 +22,11 @@ START_SECONDS = 20.0
 """Time after which a W&B that has not started is reported."""
 QUEUE_ROWS = 2000
 """Rows that wait for a slow W&B; past these the newest waiting row takes in what follows."""
+
+SETTLE_SECONDS = 5.0
+"""Longest wait for the last rows of an offline file."""
+EMPTY_BYTES = 7
+"""Size of an offline file without rows: its header."""
 
 
 class WandbSink:
@@ -69,7 +75,8 @@ class WandbSink:
             self._started.set()
             self._feed(run)
             run.finish()
-            self._keep_offline_file(run)
+            if run.settings.mode == "offline":
+                self._keep_offline_file(Path(run.settings.sync_dir))
         except Exception as error:  # noqa: BLE001
             self._started.set()
             self._note(f"W&B failed ({_shorten(error)}); metrics.jsonl has everything")
@@ -86,12 +93,7 @@ class WandbSink:
                 _forget_failed_start()
         if run is None:
             run = self._open("offline")
-            is_local = self._location.local_path() is not None
-            self.address = (
-                f"wandb sync {run.settings.sync_dir}"
-                if is_local
-                else f"copy {self._location / 'wandb'} to a disk, then `wandb sync` its folder"
-            )
+            self.address = describe_upload(self._location)
             self._note(f"W&B is offline ({reason}); to upload this run later: {self.address}")
         run.define_metric("*", step_metric="step")
         return run
@@ -125,11 +127,11 @@ class WandbSink:
         with self._lock:
             return self._rows.popleft() if self._rows else None
 
-    def _keep_offline_file(self, run: Any) -> None:
+    def _keep_offline_file(self, folder: Path) -> None:
         """A run in an object store keeps its offline file there: the machine's disk may vanish."""
-        if self._location.local_path() is None and run.settings.mode == "offline":
-            folder = Path(run.settings.sync_dir)
-            for path in folder.glob("*.wandb"):
+        for path in folder.glob("*.wandb"):
+            _wait_for_end(path)
+            if self._location.local_path() is None:
                 (self._location / "wandb" / folder.name / path.name).upload(path)
 
 
@@ -154,9 +156,27 @@ def has_key() -> bool:
         return False
 
 
+def describe_upload(location: Location) -> str:
+    """The command that uploads all that a run wrote while offline: the same for every attempt, so it is told once."""
+    folder = location.local_path()
+    if folder is None:
+        return f"copy {location / 'wandb'} to a disk, then `wandb sync` its folder's folders"
+    return f"wandb sync {shlex.quote(str(folder))}/wandb/offline-run-*"
+
+
 def name_run(location: Location) -> str:
     """W&B's id of a run: the same whenever the folder is the same, so that a resumed run goes on in its page."""
     return hashlib.sha256(str(location).encode()).hexdigest()[:16]
+
+
+def _wait_for_end(path: Path) -> None:
+    """Waits until a file no longer grows: W&B's helper process writes its last rows a little after the run's end."""
+    before, deadline = -1, time.monotonic() + SETTLE_SECONDS
+    while (size := path.stat().st_size) != before or size <= EMPTY_BYTES:
+        if time.monotonic() > deadline:
+            return
+        before = size
+        time.sleep(0.1)
 
 
 def _forget_failed_start() -> None:
