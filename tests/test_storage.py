@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -141,6 +142,25 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
     reader.join()
     assert {len(content) for content in seen} == {200_000}
     assert all(len(set(content)) == 1 for content in seen)
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_read_whole(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_s3(monkeypatch, endpoint)
+    place, opened = Location.of("s3://games/replaced"), Location.open_input
+    place.write_text("short")
+    longer = iter(["rather long", "longer than all the others"])
+
+    def open_and_replace(location: Location) -> pa.NativeFile:
+        stream = opened(location)
+        for text in longer:
+            location.write_text(text)
+            break
+        return stream
+
+    monkeypatch.setattr(Location, "open_input", open_and_replace)
+    assert place.read_text() == "longer than all the others"
 
 
 def test_appended_lines_follow_those_of_earlier_sessions(folder: Location) -> None:

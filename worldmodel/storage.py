@@ -25,6 +25,8 @@ from worldmodel.object_store import MissingError, StorageError, explain_failure,
 
 CHUNK_BYTES = 4 << 20
 """Bytes read at a time when a file is copied or hashed."""
+READ_TRIES = 5
+"""Times that an object is read which is replaced meanwhile."""
 Stream: TypeAlias = io.BufferedIOBase | pa.NativeFile
 SCHEMES = {"s3": "s3", "gs": "gs", "gcs": "gs"}
 
@@ -114,11 +116,18 @@ class Location:
     def read_bytes(self) -> bytes:
         """The whole file.
 
+        An object store is asked for the size first and then for so many bytes: where the object was replaced between
+        the two, it is read again.
+
         Raises:
             MissingError: there is no such file.
         """
-        with self.open_input() as stream, explain_failure(str(self), "read"):
-            return bytes(stream.read())
+        for _ in range(READ_TRIES):
+            with self.open_input() as stream, explain_failure(str(self), "read"):
+                content = bytes(stream.read())
+            if self.scheme == "file" or len(content) == self.measure_bytes():
+                break
+        return content
 
     def read_text(self) -> str:
         """The whole file as UTF-8."""
