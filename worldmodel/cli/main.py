@@ -25,6 +25,7 @@ from worldmodel.cli.fields import Schema
 from worldmodel.cli.follow import Stop, Tail
 from worldmodel.cli.games import Pack, Parse, Toy
 from worldmodel.cli.leaderboard import Leaderboard
+from worldmodel.cli.plan import Plan
 from worldmodel.cli.runs import Export, Fetch, Runs, Show
 from worldmodel.cli.train import Train
 from worldmodel.cli.verb import Verb, to_json
@@ -44,6 +45,7 @@ Command = (
     Annotated[Games, subcommand("games")]
     | Annotated[Encode, subcommand("encode")]
     | Annotated[Audit, subcommand("audit")]
+    | Annotated[Plan, subcommand("plan")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Runs, subcommand("runs")]

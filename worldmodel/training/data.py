@@ -75,12 +75,14 @@ def open_dataset(blocks: str, config: ExperimentConfig) -> Dataset:
     """Open blocks under an experiment's filters and split; remote ones are cached first. UserError as its parts."""
     where = Location.of(blocks)
     index = read_index(where)
-    games = select_games(index.games, _filter_of(config.data))
+    games = select_games(index.games, filter_of(config.data))
     split = split_games(games, config.training.train_split, config.data.split)
     return Dataset(blocks=blocks, folder=cache_blocks(where, index, games), index=index, split=split)
 
 
-def _filter_of(config: DataConfig) -> GameFilter:
+def filter_of(config: DataConfig) -> GameFilter:
+    """Which games an experiment uses."""
+
     def as_set(value: int | tuple[int, ...] | None) -> frozenset[int] | None:
         return None if value is None else frozenset(value if isinstance(value, tuple) else (value,))
 

@@ -181,7 +181,7 @@ def _choose(kind: str, prices: Prices) -> Price:
         several = ", ".join(f"{name} ${offer.value:g}" for name, offer in offers.items())
         return Price(
             usd_per_hour=None,
-            origin=f"several providers have {kind} ({several}): set {PROVIDER} to yours, or {HOUR} to dollars per hour",
+            origin=f"several providers have {kind} ({several}); set {PROVIDER} to yours, or {HOUR} to dollars per hour",
         )
     provider = wished or next(iter(offers))
     offer = offers[provider]
@@ -189,7 +189,7 @@ def _choose(kind: str, prices: Prices) -> Price:
 
 
 def _unknown(why: str) -> Price:
-    return Price(usd_per_hour=None, origin=f"{why}: set {HOUR} to dollars per hour")
+    return Price(usd_per_hour=None, origin=f"{why}; set {HOUR} to dollars per hour")
 
 
 def count_held(device: Mapping[str, Any], share: float, workers: int) -> float:

@@ -77,6 +77,8 @@ class Job:
     workers: int
     resume: bool
     init: str
+    share: float = 1.0
+    """See `TrainRequest`."""
 
 
 def train(request: TrainRequest, report: Report = print) -> RunRecord:
@@ -107,7 +109,7 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     _introduce(request, run, notes, report)
     job = Job(
         config=to_yaml(config), run=str(run.location), blocks=blocks, workers=request.workers, resume=request.resume,
-        init=request.init,
+        init=request.init, share=request.share,
     )  # fmt: skip
     report(f"{run.location}: {len(dataset.split.train)} games train, {len(dataset.split.validation)} validate")
     try:
@@ -127,7 +129,7 @@ def price_run(request: TrainRequest, device: dict[str, Any], older: RunRecord | 
     """
     price = find_price(device, read_prices())
     if request.budget.usd is not None and price.usd_per_hour is None:
-        raise UserError(f"--budget-usd {request.budget.usd:g} cannot be kept: the price is unknown, {price.origin}")
+        raise UserError(f"--budget-usd {request.budget.usd:g} needs a price, which is unknown: {price.origin}")
     held = count_held(device, request.share, request.workers)
     return {
         "price_per_hour_usd": None if price.usd_per_hour is None else price.usd_per_hour * held,
@@ -145,7 +147,8 @@ def check_budget(cost: dict[str, Any], budget: Budget, older: RunRecord | None) 
     seconds = older.seconds.total
     spent = RunRecord(name=older.name, command="", commit=None, **cost).price(seconds)
     if reason := budget.find_end(seconds, spent):
-        options = budget.propose(seconds, spent).apply_to("")
+        needed = older.seconds_promised or 0.0
+        options = budget.propose(needed, older.price(needed)).apply_to("")
         raise UserError(f"run {older.name!r} cannot go on: {reason}; ask for more, such as {options}")
 
 
@@ -253,8 +256,9 @@ def find_place(count: int, device: torch.device) -> tuple[Workers, int]:
 def make_trainer(job: Job, config: ExperimentConfig, workers: Workers) -> tuple[Trainer, Recovery | None]:
     """The trainer of a job at the step from which it goes on, and what it was recovered from."""
     worker = Worker(
-        device=workers.device, rank=workers.rank, world=workers.world, resident_bytes=measure_room(workers.device)
-    )
+        device=workers.device, rank=workers.rank, world=workers.world,
+        resident_bytes=measure_room(workers.device, job.share),
+    )  # fmt: skip
     dataset = open_dataset(job.blocks, config)
     feed = Feed(dataset, config, worker)
     torch.manual_seed(config.training.seed)
@@ -267,6 +271,20 @@ def make_trainer(job: Job, config: ExperimentConfig, workers: Workers) -> tuple[
     if recovery and recovery.checkpoint:
         trainer.restore(recovery.checkpoint)
     return trainer, recovery
+
+
+def build_trainer(dataset: Dataset, config: ExperimentConfig, workers: Workers, init: str = "") -> Trainer:
+    """A trainer at its first step. `init`: a `.pt` whose weights it begins with; empty: fresh weights."""
+    worker = Worker(
+        device=workers.device, rank=workers.rank, world=workers.world, resident_bytes=measure_room(workers.device)
+    )
+    feed = Feed(dataset, config, worker)
+    torch.manual_seed(config.training.seed)
+    model = build_model(config.model, config.encoding.layout)
+    if init:
+        _begin_from(Path(init), model)
+    model.to(workers.device)
+    return Trainer(model, feed, open_validation(dataset, config, worker, feed.view), config, workers)
 
 
 def _begin_from(path: Path, model: WorldModel) -> None:

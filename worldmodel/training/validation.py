@@ -94,7 +94,7 @@ def validate(
     was_training = model.training
     model.eval()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
-        for inputs, targets, predictions in _predict_all(model, data):
+        for inputs, targets, predictions in predict_all(model, data):
             found["model"].update(predictions, targets)
             for name, predict in baselines.items():
                 found[name].update(predict(inputs), targets)
@@ -102,7 +102,8 @@ def validate(
     return found
 
 
-def _predict_all(model: WorldModel, data: ValidationSet) -> Iterator[tuple[Inputs, Targets, Predictions]]:
+def predict_all(model: WorldModel, data: ValidationSet) -> Iterator[tuple[Inputs, Targets, Predictions]]:
+    """Inputs, targets and what the model predicts, batch by batch, until every validation game is measured."""
     return _predict_windows(model, data) if data.shape.mode == "window" else _predict_games(model, data)
 
 
