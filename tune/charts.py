@@ -70,7 +70,7 @@ def draw_intervals(table: Table, trials: Sequence[TrialResult], colors: Mapping[
             for mark in marks:
                 figure.add_trace(mark, row=1, col=place)
         _draw_lines(figure, place, column, table)
-    figure.update_yaxes(autorange="reversed", type="category", showgrid=True, row=1, col=1)
+    figure.update_yaxes(range=[len(table.rows) - 0.3, -0.6], type="category", showgrid=True)
     figure.update_xaxes(showgrid=True, nticks=7)
     for place, column in enumerate((POSITION, CHANGE), 1):
         figure.update_xaxes(range=_find_range(table, column), row=1, col=place)

@@ -75,7 +75,7 @@ def to_csv(tables: Sequence[Table], trials: Sequence[TrialResult]) -> str:
             "stopped_early": table.stopped_early,
         }  # fmt: skip
         for row in table.rows:
-            out.writerows({**common, **line} for line in _row_lines(row))
+            out.writerows({**common, **line} for line in _row_lines(row, table))
         for name, values in table.references.items():
             line = {**common, "kind": "reference", "name": name}
             out.writerows({**line, "metric": metric, "mean": values[metric]} for metric in METRICS if metric in values)
@@ -84,11 +84,12 @@ def to_csv(tables: Sequence[Table], trials: Sequence[TrialResult]) -> str:
     return page.getvalue()
 
 
-def _row_lines(row: Row) -> Iterator[dict[str, Any]]:
+def _row_lines(row: Row, table: Table) -> Iterator[dict[str, Any]]:
     published = {column.metric: column.find_published(row.experiment) for column in COLUMNS}
     common = {
-        "kind": "experiment", "name": row.experiment if row.trials > 1 else row.names[0], "experiment": row.experiment,
-        "steps": row.steps, "seconds": row.seconds, "cost_usd": row.cost_usd, "failure": "; ".join(row.failures),
+        "kind": "experiment", "name": row.names[0] if table.stopped_early else row.experiment,
+        "experiment": row.experiment, "steps": row.steps,
+        "seconds": row.seconds, "cost_usd": row.cost_usd, "failure": "; ".join(row.failures),
     }  # fmt: skip
     for metric, found in row.metrics.items():
         line = {**common, "metric": metric, **asdict(found)}

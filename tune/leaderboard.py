@@ -199,6 +199,7 @@ def render_leaderboard(found: Mapping[str, Any]) -> Group:
         for name, values in board["references"].items():
             cells = (column.format(values.get(column.metric)) for column in SHOWN)
             table.add_row("", "", SHORT.get(name, name), *cells, style="dim")
+        parts.append(Text())
     parts += [Text(f"left out: {text}", style="dim") for text in found["left_out"]]
     return Group(*parts, *(Text(f"unreadable: {text}", style="red") for text in found["unreadable"]))
 

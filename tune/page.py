@@ -24,6 +24,8 @@ CURVE_NOTE = (
     "A thin line per seed, dashed where lookahead makes it another task. Training loss is averaged over neighbouring "
     "steps. A trial that was stopped early ends early."
 )
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+"""What a browser lets the page do: run and draw what it brings along, fetch nothing."""
 LONG = 32
 """Letters from which a fact has a line of its own."""
 
@@ -44,7 +46,8 @@ def to_html(
     body += [_heading("Learning curves"), charts.render(draw_curves(history, trials, colors)), _paragraph(CURVE_NOTE)]
     body += [_heading("Trials"), render_trials(trials), _heading("What the words mean"), _list(FOOTNOTES, style="note")]
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(folder.name)}</title>\n'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<title>{html.escape(folder.name)}</title>\n'
         f"<style>{STYLE}</style></head><body>\n{chr(10).join(body)}\n</body></html>\n"
     )
 

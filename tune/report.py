@@ -31,8 +31,9 @@ def render_terminal(tables: Sequence[Table], trials: Sequence[TrialResult]) -> G
     """The tables with their notes, and below them what failed."""
     parts: list[Any] = []
     for table in tables:
-        parts += [_render_table(table), *(Text(f"  {note}", style="dim") for note in notes_of(table))]
-        parts += [Text(f"  not better: {text}", style="yellow") for text in table.shortfalls if not table.stopped_early]
+        parts += [_render_table(table), *(Text(note, style="dim") for note in notes_of(table))]
+        parts += [Text(f"not better: {text}", style="yellow") for text in table.shortfalls]
+        parts.append(Text())
     failures = [f"not finished: {trial.name}: {trial.failure}" for trial in trials if trial.failure]
     return Group(*parts, *(Text(line, style="red") for line in failures))
 

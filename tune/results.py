@@ -174,7 +174,7 @@ class Table:
     references: dict[str, dict[str, float]]
     """Rows that need no training: "persistence", "kinematic", "most frequent next action"."""
     shortfalls: list[str]
-    """Rows that do not beat what needs no training, in words; empty: all do."""
+    """Rows that do not beat what needs no training, in words; empty: all do, or were stopped early."""
 
     @property
     def key(self) -> Key:
@@ -238,7 +238,7 @@ def _make_table(key: Key, group: list[TrialResult], everything: Sequence[TrialRe
     return Table(
         horizon=horizon, fingerprint=fingerprint, metric_version=version, encoding_targets=targets,
         target_frames=frames, stopped_early=is_early, rows=rows, references=references,
-        shortfalls=[text for row in rows for text in _find_shortfalls(row, references)],
+        shortfalls=[] if is_early else [text for row in rows for text in _find_shortfalls(row, references)],
     )  # fmt: skip
 
 
@@ -279,5 +279,4 @@ def _find_shortfalls(row: Row, references: Mapping[str, Mapping[str, float]]) ->
         hurdle = references.get(name, {}).get(metric)
         if metric in row.metrics and hurdle is not None and not sign * (row.metrics[metric].mean - hurdle) > 0:
             side = "above" if sign > 0 else "below"
-            who = row.experiment if len(row.names) > 1 else row.names[0]
-            yield f"{who}: {metric} {row.metrics[metric].mean:.3f} is not {side} {name}'s {hurdle:.3f}"
+            yield f"{row.experiment}: {metric} {row.metrics[metric].mean:.3f} is not {side} {name}'s {hurdle:.3f}"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from tune.grid import Trial
+from tune.record import GridRecord, TrialName, write_grid
 from tune.results import METRICS, TrialResult
+from worldmodel.storage import Location
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.record import RunRecord, Seconds, State
+from worldmodel.training.run import EVALUATION, RECORD
 
 REFERENCES = ("persistence", "kinematic", "most frequent next action")
 
@@ -15,7 +20,8 @@ REFERENCES = ("persistence", "kinematic", "most frequent next action")
 def make_evaluation(values: dict[str, float], **changes: Any) -> dict[str, Any]:
     """What `evaluation.json` holds, under the model's metrics."""
     rows = {"model": values, **{name: dict.fromkeys(METRICS, 0.5) for name in REFERENCES}}
-    return {"step": 10, "horizon": 1, "data_fingerprint": "f" * 16, "metric_version": 1, "rows": rows, **changes}
+    facts = {"step": 10, "horizon": 1, "data_fingerprint": "f" * 16, "metric_version": 1}
+    return {**facts, "encoding_targets": "all", "games": 4, "targets": 900, "rows": rows, **changes}
 
 
 def make_result(experiment: str, seed: int, value: float = 0.25, **changes: Any) -> TrialResult:
@@ -30,6 +36,31 @@ def make_record(experiment: str, seed: int, **changes: Any) -> RunRecord:
     """The record of a trial that finished after ten steps and a minute, at 6 dollars an hour."""
     facts = {"state": State.FINISHED, "step": 10, "seconds": Seconds(total=60.0), "price_per_hour_usd": 6.0}
     return RunRecord(name=f"{experiment}-seed{seed}", **{"commit": None, "command": "", **facts, **changes})
+
+
+def make_early(experiment: str, seed: int, value: float = 0.25, step: int = 4, **changes: Any) -> TrialResult:
+    """A trial that a scheduler stopped after `step` of ten steps, and that was evaluated there."""
+    record = make_record(
+        experiment, seed, state=State.STOPPED, early_stopped=True, step=step, total_steps=10, reason="stopped early"
+    )
+    return TrialResult(
+        name=record.name, experiment=experiment, seed=seed, record=record,
+        evaluation=make_evaluation(dict.fromkeys(METRICS, value), step=step, **changes),
+    )  # fmt: skip
+
+
+def write_grid_of(folder: Location, trials: Sequence[TrialResult], **facts: Any) -> GridRecord:
+    """The folder of a grid that ended with these trials."""
+    names = [TrialName(name=t.name, experiment=t.experiment, seed=t.seed) for t in trials]
+    given: dict[str, Any] = {"state": State.FINISHED, "commit": None, "command": "tune/round1.py", **facts}
+    grid = GridRecord(name=folder.name, trials=names, **given)
+    write_grid(folder, grid)
+    for trial in trials:
+        if trial.record is not None:
+            (folder / trial.name / RECORD).write_text(trial.record.model_dump_json())
+        if trial.evaluation is not None:
+            (folder / trial.name / EVALUATION).write_text(json.dumps(trial.evaluation))
+    return grid
 
 
 def make_failure(experiment: str, seed: int, reason: str) -> TrialResult:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tune.results_at_hand import make_evaluation, make_failure, make_record, make_result, make_trial
+from tests.training.tiny_runs import configure, open_data, write_blocks
+from tests.tune.results_at_hand import make_early, make_evaluation, make_failure, make_record, make_result, make_trial
 from tune.grid import ROUND1
 from tune.results import CONFIDENCE, METRICS, PUBLISHED, Statistic, TrialResult, make_tables, read_trial
 from worldmodel.rollout.evaluation import EVALUATION
@@ -43,9 +46,11 @@ def test_a_diverged_seed_is_seen_in_the_mean(values: list[float]) -> None:
     assert math.isnan(Statistic.of(values).mean)
 
 
-def test_a_statistic_is_that_of_a_printed_table_of_students_t() -> None:
-    found = Statistic.of([1.0, 2.0, 3.0])
-    assert found.half_width == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)
+@pytest.mark.parametrize(("n", "t"), [(2, 12.706), (3, 4.303), (4, 3.182), (5, 2.776), (11, 2.228)])
+def test_a_statistic_is_that_of_a_printed_table_of_students_t(n: int, t: float) -> None:
+    found = Statistic.of([float(value) for value in range(n)])
+    assert found.spread == pytest.approx(math.sqrt(n * (n + 1) / 12))
+    assert found.half_width == pytest.approx(t * math.sqrt((n + 1) / 12), rel=1e-3)
 
 
 def test_one_seed_has_neither_spread_nor_interval() -> None:
@@ -93,25 +98,80 @@ def test_a_metric_that_the_baseline_lacks_has_no_difference() -> None:
     assert table.rows[1].difference.keys() == set(METRICS) - {MAE}
 
 
-KINDS = st.tuples(st.sampled_from([1, 2]), st.sampled_from(["a" * 16, "b" * 16]), st.sampled_from([1, 2]))
+KINDS = st.fixed_dictionaries({
+    "horizon": st.sampled_from([1, 2]),
+    "data_fingerprint": st.sampled_from(["a" * 16, "b" * 16]),
+    "metric_version": st.sampled_from([1, 2]),
+    "encoding_targets": st.sampled_from(["all", "published"]),
+    "targets": st.sampled_from([900, 901]),
+})  # fmt: skip
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(st.tuples(st.sampled_from(ROUND1), KINDS), min_size=1, max_size=12))
-def test_rows_of_other_horizon_data_or_metric_version_never_share_a_table(
-    drawn: list[tuple[str, tuple[int, str, int]]],
+@given(st.lists(st.tuples(st.sampled_from(ROUND1), KINDS, st.booleans()), min_size=1, max_size=12))
+def test_rows_share_a_table_where_and_only_where_all_that_they_were_measured_on_is_the_same(
+    drawn: list[tuple[str, dict[str, Any], bool]],
 ) -> None:
-    trials = [
-        make_result(name, seed, horizon=kind[0], data_fingerprint=kind[1], metric_version=kind[2])
-        for seed, (name, kind) in enumerate(drawn)
-    ]
+    makers = (make_result, make_early)
+    trials = [makers[early](name, seed, **kind) for seed, (name, kind, early) in enumerate(drawn)]
     tables = make_tables(trials)
-    keys = [(table.horizon, table.fingerprint, table.metric_version) for table in tables]
-    assert keys == sorted({kind for _, kind in drawn})
-    for key, table in zip(keys, tables, strict=True):
-        expected = [name for name, kind in drawn if kind == key]
-        assert {row.experiment: row.trials for row in table.rows} == {n: expected.count(n) for n in expected}
-        assert all(row.horizon == table.horizon for row in table.rows)
+    order = ("horizon", "data_fingerprint", "metric_version", "encoding_targets", "targets")
+    kinds = [(early, *(kind[name] for name in order)) for _, kind, early in drawn]
+    assert [table.key for table in tables] == sorted(set(kinds))
+    for table in tables:
+        expected = {trial.name for trial, kind in zip(trials, kinds, strict=True) if kind == table.key}
+        assert sorted(name for row in table.rows for name in row.names) == sorted(expected)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(NUMBERS, min_size=1, max_size=5), st.lists(NUMBERS, min_size=1, max_size=5))
+def test_trials_that_were_stopped_early_are_never_averaged(full: list[float], early: list[float]) -> None:
+    trials = [make_result("1a", seed, value) for seed, value in enumerate(full)]
+    trials += [make_early("1a", len(full) + n, value, step=1 + n) for n, value in enumerate(early)]
+    trials += [make_early("baseline", seed) for seed in range(3)]
+    found, apart = make_tables(trials)
+    assert (found.stopped_early, apart.stopped_early) == (False, True)
+    [row] = found.rows
+    assert row.metrics[MAE] == Statistic.of(full)
+    shown = [(r.names, r.steps, r.metrics[MAE].mean, r.metrics[MAE].n) for r in apart.rows if r.experiment == "1a"]
+    assert shown == [((f"1a-seed{len(full) + n}",), 1 + n, value, 1) for n, value in enumerate(early)]
+    assert all(row.difference == {} for row in apart.rows)
+    assert row.failures == ()
+
+
+def test_a_trial_stopped_early_without_an_evaluation_is_named() -> None:
+    early = make_early("1a", 0)
+    bare = replace(early, evaluation=None)
+    assert (early.failure, bare.failure) == ("", "stopped early by the scheduler, not evaluated")
+    assert (early.is_finished, early.is_stopped_early, bare.is_stopped_early) == (False, True, False)
+
+
+def test_an_evaluation_from_before_target_sets_is_of_all_targets() -> None:
+    older = make_result("1a", 0)
+    assert older.evaluation is not None
+    del older.evaluation["encoding_targets"]
+    [table] = make_tables([older, make_result("baseline", 0)])
+    assert (table.encoding_targets, len(table.rows)) == ("all", 2)
+
+
+@pytest.mark.parametrize("changes", [{"data.split": "first"}, {"training.train_split": 0.5}, {"data.max_games": 6}])
+def test_the_fingerprint_that_keeps_tables_apart_names_the_games_and_their_split(
+    tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any]
+) -> None:
+    blocks = tmp_path_factory.getbasetemp() / "split"
+    if not blocks.exists():
+        write_blocks(blocks)
+    one, other = (open_data(configure(c), blocks / "blocks").fingerprint for c in ({}, changes))
+    assert one == open_data(configure({"training.lr": 0.5}), blocks / "blocks").fingerprint
+    kinds = [make_result("1a", seed, data_fingerprint=name) for seed, name in enumerate((one, other))]
+    assert len(make_tables(kinds)) == 2
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.49, 1), (0.5, 2), (0.51, 1), (math.nan, 2)])
+def test_a_row_is_not_better_unless_it_is_strictly_so(value: float, expected: int) -> None:
+    [table] = make_tables([make_result("1a", 0, value)])  # its references are 0.5 everywhere
+    assert len(table.shortfalls) == expected
+    assert all(text.startswith("1a: metric/") for text in table.shortfalls)
 
 
 def test_another_horizons_baseline_is_no_baseline() -> None:

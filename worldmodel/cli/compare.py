@@ -51,13 +51,8 @@ def _render_parts(result: Result) -> Iterator[Any]:
     first, second = (str(place).rsplit("/", 1)[-1] for place in result["runs"])
     heads = (first, second) if first != second else result["runs"]
     yield from (f"warning: {text}" for text in result["warnings"])
-    yield (
-        _render_table("settings that differ", heads, result["settings"].items())
-        if result["settings"]
-        else "settings: equal"
-    )
-    if result["facts"]:
-        yield _render_table("state, code and data that differ", heads, result["facts"].items())
+    for title, name in (("settings that differ", "settings"), ("state, code and data that differ", "facts")):
+        yield _render_table(title, heads, result[name].items()) if result[name] else f"{title}: none\n"
     yield _render_table(f"results ({' | '.join(result['sources'])})", heads, _choose_results(result), is_number=True)
     yield _render_table("seconds and dollars", heads, result["effort"].items(), is_number=True)
 
