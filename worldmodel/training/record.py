@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shlex
 import socket
@@ -177,12 +178,24 @@ class RunRecord(Living):
 
 
 def make_command() -> str:
-    """The command line of this process, or the one in `WORLDMODEL_COMMAND`: a worker's own starts nothing."""
+    """The command line of this process, as it is submitted where it is a Ray job's.
+
+    `WORLDMODEL_COMMAND` holds another one in a worker, whose own would start nothing.
+    """
     if given := os.environ.get("WORLDMODEL_COMMAND"):
         return given
     script = Path(sys.argv[0])
     words = ["python", sys.argv[0]] if script.suffix == ".py" else [script.name]
-    return shlex.join([*words, *sys.argv[1:]])
+    return shlex.join([*_list_submission(), *words, *sys.argv[1:]])
+
+
+def _list_submission() -> list[str]:
+    """The words that submit a command line, where this process is the driver of a Ray job."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    if "job_submission_id" not in job.get("metadata", {}):
+        return []
+    has_upload = "working_dir" in job.get("runtime_env", {})
+    return ["ray", "job", "submit", *(["--working-dir", "."] if has_upload else []), "--"]
 
 
 def read_commit() -> str | None:
