@@ -24,7 +24,7 @@ CURVES = {
 """Metric of `metrics.jsonl` to title and the factor it is shown with."""
 POINTS = 60
 """Most points of a curve: a noisier one is averaged over neighbouring steps."""
-REFERENCE_LINES = {POSITION.metric: ("persistence", "kinematic"), CHANGE.metric: (HURDLES[CHANGE.metric][0],)}
+REFERENCE_LINES = {POSITION.metric: ("persistence", "kinematic"), CHANGE.metric: (HURDLES[CHANGE.metric][1],)}
 """Which rows without training a panel shows as lines."""
 FAR = 2.0
 """A line farther away than so many widths of all intervals would squeeze them: it becomes an arrow."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tune.results import BASELINE, CONFIDENCE, PUBLISHED, Key, Statistic, Table, TrialResult
 
+COMMIT_DIGITS = 8
 PUBLISHED_DIGITS = 2
 """Most digits after the point that the users gave."""
 
@@ -111,6 +112,12 @@ def notes_of(table: Table) -> list[str]:
     if len(table.rows) > 1 and not any(row.experiment == BASELINE for row in table.rows):
         found.append(f"no {BASELINE!r} among these rows: no differences")
     return found
+
+
+def shorten_commit(commit: str) -> str:
+    """The first digits, and whether files differed from it."""
+    name, dash, mark = commit.partition("-")
+    return name[:COMMIT_DIGITS] + dash + mark
 
 
 def count_trials(trials: Sequence[TrialResult]) -> str:

@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from tune.columns import ACTION, CHANGE, POSITION, SHORT, describe_key
+from tune.columns import ACTION, CHANGE, POSITION, SHORT, describe_key, shorten_commit
 from tune.export import drop_non_finite
 from tune.record import GRID, TrialName, read_grid
 from tune.results import METRICS, Key, Row, Statistic, TrialResult, key_of, make_tables, read_trial, references_of
@@ -22,7 +22,6 @@ from worldmodel.training.estimate import format_usd
 from worldmodel.training.reporter import format_duration
 from worldmodel.training.run import EVALUATION, RECORD
 
-COMMIT_DIGITS = 8
 SHOWN = (POSITION, CHANGE, ACTION)
 
 
@@ -216,6 +215,6 @@ def _cells(entry: Mapping[str, Any]) -> Iterator[Text]:
     metrics = {name: Statistic(**values) for name, values in entry["metrics"].items()}
     shown = (column.format_statistic(metrics.get(column.metric)) for column in SHOWN)
     cost = "" if entry["cost_usd"] is None else format_usd(entry["cost_usd"])
-    commits = ", ".join(commit[:COMMIT_DIGITS] for commit in entry["commits"])
+    commits = ", ".join(shorten_commit(commit) for commit in entry["commits"])
     counts = (str(entry["n"]), f"{entry['steps']:,}", format_duration(entry["seconds"]))
     return map(Text, (entry["place"], entry["experiment"], *shown, *counts, cost, commits))

@@ -19,7 +19,7 @@ dd { margin: 0; overflow-wrap: anywhere }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem; white-space: nowrap }
 th, td { padding: .3rem .45rem; text-align: right; border-bottom: 1px solid #e3e6ea }
 th { font-weight: 600; color: #445; border-bottom-color: #b8bec6 }
-thead tr:first-child th { border-bottom: 0; text-align: center; padding-bottom: 0 }
+thead tr:first-child:not(:last-child) th { border-bottom: 0; text-align: center; padding-bottom: 0 }
 th:first-child, td:first-child, .text { text-align: left }
 td:first-child { font-weight: 600 }
 .first { border-left: 1px solid #e3e6ea }
@@ -29,5 +29,4 @@ td:first-child { font-weight: 600 }
 .reference td { color: #667; font-style: italic; font-weight: 400; background: #fafbfc }
 tbody tr:hover td { background: #f3f7fb }
 .note { color: #556; font-size: .88rem; max-width: 62rem; margin: .4rem 0 }
-td.reason { white-space: normal; text-align: left; color: #b3261e; min-width: 16rem }
 """

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import quote
 
-from tune.columns import ACTION, CHANGE, POSITION, PREVIOUS, SHORTER, Column
+from tune.columns import ACTION, CHANGE, POSITION, PREVIOUS, SHORTER, Column, shorten_commit
 from tune.export import describe_trial
 from tune.results import Row, Statistic, Table, TrialResult
 from worldmodel.training.estimate import format_usd
@@ -24,9 +24,8 @@ PARTS = {
 ENDS = ("n", "steps", "time", "cost")
 TRIAL_HEADS = (
     "trial", "seed", "state", "steps", POSITION.heading, CHANGE.heading, "time", "estimated", "training", "validation",
-    "cost", "estimated", "commit", "card", "",
+    "cost", "estimated", "commit", "card",
 )  # fmt: skip
-COMMIT_DIGITS = 8
 
 
 def render_table(table: Table) -> str:
@@ -109,9 +108,8 @@ def _trial_cells(trial: TrialResult) -> Iterator[str]:
         yield _cell(format_duration(told[name]) if told[name] else "", "small" * (name != "seconds"))
     yield _cell(_format_cost(told["cost_usd"]))
     yield _cell(_format_cost(told["estimated_cost_usd"]), "small")
-    yield _cell((told["commit"] or "")[:COMMIT_DIGITS], "small")
+    yield _cell(shorten_commit(told["commit"] or ""), "small")
     yield f'<td><a href="{html.escape(link_to(told["card"]))}">card</a></td>' if told["card"] else _cell("")
-    yield _cell(trial.failure, "reason")
 
 
 def link_to(path: str) -> str:

@@ -29,8 +29,13 @@ METRICS = ("metric/position_mae", "metric/action_acc", "metric/action_change_acc
            "metric/action_change_acc_previous", "metric/action_ce", "loss/total")  # fmt: skip
 """Metrics that have statistics; the first are the published ones."""
 BASELINE = "baseline"
-HURDLES = {"metric/position_mae": ("persistence", -1), "metric/action_change_acc": ("most frequent next action", 1)}
-"""Metric to the row without training that any trained one must beat, and the sign of "better"."""
+NEEDED = {"step", "horizon", "data_fingerprint", "metric_version", "rows"}
+"""Keys without which an `evaluation.json` says nothing."""
+HURDLES = {
+    "metric/position_mae": ("position MAE", "persistence", -1),
+    "metric/action_change_acc": ("change accuracy", "most frequent next action", 1),
+}
+"""Metric to its name, the row without training that any trained one must beat, and the sign of "better"."""
 Key = tuple[bool, int, str, int, str, int]
 """What rows of a table share: stopped early or not, horizon, data, metric version, target set, target frames."""
 
@@ -190,7 +195,7 @@ def read_trial(folder: Location, trial: Trial | TrialName, error: str = "") -> T
     location, record, evaluation = folder / trial.name, None, None
     try:
         record = read_record(location)
-        evaluation = json.loads((location / EVALUATION).read_text())
+        evaluation = _read_evaluation(location / EVALUATION)
     except MissingError:  # not that far
         pass
     except (UserError, ValueError) as unreadable:  # one folder must not cost the table
@@ -199,6 +204,13 @@ def read_trial(folder: Location, trial: Trial | TrialName, error: str = "") -> T
         name=trial.name, experiment=trial.experiment, seed=trial.seed, record=record, evaluation=evaluation,
         error=error,
     )  # fmt: skip
+
+
+def _read_evaluation(file: Location) -> dict[str, Any]:
+    found = json.loads(file.read_text())
+    if not isinstance(found, dict) or not found.keys() >= NEEDED or "model" not in found["rows"]:
+        raise UserError(f"{file} cannot be understood: expected {', '.join(sorted(NEEDED))}; evaluate the run again")
+    return found
 
 
 def make_tables(trials: Sequence[TrialResult]) -> list[Table]:
@@ -275,8 +287,8 @@ def _average(costs: Sequence[float | None]) -> float | None:
 
 def _find_shortfalls(row: Row, references: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     """What a row's means do not beat; a mean that is nan beats nothing."""
-    for metric, (name, sign) in HURDLES.items():
+    for metric, (words, name, sign) in HURDLES.items():
         hurdle = references.get(name, {}).get(metric)
         if metric in row.metrics and hurdle is not None and not sign * (row.metrics[metric].mean - hurdle) > 0:
             side = "above" if sign > 0 else "below"
-            yield f"{row.experiment}: {metric} {row.metrics[metric].mean:.3f} is not {side} {name}'s {hurdle:.3f}"
+            yield f"{row.experiment}: {words} {row.metrics[metric].mean:.3f} is not {side} {name}'s {hurdle:.3f}"

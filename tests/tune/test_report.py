@@ -203,7 +203,7 @@ def test_the_page_says_what_is_no_better_than_no_training(tmp_path: Path) -> Non
         result.evaluation["rows"]["model"][CHANGE.metric] = 0.7
     assert "Every row is below persistence" in to_page(tmp_path, [good]).text
     page = to_page(tmp_path, [good, bad])
-    assert "Not better: 1a: metric/position_mae 0.600 is not below persistence's 0.500" in page.text
+    assert "Not better: 1a: position MAE 0.600 is not below persistence's 0.500" in page.text
     assert "Every row is below persistence" not in page.text
     assert "not better: 1a" in render([good, bad], 120)
 
