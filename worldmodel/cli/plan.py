@@ -10,6 +10,9 @@ from typing import Annotated, Any
 from worldmodel.cli.train import ExperimentVerb
 from worldmodel.cli.verb import Result, as_result, metavar, report
 
+PROBE_SECONDS = 10.0
+"""Seconds of training by which a step is measured."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(ExperimentVerb):
@@ -23,7 +26,8 @@ class Plan(ExperimentVerb):
         from worldmodel.training.plan_costs import PlanRequest, plan_costs
 
         config, introduction = self.read_experiment()
-        request = PlanRequest(config=config, trials=self.trials, budget=Budget(usd=self.budget_usd))
+        budget = Budget(usd=self.budget_usd)
+        request = PlanRequest(config=config, trials=self.trials, budget=budget, probe_seconds=PROBE_SECONDS)
         found = plan_costs(request, report)
         report(introduction)
         return {**as_result(found), "budget_usd": self.budget_usd}
@@ -116,5 +120,5 @@ def _dollars(value: float | None) -> str:
     return "unknown" if value is None else format_usd(value)
 
 
-def _size(count: float) -> str:
+def _size(count: int) -> str:
     return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"

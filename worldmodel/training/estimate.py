@@ -115,7 +115,8 @@ class Estimator:
         if self._is_done or pace is None:
             return None
         self._is_done = True
-        return elapsed + estimate_left(self._work, interval.step, pace)
+        # An interval is closed before its last step's epoch is validated: that validation is still to come.
+        return elapsed + estimate_left(self._work, interval.step - 1, pace) - pace
 
 
 def describe_estimate(record: RunRecord) -> str:

@@ -124,7 +124,10 @@ def _sample(source: Location, scratch: Path, config: ExperimentConfig) -> _Sampl
     writer.close()
     if not writer.games:
         raise UserError(f"{source}: none of {SAMPLE_GAMES} games can be read; `worldmodel encode` says why")
-    write_index(Location.of(scratch), Index(games=writer.games, blocks=writer.blocks))
+    games = sorted(
+        writer.games, key=lambda game: (game.order, game.place)
+    )  # the order of the source, as encode keeps it
+    write_index(Location.of(scratch), Index(games=games, blocks=writer.blocks))
     return sample
 
 

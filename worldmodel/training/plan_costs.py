@@ -17,7 +17,7 @@ from worldmodel.training.device import pick_device
 from worldmodel.training.estimate import FORWARD_SHARE, Work, estimate_left
 from worldmodel.training.extent import Extent, measure_extent
 from worldmodel.training.prices import Figure, Prices, find_price, read_prices
-from worldmodel.training.probe import PROBE_SECONDS, Probe, run_probe
+from worldmodel.training.probe import Probe, run_probe
 from worldmodel.training.validation import check_metric
 
 ASSUMED_SHARE = 0.2
@@ -41,7 +41,7 @@ class PlanRequest:
     """Runs like this one, for the grid's columns."""
     budget: Budget = field(default_factory=Budget)
     """Its dollars: how far they reach is told."""
-    probe_seconds: float = PROBE_SECONDS
+    probe_seconds: float
     """Seconds of training that are measured."""
 
 

@@ -25,7 +25,6 @@ from worldmodel.training.train import build_trainer
 from worldmodel.training.validation import predict_all
 from worldmodel.training.workers import Workers
 
-PROBE_SECONDS = 10.0
 WARMUP_STEPS = 2
 LEAST_STEPS = 3
 """Steps that are measured, however long they take."""
@@ -54,7 +53,7 @@ class Probe:
     """Numbers that the model learns."""
 
 
-def run_probe(dataset: Dataset, config: ExperimentConfig, seconds: float = PROBE_SECONDS) -> Probe:
+def run_probe(dataset: Dataset, config: ExperimentConfig, seconds: float) -> Probe:
     """Train an experiment for some seconds, then validate on a batch, on the device that it would take here."""
     device = pick_device(config.training.device)
     torch.set_num_threads(config.training.threads or len(os.sched_getaffinity(0)))
