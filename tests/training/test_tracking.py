@@ -23,7 +23,7 @@ from worldmodel.storage import Location
 from worldmodel.training import wandb_sink
 from worldmodel.training.config import TrackingConfig
 from worldmodel.training.tracking import NONFINITE, Tracker, read_metrics, render_row
-from worldmodel.training.wandb_sink import QUEUE_ROWS, WandbSink, choose_mode, has_key, name_run
+from worldmodel.training.wandb_sink import QUEUE_ROWS, RETRY_SECONDS, WandbSink, choose_mode, has_key, name_run
 
 ROWS = [
     {"loss/total": 1.25, "lr": 5e-4, "batch/loss": math.inf},
@@ -40,6 +40,7 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr(wandb_sink, "_last_failure", wandb_sink.LastFailure())
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +249,7 @@ def test_a_slow_wandb_gets_the_latest_numbers_and_bounded_memory(
 
 
 def test_without_network_a_run_with_a_key_goes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[object] = []
+    opened: list[Any] = []
 
     def init(**given: Any) -> FakeRun:
         opened.append((given["mode"], given["resume"], given["id"]))
@@ -266,6 +267,12 @@ def test_without_network_a_run_with_a_key_goes_offline(tmp_path: Path, monkeypat
     name = name_run(Location.of(tmp_path))
     assert opened == [("online", "allow", name), "teardown", ("offline", None, name)]
     assert "offline (ConnectionError: no route to host)" in notes[0]
+    track(Location.of(tmp_path / "next"), notes)  # soon after, in the same process: nobody waits for it again
+    assert [mode for mode, *_ in opened[3:]] == ["offline"]
+    assert "offline (ConnectionError: no route to host)" in notes[1]
+    monkeypatch.setattr(wandb_sink.time, "monotonic", lambda now=time.monotonic: now() + RETRY_SECONDS)
+    track(Location.of(tmp_path / "later"), notes)
+    assert opened[4][0] == "online"
 
 
 def test_a_server_that_refuses_leaves_a_readable_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,10 +23,30 @@ START_SECONDS = 20.0
 QUEUE_ROWS = 2000
 """Rows that wait for a slow W&B; past these the newest waiting row takes in what follows."""
 
+RETRY_SECONDS = 600.0
+"""Time in which this process tries no W&B that it could not reach: a grid must not wait for it in every trial."""
 SETTLE_SECONDS = 5.0
 """Longest wait for the last rows of an offline file."""
 EMPTY_BYTES = 7
 """Size of an offline file without rows: its header."""
+
+
+class LastFailure:
+    """Why W&B could not be reached lately by this process."""
+
+    def __init__(self) -> None:
+        self._reason, self._until = "", 0.0
+
+    def remember(self, reason: str) -> None:
+        """Keep a reason for a while."""
+        self._reason, self._until = reason, time.monotonic() + RETRY_SECONDS
+
+    def recall(self) -> str:
+        """The reason; empty: it is worth a try."""
+        return self._reason if time.monotonic() < self._until else ""
+
+
+_last_failure = LastFailure()
 
 
 class WandbSink:
@@ -84,12 +104,13 @@ class WandbSink:
     def _start(self) -> Any:
         mode, reason = choose_mode(self._tracking.wandb)
         run = None
-        if mode == "online":
+        if mode == "online" and not (reason := _last_failure.recall()):
             try:
                 run = self._open("online")
                 self.address = run.url
             except Exception as error:  # noqa: BLE001
                 reason = _shorten(error)
+                _last_failure.remember(reason)
                 _forget_failed_start()
         if run is None:
             run = self._open("offline")
