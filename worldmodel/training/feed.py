@@ -69,10 +69,15 @@ def plan_training(dataset: Dataset, config: ExperimentConfig) -> Plan:
     return Plan(dataset.split.train, sample_shape(config), training.batch_size, training.seed)
 
 
-def measure_room(device: torch.device) -> int:
-    """Bytes of frames that may be copied to a device: a share of what is free now."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return int(RESIDENT_SHARE * free)
+def measure_room(device: torch.device, share: float = 1.0) -> int:
+    """Bytes of frames that may be copied to a device: a part of what is free now.
+
+    `share`: what the worker holds of a GPU. Others hold the rest, and may not have taken their memory yet.
+    """
+    if device.type != "cuda":
+        return int(RESIDENT_SHARE * psutil.virtual_memory().available)
+    free, total = torch.cuda.mem_get_info(device)
+    return int(RESIDENT_SHARE * min(free, share * total))
 
 
 def open_store(dataset: Dataset, games: Sequence[GameEntry], config: ExperimentConfig, worker: Worker) -> FrameStore:

@@ -255,29 +255,27 @@ def find_place(count: int, device: torch.device) -> tuple[Workers, int]:
 
 def make_trainer(job: Job, config: ExperimentConfig, workers: Workers) -> tuple[Trainer, Recovery | None]:
     """The trainer of a job at the step from which it goes on, and what it was recovered from."""
-    worker = Worker(
-        device=workers.device, rank=workers.rank, world=workers.world,
-        resident_bytes=measure_room(workers.device, job.share),
-    )  # fmt: skip
-    dataset = open_dataset(job.blocks, config)
-    feed = Feed(dataset, config, worker)
-    torch.manual_seed(config.training.seed)
-    model = build_model(config.model, config.encoding.layout)
-    if job.init:
-        _begin_from(Path(job.init), model)
-    model.to(workers.device)
-    trainer = Trainer(model, feed, open_validation(dataset, config, worker, feed.view), config, workers)
+    trainer = build_trainer(open_dataset(job.blocks, config), config, workers, init=job.init, share=job.share)
     recovery = newest_good(Location.of(job.run)) if job.resume else None
     if recovery and recovery.checkpoint:
         trainer.restore(recovery.checkpoint)
     return trainer, recovery
 
 
-def build_trainer(dataset: Dataset, config: ExperimentConfig, workers: Workers, init: str = "") -> Trainer:
-    """A trainer at its first step. `init`: a `.pt` whose weights it begins with; empty: fresh weights."""
-    worker = Worker(
-        device=workers.device, rank=workers.rank, world=workers.world, resident_bytes=measure_room(workers.device)
-    )
+def build_trainer(
+    dataset: Dataset, config: ExperimentConfig, workers: Workers, *, init: str = "", share: float = 1.0
+) -> Trainer:
+    """A trainer at its first step.
+
+    Args:
+        dataset: what it trains and validates on.
+        config: the experiment.
+        workers: this worker among all.
+        init: a `.pt` whose weights it begins with; empty: fresh weights.
+        share: what the worker holds of a GPU.
+    """
+    room = measure_room(workers.device, share)
+    worker = Worker(device=workers.device, rank=workers.rank, world=workers.world, resident_bytes=room)
     feed = Feed(dataset, config, worker)
     torch.manual_seed(config.training.seed)
     model = build_model(config.model, config.encoding.layout)
