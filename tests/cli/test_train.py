@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from worldmodel.model.exchange import load_users_checkpoint
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint import Checkpoint, load_checkpoint
 from worldmodel.training.checkpoint_list import list_checkpoints, newest_good, read_best
+from worldmodel.training.estimate import Estimator, Pace, describe_estimate
 from worldmodel.training.feed import Batch, Feed
 from worldmodel.training.record import RunRecord
 from worldmodel.training.run_folder import read_config, read_record
@@ -56,6 +58,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """W&B has no key here."""
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WORLDMODEL_PRICE_PER_HOUR", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no netrc"))
 
 
@@ -266,6 +269,91 @@ def test_a_signal_saves_a_checkpoint_and_the_resumed_run_equals_an_uninterrupted
     assert f"resumed from step-{record.step:08d}" in capsys.readouterr().out
 
 
+def slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Every batch takes so much longer."""
+    quick = Feed.batches
+
+    def batches(self: Feed, step: int) -> list[Batch]:
+        time.sleep(seconds)
+        return quick(self, step)
+
+    monkeypatch.setattr(Feed, "batches", batches)
+
+
+@pytest.mark.parametrize("option", ["--budget-usd", "--budget-hours"])
+def test_a_budget_stops_a_run_well_and_the_resumed_run_equals_an_uninterrupted_one(
+    finished: Path, blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    option: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("WORLDMODEL_PRICE_PER_HOUR", "3600")  # a dollar a second
+    limit = 0.7 if option == "--budget-usd" else 0.7 / 3600
+    path = write_experiment(tmp_path, tracking={"wandb": "disabled"})
+    asked = ["train", str(path), "--data", str(blocks), "--storage", str(tmp_path)]
+    with pytest.MonkeyPatch.context() as patch:
+        slow_down(patch, 0.15)
+        assert main([*asked, option, f"{limit:g}"]) == 130
+    record = read_record(Location.of(tmp_path / "tiny"))
+    assert record.state == "stopped"
+    assert record.reason.startswith("budget of ")
+    assert 0 < record.step < (record.total_steps or 0)
+    assert 0.7 <= record.seconds.total == pytest.approx(record.cost_usd)
+    saved = take_newest(tmp_path / "tiny")
+    assert (saved.state.step, saved.state.tags[-1]) == (record.step, "stop")
+    assert float(record.resume_command.split(option)[1]) > limit
+    assert record.resume_command in capsys.readouterr().out
+    before = read_files(tmp_path)
+    assert main([*asked, option, f"{limit:g}", "--resume"]) == 2
+    assert re.search(f"cannot go on: budget of .* ask for more, such as {option}", capsys.readouterr().err)
+    assert read_files(tmp_path) == before
+    assert main([*asked, option, f"{100 * limit:g}", "--resume"]) == 0
+    resumed, expected = take_newest(tmp_path / "tiny"), take_newest(finished / "tiny")
+    assert all(torch.equal(resumed.weights[name], value) for name, value in expected.weights.items())
+    assert all(torch.equal(resumed.optimizer[name], value) for name, value in expected.optimizer.items())
+    later = read_record(Location.of(tmp_path / "tiny"))
+    assert (later.seconds_before, later.cost_before_usd) == (record.seconds.total, record.cost_usd)
+    assert later.cost_usd == pytest.approx(later.seconds.total)
+
+
+def test_the_estimate_is_kept_and_shown_beside_what_it_took(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLDMODEL_PRICE_PER_HOUR", "3600")
+    soon = functools.partial(Estimator, pace=Pace(steps=1, seconds=0.0, warmup_steps=1))
+    monkeypatch.setattr("worldmodel.training.train.Estimator", soon)
+    slow_down(monkeypatch, 0.05)
+    path = write_experiment(tmp_path, tracking={"wandb": "disabled"})
+    assert main(["train", str(path), "--data", str(blocks), "--storage", str(tmp_path)]) == 0
+    record = read_record(Location.of(tmp_path / "tiny"))
+    assert record.estimate is not None
+    assert record.estimate.step == 6  # of two intervals the first is warm-up
+    assert record.estimate.seconds == pytest.approx(record.seconds.total, rel=0.5)
+    assert record.estimate.cost_usd == pytest.approx(record.estimate.seconds)
+    out = capsys.readouterr().out
+    assert out.count("estimate: ") == 1
+    line = describe_estimate(record)
+    assert re.search(r", took .*: [+-]\d+ %$", line)
+    assert line in out[out.index("run ") :]
+    card = (tmp_path / "tiny/card.md").read_text()
+    assert f"- Estimate: {line}" in card
+    assert "WORLDMODEL_PRICE_PER_HOUR" in card
+
+
+def test_a_resume_to_another_length_says_what_becomes_of_the_learning_rate(
+    blocks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_experiment(tmp_path, tracking={"wandb": "disabled"})
+    asked = ["train", str(path), "--data", str(blocks), "--storage", str(tmp_path)]
+    assert main([*asked, "--epochs", "1"]) == 0
+    steps = read_record(Location.of(tmp_path / "tiny")).step
+    assert "learning rate" not in capsys.readouterr().err
+    assert main([*asked, "--epochs", "3", "--resume"]) == 0
+    said = f"the run was to have {steps} steps (1 epochs), from step {steps} on it has {3 * steps} (3 epochs)"
+    assert said in capsys.readouterr().err
+    assert any(said in note for note in read_record(Location.of(tmp_path / "tiny")).notes)
+    assert main([*asked, "--epochs", "3", "--resume"]) == 0
+    assert "learning rate" not in capsys.readouterr().err
+
+
 def test_a_failing_run_says_why_everywhere(
     blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -311,6 +399,10 @@ def test_a_failing_run_says_why_everywhere(
         ({"model": {"context_len": 90_000}}, [], "context_len 90000"),
         ({"data": {"max_games": 1}}, [], "1 game cannot be split"),
         ({"data": {"stage_filter": 1}}, [], "passes the filters"),
+        ({}, ["--budget-hours", "0"], "--budget-hours 0: expected a number above 0"),
+        ({}, ["--budget-usd", "-2"], "--budget-usd -2: expected a number above 0"),
+        ({}, ["--budget-usd", "nan"], "--budget-usd nan: expected a number above 0"),
+        ({}, ["--budget-usd", "5"], "set WORLDMODEL_PRICE_PER_HOUR"),
     ],
 )
 def test_a_request_that_cannot_be_carried_out_is_refused_before_a_run_begins(
@@ -327,6 +419,7 @@ def test_a_request_that_cannot_be_carried_out_is_refused_before_a_run_begins(
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+    assert "differs from the defaults" not in error
     assert not (tmp_path / "runs/tiny").exists()
 
 

@@ -151,6 +151,17 @@ def test_a_signal_to_the_driver_stops_all_workers_with_a_checkpoint(
     assert "--resume" in capfd.readouterr().out
 
 
+def test_a_budget_stops_all_workers_with_a_checkpoint(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLDMODEL_PRICE_PER_HOUR", "3600")
+    assert main([*ask(place, "poor", 2, num_epochs=ENDLESS), "--budget-usd", "6"]) == 130
+    record = read_record(Location.of(place / "runs/poor"))
+    assert record.state == "stopped"
+    assert record.reason.startswith("budget of $6 reached")
+    newest = newest_good(Location.of(place / "runs/poor")).checkpoint
+    assert newest is not None
+    assert newest.state.step == record.step > 0
+
+
 def test_an_error_in_the_workers_comes_out_as_itself(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = ask(place, "diverged", 2, num_epochs=ENDLESS, lr=1e30, clip=1e30, warmup_pct=0.0)
     assert main(arguments) == 1

@@ -106,6 +106,7 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     )  # fmt: skip
     for text in notes:
         run.note(text)
+    run.write()  # the first worker reads it from there
     _introduce(request, run, notes, report)
     job = Job(
         config=to_yaml(config), run=str(run.location), blocks=blocks, workers=request.workers, resume=request.resume,
