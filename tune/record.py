@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from worldmodel.errors import UserError
 from worldmodel.storage import Location
-from worldmodel.training.record import State, make_command, read_commit
+from worldmodel.training.record import Living, make_command, read_commit
+from worldmodel.training.run_folder import judge_life
 
 GRID = "grid.json"
 
@@ -25,29 +25,25 @@ class TrialName(BaseModel):
     seed: int
 
 
-class GridRecord(BaseModel):
-    """What a grid is made of, and how it ended. Times are UTC; seconds and dollars over all attempts."""
+class GridRecord(Living):
+    """What a grid is made of, and how it ended, as its driver knows it. Seconds and dollars are over all attempts."""
 
     name: str
-    state: State = State.CREATED
-    reason: str = ""
-    """Why it ended early, in a line."""
     command: str = Field(default_factory=make_command)
     """What started it."""
     resume_command: str = ""
     """What makes it go on."""
     commit: str | None = Field(default_factory=read_commit)
-    trials: list[TrialName] = []
+    trials: list[TrialName] = Field(default_factory=list)
     blocks: str = ""
     """URI of the encoded games that all trials share."""
-    cluster: dict[str, Any] = {}
-    """What the Ray it ran on had in all."""
+    cluster: dict[str, float] = Field(default_factory=dict)
+    """What the Ray it ran on had in all: CPUs, GPUs, machines."""
     at_once: int = 1
     """Trials that run at once."""
     started: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    ended: datetime | None = None
     seconds: float = 0.0
-    """Wall clock of the grid."""
+    """Wall clock of the grid, over all attempts."""
     estimated_seconds: float | None = None
     """Wall clock that its first steps promised for all of it."""
     cost_usd: float | None = None
@@ -56,14 +52,14 @@ class GridRecord(BaseModel):
 
 
 def read_grid(folder: Location) -> GridRecord:
-    """The record of a grid's folder.
+    """The record of a grid's folder, with "lost" in place of "running" where its driver is gone.
 
     Raises:
         MissingError: there is none.
         UserError: it cannot be understood.
     """
     try:
-        return GridRecord.model_validate_json((folder / GRID).read_bytes())
+        return judge_life(GridRecord.model_validate_json((folder / GRID).read_bytes()))
     except ValidationError as error:
         raise UserError(f"{folder / GRID} cannot be understood: {error}") from error
 

@@ -10,142 +10,131 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tyro
-import yaml
 
 if __package__ in (None, ""):  # run as a script: its own package lies one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tune.grid import ROUND1, GridOptions, Trial, make_trials
+from tune.costs import check_price, describe_costs, judge_costs, sum_costs
+from tune.grid import Trial, make_trials
 from tune.live import show_live
+from tune.options import Round1, check_halving, grid_options
+from tune.record import GRID, GridRecord, TrialName, read_grid
 from tune.report import REPORT, render_terminal, to_json, write_report
-from tune.results import read_trial
-from tune.trials import Cluster, check_reach, is_done, plan_resources, run_trials
+from tune.results import TrialResult, read_trial
+from tune.trials import Cluster, Resources, TrialRun, check_reach, is_done, plan_resources, run_trials
+from tune.watch import GridWatch
 from worldmodel.blocks.index import read_index
 from worldmodel.errors import UserError
 from worldmodel.features.plan import check_world
-from worldmodel.features.split import GameFilter, select_games, split_games
+from worldmodel.features.split import select_games, split_games
 from worldmodel.ray_session import join_ray
 from worldmodel.storage import Location
+from worldmodel.training.data import filter_of
+from worldmodel.training.record import State
+from worldmodel.training.run_folder import LIVE, add_resume
 
-NOT_SET = ("name", "goal", "save_dir", "training.seed", "data.dataset_dir")
-"""Settings that the grid makes itself."""
 TOY_GAMES = 24
+TOY_SETTINGS: dict[str, Any] = {"training.num_epochs": 3}
+"""What the laptop preset is given on toy games, which are few and short."""
 LOG_WIDTH = 120
 """Columns of the tables where no terminal says how many it has."""
 PROBE = ".writable"
 """File that is written and deleted again, to learn whether the storage can be written."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Round1:
-    """Train Round 1's experiments and compare them."""
-
-    data: str = ""
-    """Folder or URI of games or blocks; empty: toy games are made."""
-    storage: str = "runs"
-    """Folder or URI that holds the grid's folder."""
-    name: str = "round1"
-    """Name of the grid."""
-    experiments: tuple[str, ...] = ROUND1
-    """Experiments to train: stems of tune/experiments/*.yaml."""
-    seeds: int = 1
-    """Trials per experiment, with seeds 0, 1, ..."""
-    arch: Literal["mamba2", "mlp"] = "mamba2"
-    """Architecture of all trials."""
-    preset: Literal["laptop", "round1"] = "laptop"
-    """laptop: 1.3 million parameters, minutes on two cores; round1: the published setting."""
-    epochs: int | None = None
-    """Epochs per trial; None: the preset's, on toy games 3."""
-    gpus_per_trial: float = 0.0
-    """GPUs of each worker; a fraction packs several trials on one."""
-    workers_per_trial: int = 1
-    """Ray Train workers of each trial."""
-    set: tuple[str, ...] = ()
-    """Settings of all trials, over the preset's: KEY=VALUE with keys of an experiment file, as training.lr=0.001."""
-    resume: bool = False
-    """Go on with the grid of that name: finished trials stay, the others go on from their checkpoints."""
-    dry_run: bool = False
-    """Print what would run, and stop."""
-    json: bool = False
-    """Print the results as one JSON object on stdout; everything else goes to stderr."""
+STOPPED = 130
+"""Exit status of a grid that was asked to stop."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the grid; the exit status is 0 where every trial finished, 1 where one did not, 2 for a wrong request."""
+    """Run the grid; the exit status is 0 where every trial finished, 1 where one did not, 2 for a wrong request, 130
+    where it was asked to stop."""
     options = tyro.cli(Round1, args=arguments)
     try:
         return run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return STOPPED
 
 
 def run(options: Round1) -> int:
-    """Prepare the data, run what is missing, write the report."""
-    folder = Location.of(options.storage) / options.name
-    wished = make_trials(grid_options(options, options.data, folder))
+    """Check the request, prepare the data, run what is missing, write the report."""
+    wished = make_trials(grid_options(options, options.data, TOY_SETTINGS))
     check_world(options.workers_per_trial)
-    _check_folder(folder, options)
+    check_halving(options, wished[0].config.training.num_epochs)
+    budget, older = options.budget, _find_older(options)
     join_ray()
     cluster = Cluster.find()
     resources = plan_resources(cluster, options.gpus_per_trial, options.workers_per_trial)
-    check_reach(cluster, [options.storage, *([options.data] if options.data else [])])
+    check_reach(cluster, [options.place, *([options.data] if options.data else [])])
+    check_price(budget, resources, older)
     if cluster.gpus and not options.gpus_per_trial:
         say(f"note: the cluster has {cluster.gpus:g} GPUs, and trials will use none: ask for --gpus-per-trial 1")
     if options.dry_run:
-        say(f"{folder}: {resources.describe(len(wished))}: {', '.join(trial.name for trial in wished)}")
+        say(f"{options.folder}: {resources.describe(len(wished))}: {', '.join(trial.name for trial in wished)}")
         return 0
+    _check_writable(options.folder)
     blocks = prepare_data(options)
-    trials = make_trials(grid_options(options, blocks, folder))
+    trials = make_trials(grid_options(options, blocks, TOY_SETTINGS))
     _check_games(blocks, trials)
-    todo = [trial for trial in trials if not is_done(folder, trial)]
-    say(f"{folder}: {resources.describe(len(todo))}; {len(trials) - len(todo)} done before")
-    with show_live(folder, trials):
-        errors = run_trials(todo, resources, folder)
-    return finish(folder, trials, options, errors)
+    todo = [trial for trial in trials if not is_done(options.folder, trial, halving=options.scheduler == "asha")]
+    say(f"{options.folder}: {resources.describe(len(todo))}; {len(trials) - len(todo)} done before")
+    record = _make_record(options, trials, resources, older)
+    record.cluster = {"CPUs": cluster.cpus, "GPUs": cluster.gpus, "machines": cluster.machines}
+    watch = GridWatch(folder=options.folder, trials=trials, record=record, judge=judge_costs(budget, record, say))
+    return _carry_out(options, watch, todo, resources)
 
 
-def finish(folder: Location, trials: Sequence[Trial], options: Round1, errors: Mapping[str, str]) -> int:
-    """Write the report and show its tables. `errors`: what ended the trials that failed, by name."""
-    results = [read_trial(folder, trial, errors.get(trial.name, "")) for trial in trials]
-    tables = write_report(folder, results)
+def _carry_out(options: Round1, watch: GridWatch, todo: Sequence[Trial], resources: Resources) -> int:
+    with watch.watching():
+        with show_live(options.folder, watch.trials):
+            how = TrialRun(folder=options.folder, resources=resources, halving=options.scheduler == "asha")
+            errors = run_trials(todo, how)
+        watch.look()
+        results = [read_trial(options.folder, trial, errors.get(trial.name, "")) for trial in watch.trials]
+        watch.record.cost_usd = sum_costs([result.record for result in results if result.record])
+        is_complete = all(result.is_finished or result.is_stopped_early for result in results)
+        if watch.reason and not is_complete:
+            watch.close(State.STOPPED, watch.reason)
+        else:
+            watch.close(State.FINISHED if is_complete else State.FAILED, "" if is_complete else _count_missing(results))
+    show(options, results, watch.record)
+    return 0 if is_complete else STOPPED if watch.record.state is State.STOPPED else 1
+
+
+def _count_missing(results: Sequence[TrialResult]) -> str:
+    missing = [result for result in results if result.failure]
+    return f"{len(missing)} of {len(results)} trials did not finish; the first: {missing[0].failure}"
+
+
+def show(options: Round1, results: Sequence[TrialResult], record: GridRecord) -> None:
+    """Write the report and show its tables."""
+    tables = write_report(options.folder, results)
     from rich.console import Console
 
     console = Console(file=sys.stderr if options.json else sys.stdout)
     if not console.is_terminal:  # a log has lines as long as they need to be
         console = Console(file=console.file, width=LOG_WIDTH)
     console.print(render_terminal(tables, results))
-    say(f"report: {folder / REPORT}")
+    say(f"report: {options.folder / REPORT}")
+    say(describe_costs(record))
+    if record.state is not State.FINISHED:
+        say(f"{record.state.value}: {record.reason}\ngo on with: {record.resume_command}")
     if options.json:
         print(json.dumps(to_json(tables, results)))
-    return 0 if all(result.is_finished for result in results) else 1
-
-
-def read_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """Dotted keys and values of "KEY=VALUE"s; a value is read as in an experiment file."""
-    found: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or key in NOT_SET:
-            raise UserError(f"--set {setting}: expected KEY=VALUE, as training.lr=0.001, of a key other than {NOT_SET}")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {setting}: the value is no YAML: {error}") from error
-    return found
 
 
 def prepare_data(options: Round1) -> str:
     """Blocks that all trials share: encoded once, found again later."""
     from worldmodel.training.data import prepare_blocks
 
-    return prepare_blocks(options.data or make_toys(options.storage), options.storage, say)
+    return prepare_blocks(options.data or make_toys(options.place), options.place, say)
 
 
 def make_toys(storage: str) -> str:
@@ -159,35 +148,53 @@ def make_toys(storage: str) -> str:
     return str(out / "toy")
 
 
-def grid_options(options: Round1, blocks: str, folder: Location) -> GridOptions:
-    """The grid that the command line asks for."""
-    changes: dict[str, Any] = {"training.threads": 1} if options.preset == "laptop" else {}
-    epochs = options.epochs if options.epochs is not None or options.data else 3
-    if epochs is not None:
-        changes["training.num_epochs"] = epochs
-    if options.gpus_per_trial:
-        changes["training.device"] = "cuda"  # never silently the CPU, after a GPU was asked for
-    changes |= read_settings(options.set)
-    return GridOptions(
-        experiments=options.experiments, seeds=options.seeds, preset=options.preset, arch=options.arch, data=blocks,
-        folder=str(folder), group=options.name, changes=changes,
+def _make_record(
+    options: Round1, trials: Sequence[Trial], resources: Resources, older: GridRecord | None
+) -> GridRecord:
+    """The grid's record, with what earlier attempts took."""
+    record = GridRecord(
+        name=options.name, state=State.RUNNING, blocks=trials[0].config.data.dataset_dir or "",
+        at_once=resources.at_once,
+        trials=[TrialName(name=t.name, experiment=t.experiment, seed=t.seed) for t in trials],
     )  # fmt: skip
+    record.resume_command = add_resume(record.command)
+    if older is None:
+        return record
+    kept = {"started": older.started, "seconds": older.seconds}
+    if older.trials == record.trials:
+        kept |= {name: getattr(older, name) for name in ("estimated_seconds", "estimated_cost_usd")}
+    return record.model_copy(update=kept)
 
 
-def _check_folder(folder: Location, options: Round1) -> None:
-    """UserError where there is a grid already, or nothing can be written."""
-    if not options.resume and folder.list_entries():
-        raise UserError(f"there is a grid in {folder} already: go on with it by --resume, or choose another --name")
-    if not options.dry_run:
-        (folder / PROBE).write_text("")
-        (folder / PROBE).delete()
+def _find_older(options: Round1) -> GridRecord | None:
+    """The record of the grid that is to go on. UserError where there is a grid already, or one that is running."""
+    found = options.folder.list_entries()
+    if found and not options.resume:
+        raise UserError(
+            f"there is a grid in {options.folder} already: go on with it by --resume, or choose another --name"
+        )
+    if not (options.folder / GRID).exists():
+        return None
+    older = read_grid(options.folder)
+    if older.state in LIVE:
+        raise UserError(
+            f"the grid in {options.folder} is still running on {older.hosts[0]} (process {older.pid}): stop it first "
+            "(worldmodel stop), or wait until it ends"
+        )
+    return older
+
+
+def _check_writable(folder: Location) -> None:
+    """UserError where nothing can be written."""
+    (folder / PROBE).write_text("")
+    (folder / PROBE).delete()
 
 
 def _check_games(blocks: str, trials: Sequence[Trial]) -> None:
     """UserError where the data leave an experiment nothing to train or to validate on."""
     games = read_index(Location.of(blocks)).games
     for config in (trial.config for trial in trials):
-        split_games(select_games(games, GameFilter()), config.training.train_split, config.data.split)
+        split_games(select_games(games, filter_of(config.data)), config.training.train_split, config.data.split)
 
 
 def say(text: str) -> None:

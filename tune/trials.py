@@ -6,6 +6,7 @@ import logging
 import os
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 from tune.grid import Trial
 from tune.results import read_trial
 from worldmodel.errors import UserError
+from worldmodel.object_store import StorageError
 from worldmodel.ray_session import join_ray
 from worldmodel.storage import Location
 from worldmodel.training.config_file import read_experiment, to_yaml
-from worldmodel.training.crew import find_cause
+from worldmodel.training.record import make_command
 from worldmodel.training.run_folder import check_same, read_config
 
 SCRATCH = ".tune"
@@ -24,26 +26,46 @@ SCRATCH = ".tune"
 DRIVER = {"memory": 1.0}
 """What a trial holds itself whose workers are processes of their own: a byte, for Ray refuses nothing at all. A part of
 a CPU, however small, would keep the last worker of a full machine waiting for ever."""
+RETRIES = 2
+"""Times that a trial goes on from its checkpoint after its process, or its machine, was lost."""
 SLACK = 1e-9
 """Ten tenths of a GPU are one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """What a Ray has in all, busy or not."""
+    """What a Ray has in all, busy or not, with the machines that its autoscaler may still start."""
 
     cpus: float
     gpus: float
     machines: int = 1
+    cpus_each: float = 0.0
+    """CPUs of its largest machine; 0: it has one machine."""
 
     @classmethod
     def find(cls) -> Cluster:
         """That of the Ray that was joined."""
         import ray
 
-        total = ray.cluster_resources()
-        machines = sum(bool(node["Alive"]) for node in ray.nodes())
-        return cls(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0), machines=machines)
+        present = ray.cluster_resources()
+        total = _add_promised(present)
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        largest = max((node["Resources"].get("CPU", 0.0) for node in nodes), default=0.0)
+        return cls(
+            cpus=total["CPU"], gpus=total["GPU"], cpus_each=float(largest),
+            machines=len(nodes) + any(total[name] > present.get(name, 0.0) for name in total),
+        )  # fmt: skip
+
+
+def _add_promised(present: dict[str, float]) -> dict[str, float]:
+    """With what an autoscaler that starts from nothing can grow to. Ray keeps that to itself, so it may be missing."""
+    from ray._private.state import state
+
+    try:
+        promised = state.get_max_resources_from_cluster_config() or {}
+    except (AttributeError, RuntimeError):
+        promised = {}
+    return {name: max(present.get(name, 0.0), promised.get(name, 0.0)) for name in ("CPU", "GPU")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +76,13 @@ class Resources:
     gpus_per_worker: float
     workers: int
     at_once: int
+    machine_cpus: float = 1.0
+    """CPUs of the machine that a worker without a GPU holds a part of."""
+
+    @property
+    def share(self) -> float:
+        """What a worker holds of a GPU, or else of a machine."""
+        return self.gpus_per_worker or self.cpus_per_worker / self.machine_cpus
 
     @property
     def driver(self) -> dict[str, float]:
@@ -94,7 +123,10 @@ def plan_resources(cluster: Cluster, gpus_per_worker: float, workers: int) -> Re
     places = int(cluster.cpus)
     if gpus_per_worker:
         places = min(places, int(cluster.gpus) * int(1 / gpus_per_worker + SLACK))
-    return Resources(cpus_per_worker=1, gpus_per_worker=gpus_per_worker, workers=workers, at_once=places // workers)
+    return Resources(
+        cpus_per_worker=1, gpus_per_worker=gpus_per_worker, workers=workers, at_once=places // workers,
+        machine_cpus=max(1.0, cluster.cpus_each or cluster.cpus),
+    )  # fmt: skip
 
 
 def _check_share(gpus: float, workers: int) -> None:
@@ -117,7 +149,18 @@ def check_reach(cluster: Cluster, places: Sequence[str]) -> None:
             )
 
 
-def run_trials(trials: Sequence[Trial], resources: Resources, folder: Location) -> dict[str, str]:
+@dataclass(frozen=True, kw_only=True)
+class TrialRun:
+    """How a grid's trials are run."""
+
+    folder: Location
+    """The grid's."""
+    resources: Resources
+    halving: bool = False
+    """Whether ASHA ends the trials that promise least."""
+
+
+def run_trials(trials: Sequence[Trial], how: TrialRun) -> dict[str, str]:
     """Run trials to their ends; each fails alone. What they find stands in their run folders.
 
     Returns the names of those that failed, with what ended them.
@@ -125,59 +168,69 @@ def run_trials(trials: Sequence[Trial], resources: Resources, folder: Location) 
     if not trials:
         return {}
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints a banner on stdout, however quiet it is to be
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # the grid's own watch lets the trials save themselves
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     join_ray()
     from ray import tune
 
+    from tune.trial import ERROR, GridTrial
+
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it repeats every failure, which the table names
-    common = {"workers": resources.workers, "gpus": resources.gpus_per_worker}
-    settings = [{"config": to_yaml(trial.config), **common} for trial in trials]
-    trainable = tune.with_resources(run_trial, resources.driver)
-    place = folder / SCRATCH
+    place = how.folder / SCRATCH
     tuner = tune.Tuner(
-        trainable,
-        param_space={"trial": tune.grid_search(settings)},
+        tune.with_resources(GridTrial, how.resources.driver),
+        param_space={"trial": tune.grid_search([_describe(trial, how) for trial in trials])},
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=resources.at_once, reuse_actors=True,
+            max_concurrent_trials=how.resources.at_once, reuse_actors=True, scheduler=_make_scheduler(trials, how),
             trial_name_creator=_name_trial, trial_dirname_creator=_name_trial,
         ),
         run_config=tune.RunConfig(
-            name=uuid.uuid4().hex[:8], storage_path=place.path, storage_filesystem=place.filesystem, verbose=0,
+            name=f"{how.folder.name}-{uuid.uuid4().hex[:8]}", storage_path=place.path,
+            storage_filesystem=place.filesystem, verbose=0, failure_config=tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )  # fmt: skip
-    return {PurePosixPath(end.path).name: _explain(end.error) for end in tuner.fit() if end.error is not None}
+    try:
+        ends = tuner.fit()
+    finally:
+        with suppress(StorageError):
+            place.delete()
+    found = {PurePosixPath(end.path).name: _explain_end(end.error, (end.metrics or {}).get(ERROR, "")) for end in ends}
+    return {name: text for name, text in found.items() if text}
 
 
-def _explain(error: BaseException) -> str:
-    cause = find_cause(getattr(error, "cause", None) or error)
-    text = str(cause).strip()
-    return text if isinstance(cause, UserError) else f"{type(cause).__name__}: {text.splitlines()[-1] if text else ''}"
+def _describe(trial: Trial, how: TrialRun) -> dict[str, Any]:
+    """What a trial is told: plain values, which Ray writes down."""
+    return {
+        "config": to_yaml(trial.config), "grid": how.folder.name, "workers": how.resources.workers,
+        "gpus": how.resources.gpus_per_worker, "share": how.resources.share, "shows_epochs": how.halving,
+        "command": make_command(),
+    }  # fmt: skip
+
+
+def _make_scheduler(trials: Sequence[Trial], how: TrialRun) -> Any:
+    if not how.halving:
+        return None
+    from tune.halving import HalvingByHorizon
+
+    training = trials[0].config.training
+    return HalvingByHorizon(training.best_mode, training.num_epochs)
+
+
+def _explain_end(error: BaseException | None, said: str) -> str:
+    from tune.trial import explain
+
+    return said or (f"its process was lost {RETRIES + 1} times: {explain(error)}" if error else "")
 
 
 def _name_trial(trial: Any) -> str:
     return str(read_experiment(trial.config["trial"]["config"], source="trial").name)
 
 
-def run_trial(settings: dict[str, Any]) -> None:
-    """One trial: train (or go on), then evaluate its last checkpoint beside the baselines."""
-    from ray import tune
-
-    from worldmodel.rollout.evaluation import evaluate
-    from worldmodel.training.checkpoint_list import find_checkpoint
-    from worldmodel.training.run_folder import RECORD
-    from worldmodel.training.train import TrainRequest, train
-
-    if settings["trial"]["workers"] > 1 and settings["trial"]["gpus"]:
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # it holds no GPU, but checks what its workers will compute on
-    config = read_experiment(settings["trial"]["config"], source="trial")
-    location = Location.of(config.save_dir) / config.name
-    has_begun = (location / RECORD).exists()
-    train(TrainRequest(config=config, workers=settings["trial"]["workers"], resume=has_begun), report=lambda line: None)
-    found = evaluate(location, find_checkpoint(location, "newest"))
-    tune.report(found.rows["model"])
-
-
-def is_done(folder: Location, trial: Trial) -> bool:
+def is_done(folder: Location, trial: Trial, *, halving: bool = False) -> bool:
     """Whether a trial has been trained to its end, as it is asked for now, and evaluated.
+
+    `halving`: the end that a scheduler chose is one too.
 
     UserError where the run folder holds another experiment under the trial's name.
     """
@@ -187,4 +240,5 @@ def is_done(folder: Location, trial: Trial) -> bool:
     check_same(location, found.record, trial.config, "")
     older, newer = read_config(location).training, trial.config.training
     is_same_length = (older.num_epochs, older.max_steps) == (newer.num_epochs, newer.max_steps)
-    return found.is_finished and is_same_length and found.record.blocks == trial.config.data.dataset_dir
+    is_ended = found.is_finished or (halving and found.is_stopped_early)
+    return is_ended and is_same_length and found.record.blocks == trial.config.data.dataset_dir

@@ -11,8 +11,9 @@ import pytest
 
 from tests.games_on_disk import encode_here
 from tune import round1
+from tune.options import read_settings
 from tune.report import CSV, JSON, REPORT
-from tune.round1 import main, read_settings
+from tune.round1 import main
 from tune.trials import SCRATCH, Cluster
 from worldmodel.errors import UserError
 from worldmodel.games.toy import write_toy_games
@@ -114,7 +115,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     ran: list[Any] = []
     monkeypatch.setattr(round1, "join_ray", lambda: None)
     monkeypatch.setattr(Cluster, "find", classmethod(lambda cls: cls(cpus=2, gpus=0)))
-    monkeypatch.setattr(round1, "run_trials", lambda trials, resources, folder: ran.extend(trials) or {})
+    monkeypatch.setattr(round1, "run_trials", lambda trials, how: ran.extend(trials) or {})
     return ran
 
 
@@ -134,6 +135,10 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         (["--set", "training.lern_rate=1"], "training.lern_rate: unknown key"),
         (["--set", "training.seed=1"], "expected KEY=VALUE"),
         (["--set", "training.lr"], "expected KEY=VALUE"),
+        (["--budget-usd", "0"], "--budget-usd 0: expected a number above 0"),
+        (["--budget-hours", "-1"], "--budget-hours -1: expected a number above 0"),
+        (["--budget-usd", "5"], "the price is unknown"),
+        (["--scheduler", "asha", "--epochs", "1"], "the trials have 1"),
     ],
 )
 def test_a_request_that_cannot_be_carried_out_is_refused_before_anything_is_spent(

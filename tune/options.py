@@ -1,0 +1,122 @@
+"""What can be asked of `tune/round1.py`, and the grid that follows from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from tune.grid import ROUND1, GridOptions
+from worldmodel.errors import UserError
+from worldmodel.storage import Location
+from worldmodel.training.budget import Budget
+
+NOT_SET = ("name", "goal", "save_dir", "training.seed", "data.dataset_dir")
+"""Settings that the grid makes itself."""
+STORAGE = "WORLDMODEL_STORAGE"
+"""Environment variable: where grids lie that do not say so."""
+UPLOADS = "runtime_resources/working_dir_files"
+"""Part of the path of a job's uploaded folder, which Ray deletes when the job has ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round1:
+    """Train Round 1's experiments and compare them."""
+
+    data: str = ""
+    """Folder or URI of games or blocks; empty: toy games are made."""
+    storage: str = ""
+    """Folder or URI that holds the grid's folder; empty: $WORLDMODEL_STORAGE, else runs."""
+    name: str = "round1"
+    """Name of the grid; its W&B group."""
+    experiments: tuple[str, ...] = ROUND1
+    """Experiments to train: stems of tune/experiments/*.yaml."""
+    seeds: int = 1
+    """Trials per experiment, with seeds 0, 1, ..."""
+    arch: Literal["mamba2", "mlp"] = "mamba2"
+    """Architecture of all trials."""
+    preset: Literal["laptop", "round1"] = "laptop"
+    """laptop: 1.3 million parameters, minutes on two cores; round1: the published setting."""
+    targets: Literal["all", "published"] = "all"
+    """What is predicted; published: the 14 numbers and 4 classes of Round 1's time."""
+    epochs: int | None = None
+    """Epochs per trial; None: the preset's."""
+    gpus_per_trial: float = 0.0
+    """GPUs of each worker; a fraction packs several trials on one."""
+    workers_per_trial: int = 1
+    """Ray Train workers of each trial."""
+    scheduler: Literal["none", "asha"] = "none"
+    """asha: after each epoch only the best third of the trials goes on (lookahead is judged apart)."""
+    budget_hours: float | None = None
+    """Wall-clock hours of the whole grid, over all attempts, after which it stops well; None: no limit."""
+    budget_usd: float | None = None
+    """Dollars of all its trials after which it stops well; None: no limit."""
+    set: tuple[str, ...] = ()
+    """Settings of all trials, over the preset's: KEY=VALUE with keys of an experiment file, as training.lr=0.001."""
+    resume: bool = False
+    """Go on with the grid of that name: finished trials stay, the others go on from their checkpoints."""
+    dry_run: bool = False
+    """Print what would run, and stop."""
+    json: bool = False
+    """Print the results as one JSON object on stdout; everything else goes to stderr."""
+
+    @property
+    def place(self) -> str:
+        """Where the grid's folder lies."""
+        if self.storage or os.environ.get(STORAGE):
+            return self.storage or os.environ[STORAGE]
+        # A job's upload is deleted when the job ends, and results in it would be.
+        return str(Path.home() / "runs") if UPLOADS in str(Path.cwd()) else "runs"
+
+    @property
+    def folder(self) -> Location:
+        """The grid's folder."""
+        return Location.of(self.place) / self.name
+
+    @property
+    def budget(self) -> Budget:
+        """Its limits. UserError where one is no number above 0."""
+        return Budget(hours=self.budget_hours, usd=self.budget_usd)
+
+
+def grid_options(options: Round1, blocks: str, toy_settings: dict[str, Any]) -> GridOptions:
+    """The grid that the command line asks for; `toy_settings` apply where no data are named."""
+    changes: dict[str, Any] = {"training.threads": 1} if options.preset == "laptop" else {}
+    if not options.data and options.preset == "laptop":
+        changes |= toy_settings
+    if options.epochs is not None:
+        changes["training.num_epochs"] = options.epochs
+    if options.gpus_per_trial:
+        changes["training.device"] = "cuda"  # never silently the CPU, after a GPU was asked for
+    changes |= {"encoding.targets": options.targets, **read_settings(options.set)}
+    return GridOptions(
+        experiments=options.experiments, seeds=options.seeds, preset=options.preset, arch=options.arch, data=blocks,
+        folder=str(options.folder), group=options.name, changes=changes,
+    )  # fmt: skip
+
+
+def read_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Dotted keys and values of "KEY=VALUE"s; a value is read as in an experiment file."""
+    found: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or key in NOT_SET:
+            raise UserError(f"--set {setting}: expected KEY=VALUE, as training.lr=0.001, of a key other than {NOT_SET}")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {setting}: the value is no YAML: {error}") from error
+    return found
+
+
+def check_halving(options: Round1, epochs: int) -> None:
+    """UserError where the scheduler has nothing to choose from."""
+    if options.scheduler == "asha" and epochs < 2:
+        raise UserError(
+            f"--scheduler asha chooses after each epoch but the last, and the trials have {epochs}: ask for --epochs 2 "
+            "or more, or leave the scheduler out"
+        )

@@ -1,0 +1,148 @@
+"""One trial as Ray Tune sees it: an actor that trains a run, shows its epochs, and evaluates it at the end.
+
+What is true of a trial stands in its run folder. An error is a result here, not an exception, so that Ray tries again
+only what its process did not survive.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+from ray import tune
+
+from worldmodel.errors import UserError
+from worldmodel.object_store import MissingError
+from worldmodel.storage import Location
+from worldmodel.training.config import ExperimentConfig
+from worldmodel.training.config_file import read_experiment
+from worldmodel.training.crew import find_cause
+from worldmodel.training.record import State
+from worldmodel.training.run import RECORD, STOP, Run
+from worldmodel.training.run_folder import LIVE, LOST_SECONDS, read_record, request_stop
+
+ERROR, EPOCH, VALUE = "error", "epoch", "value"
+"""Keys of what a trial reports: what ended it, or the epochs that it has done and its `training.best_metric` then."""
+LOOK_SECONDS = 1.0
+"""Time between two looks for a new epoch."""
+EARLY = "stopped early: other trials of the grid promise more"
+
+
+class GridTrial(tune.Trainable):
+    """Trains one trial in a thread; `step` returns at each new epoch where a scheduler wants them, else at the end."""
+
+    def __repr__(self) -> str:
+        return f"trials of {self._settings['grid']}"  # one process serves several
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take on a trial."""
+        self._settings = config["trial"]
+        os.environ["WORLDMODEL_COMMAND"] = self._settings["command"]  # this process's own starts nothing
+        self._config = read_experiment(self._settings["config"], source="trial")
+        self._location = Location.of(self._config.save_dir) / self._config.name
+        self._thread: threading.Thread | None = None
+        self._error = ""
+        self._epochs = 0
+
+    def step(self) -> dict[str, Any]:
+        """Train on until there is something to report."""
+        _name_process(self._config.name)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=self._config.name, daemon=True)
+            self._thread.start()
+        while self._thread.is_alive():
+            self._thread.join(LOOK_SECONDS)
+            found = self._look() if self._settings["shows_epochs"] and self._thread.is_alive() else None
+            if found:
+                return found
+        return {"done": True, ERROR: self._error}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The same process for the next trial: imports cost seconds."""
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        """End what a scheduler has given up: its checkpoint and its evaluation stay, marked as ended early."""
+        if self._thread is None or not self._thread.is_alive():
+            return
+        with suppress(UserError, MissingError):  # it may have ended just now
+            request_stop(self._location, EARLY)
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            train_and_evaluate(self._config, self._settings)
+        except BaseException as error:  # noqa: BLE001  (the trial's edge: told to the grid, which records it)
+            self._error = explain(error)
+
+    def _look(self) -> dict[str, Any] | None:
+        """What the run shows of an epoch that has not been reported yet."""
+        try:
+            record = read_record(self._location)
+        except (MissingError, UserError):  # not begun, or being written
+            return None
+        value = record.metrics.get(self._config.training.best_metric)
+        if record.state not in LIVE or record.epoch <= self._epochs or value is None:
+            return None
+        self._epochs = record.epoch
+        return {EPOCH: record.epoch, VALUE: value, ERROR: ""}
+
+
+def train_and_evaluate(config: ExperimentConfig, settings: dict[str, Any]) -> None:
+    """Train a trial (or go on with it), then evaluate its last checkpoint beside the baselines."""
+    from worldmodel.rollout.evaluation import evaluate
+    from worldmodel.training.checkpoint_list import find_checkpoint
+    from worldmodel.training.train import TrainRequest, train
+
+    folder = Location.of(config.save_dir)
+    location = folder / config.name
+    if (folder / STOP).exists():
+        raise UserError("not begun: the grid was asked to stop")
+    if settings["workers"] > 1 and settings["gpus"]:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # it holds no GPU, but checks what its workers will compute on
+    has_begun = wait_for_end(location)
+    request = TrainRequest(config=config, workers=settings["workers"], resume=has_begun, share=settings["share"])
+    record = train(request, report=lambda line: None)
+    if record.state is State.STOPPED and record.reason == EARLY:
+        mark_early(location)
+    elif record.state is State.STOPPED:
+        return
+    evaluate(location, find_checkpoint(location, "newest"))
+
+
+def wait_for_end(location: Location) -> bool:
+    """Whether there is a run, whose process is gone: one that was lost with its machine takes minutes to be known."""
+    if not (location / RECORD).exists():
+        return False
+    waited = 0.0
+    while read_record(location).state in LIVE and waited < LOST_SECONDS:
+        time.sleep(LOOK_SECONDS)
+        waited += LOOK_SECONDS
+    return True
+
+
+def mark_early(location: Location) -> None:
+    """Set the run apart: its numbers are of fewer steps than the others'."""
+    run = Run(location, read_record(location))
+    run.update(early_stopped=True)
+    run.write()
+
+
+def explain(error: BaseException) -> str:
+    """An error in a line."""
+    cause = find_cause(getattr(error, "cause", None) or error)
+    text = str(cause).strip()
+    return text if isinstance(cause, UserError) else f"{type(cause).__name__}: {text.splitlines()[-1] if text else ''}"
+
+
+def _name_process(name: str) -> None:
+    """The trial's name in `ps`, `top` and the dashboard's list of workers, until the actor's next call."""
+    with suppress(ImportError, AttributeError):  # Ray's own, which it does not promise
+        from ray._raylet import setproctitle  # type: ignore[attr-defined]
+
+        setproctitle(f"ray::{name}")
