@@ -13,13 +13,14 @@ from worldmodel.games import toy
 from worldmodel.games.game import check_column
 from worldmodel.games.parsed import read_game
 from worldmodel.games.toy import ToyGame, play_frame, play_game, write_toy_games
-from worldmodel.games.toy_fighter import Fighter, Pad
+from worldmodel.games.toy_actions import ENTRY_FRAMES
+from worldmodel.games.toy_fighter import ANIMATION_FRAMES, Fighter, Pad
 from worldmodel.games.toy_inputs import Player
 from worldmodel.games.toy_tables import CHARACTERS, STAGES, Action
 from worldmodel.games.writer import leaf_types
 from worldmodel.schema import FIELDS, LEGAL_STAGES, PLAYER_FIELDS, PLAYERS, code_table
 
-GAMES = 8
+GAMES = 6
 AERIAL_LANDINGS = range(Action.NAIR_LANDING, Action.DAIR_LANDING + 1)
 
 
@@ -128,6 +129,47 @@ def test_a_landing_during_an_aerial_attack_is_judged_once_and_no_other_frame_is(
     assert set(np.concatenate(judged)) == {1, 2}
 
 
+def _changes() -> tuple[np.ndarray, np.ndarray]:
+    """Actions (two consecutive frames) where they differ, over all games and players."""
+    actions = [_values(game, player, "action").astype(int) for game in _games() for player in range(PLAYERS)]
+    pairs = np.concatenate([np.stack([action[:-1], action[1:]]) for action in actions], axis=1)
+    before, after = pairs[:, pairs[0] != pairs[1]]
+    assert 0.05 < len(before) / pairs.shape[1] < 0.25  # as busy as a real game (about .1), or a little more
+    return before, after
+
+
+def test_what_follows_an_action_is_not_known_from_the_action() -> None:
+    """Knowing each action's most frequent successor must not be enough to be right about changes."""
+    before, after = _changes()
+    counts = np.zeros((max(Action) + 1, max(Action) + 1))
+    np.add.at(counts, (before, after), 1)
+    assert counts.max(axis=1).sum() / counts.sum() < 0.45
+
+
+def test_most_attacks_on_the_ground_begin_in_the_frame_of_a_press() -> None:
+    """What begins an action is seen in the controls of its first frame, not guessed from those before."""
+    begun = pressed = 0
+    for game in _games():
+        for player in range(PLAYERS):
+            action = _values(game, player, "action").astype(int)
+            held = np.stack([_values(game, player, f"button_{name}") > 0 for name in "ABXYZLR"])
+            presses = (held[:, 1:] & ~held[:, :-1]).any(axis=0)
+            starts = (action[1:] != action[:-1]) & np.isin(action[1:], [Action.JAB, Action.UP_TILT, Action.GRAB])
+            begun, pressed = begun + starts.sum(), pressed + (starts & presses).sum()
+    assert begun > 100 and pressed / begun > 0.99
+
+
+def test_every_action_that_ends_by_itself_shows_its_whole_animation() -> None:
+    """How near the end is can be read from `state_age`, whatever the action's length (landings, cancelled or not)."""
+    for game in _games():
+        for player in range(PLAYERS):
+            action, age = _values(game, player, "action").astype(int), _values(game, player, "state_age")
+            ends = np.isin(action[:-1], [*AERIAL_LANDINGS, Action.LANDING_FALL_SPECIAL]) & (action[1:] != action[:-1])
+            was_hit = _values(game, player, "hitlag")[1:] > 0
+            last, rate = age[:-1][ends & ~was_hit], np.diff(age, prepend=0)[:-1][ends & ~was_hit]
+            np.testing.assert_allclose(last + rate, ANIMATION_FRAMES, rtol=1e-5)
+
+
 class _Tape(Player):
     """A player that does again what a game recorded."""
 
@@ -160,7 +202,7 @@ def test_inputs_alone_decide_a_game() -> None:
     fighters, tapes = [], []
     for player, (ident, side) in enumerate(zip(game.characters, (-1, 1), strict=True)):
         fighters.append(Fighter(bodies[ident], stage, x=side * 38.0, facing=side < 0))
-        fighters[-1].enter(Action.ENTRY, 60)
+        fighters[-1].enter(Action.ENTRY, ENTRY_FRAMES)
         tapes.append(_Tape(random.Random(0), skill=0.0))
         tapes[-1].set_pads(_pads(game, player))
     shots: list = []

@@ -1,8 +1,9 @@
 """Toy games: a small deterministic two-player physics game with the full schema, for a machine without real data.
 
 It has Melee's ids and the relations that a world model learns (speeds move positions, inputs begin actions, hits lead
-to hitlag, knockback and hitstun), not Melee's feel. Only +, -, *, / and square roots are used, so that every machine
-computes the same bits.
+to hitlag, knockback and hitstun), not Melee's feel: actions are short, an attack can be left for another as soon as its
+hitbox is gone, and most actions begin in the frame of a press, so that minutes of training show. Only +, -, *, / and
+square roots are used, so that every machine computes the same bits.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.errors import UserError
-from worldmodel.games.toy_actions import DEADS, ENTRY_FRAMES, decide
+from worldmodel.games.toy_actions import DEAD_FRAMES, DEADS, ENTRY_FRAMES, decide
 from worldmodel.games.toy_combat import Shot, count_losses, fire_shots, resolve_hits, show_state
 from worldmodel.games.toy_fighter import START_STOCKS, Fighter
 from worldmodel.games.toy_inputs import Player
@@ -37,7 +38,7 @@ from worldmodel.games.writer import (
 )
 from worldmodel.schema import PLAYER_FIELDS, PLAYERS, SPARSE
 
-_PATIENCE = (180, 420)
+_PATIENCE = (300, 600)
 """Frames (least, most) without a stock lost, after which the player who has more damage walks off the stage: every
 game ends, and both players lose stocks."""
 _GAME_END = 2
@@ -128,7 +129,7 @@ def play_game(seed: int, index: int) -> ToyGame:
 
 def is_over(fighters: Iterable[Fighter]) -> bool:
     """Whether a player has lost the last stock and the moment after it has passed."""
-    return any(not f.stocks and f.action in DEADS and f.elapsed >= 30 for f in fighters)
+    return any(not f.stocks and f.action in DEADS and f.elapsed >= DEAD_FRAMES // 2 for f in fighters)
 
 
 def play_frame(fighters: list[Fighter], players: list[Player], shots: list[Shot]) -> None:

@@ -3,57 +3,61 @@
 from __future__ import annotations
 
 from worldmodel.games.toy_fighter import FULL_SHIELD, STICK_STEPS, Fighter
-from worldmodel.games.toy_physics import AIR_HITS, FLIES, GROUND_HITS, WALKS, leave_ground
+from worldmodel.games.toy_physics import AIR_HITS, FLIES, GROUND_HITS, leave_ground
 from worldmodel.games.toy_tables import ATTACKS, SHOT, SHOT_FRAME, Action
 
 DEADS = frozenset({Action.DEAD_DOWN, Action.DEAD_LEFT, Action.DEAD_RIGHT, Action.DEAD_UP})
-GROUND_FREE = WALKS | {
-    Action.WAIT, Action.TURN, Action.DASH, Action.RUN, Action.RUN_BRAKE, Action.SQUAT, Action.SQUAT_WAIT,
-    Action.SQUAT_RV,
-}  # fmt: skip
+GROUND_FREE = frozenset({Action.WAIT, Action.WALK, Action.TURN, Action.DASH, Action.RUN, Action.SQUAT})
 AIR_FREE = frozenset({
     Action.JUMP_F, Action.JUMP_B, Action.JUMP_AERIAL_F, Action.JUMP_AERIAL_B, Action.FALL, Action.DAMAGE_FALL,
     Action.PASS_THROUGH,
 })  # fmt: skip
-GUARDS = frozenset({Action.GUARD_ON, Action.GUARD, Action.GUARD_STUN})
+GUARDS = frozenset({Action.GUARD, Action.GUARD_STUN})
+HITS = FLIES | AIR_HITS | GROUND_HITS
 SHOTS = frozenset({Action.SHOT, Action.SHOT_AIR})
-TILT, SMASH, WALK_FROM = 0.35, 0.8, 0.25
-"""Parts of a full tilt: a direction is meant, a dash or a tap is meant, walking begins."""
-DASH_FRAMES, ENTRY_FRAMES, DEAD_FRAMES, REBIRTH_FRAMES, REBIRTH_WAIT_FRAMES, PROTECTED_FRAMES = 12, 60, 60, 60, 120, 120
+TILT, SMASH, WALK_FROM, HELD = 0.35, 0.8, 0.55, 0.25
+"""Parts of a full tilt: a direction is meant, a dash or a tap is meant, walking begins, walking and running go on."""
+TURN_FRAMES, DASH_FRAMES, ENTRY_FRAMES, DEAD_FRAMES, REBIRTH_FRAMES = 4, 12, 20, 20, 20
+PROTECTED_FRAMES = 40
 REBIRTH_HEIGHT = 120.0
-SHIELD_LOSS, SHIELD_GAIN = 0.28, 0.07
-"""Shield health per frame, held and not held (Melee's)."""
+SHIELD_LOSS, SHIELD_GAIN = 0.8, 0.2
+"""Shield health per frame, held and not held."""
 _AIR_DODGE_SPEED = 3.1
 
 _NEXT = {
-    Action.ENTRY: Action.WAIT, Action.TURN: Action.WAIT, Action.RUN_BRAKE: Action.WAIT,
-    Action.SQUAT: Action.SQUAT_WAIT, Action.SQUAT_RV: Action.WAIT, Action.LANDING: Action.WAIT,
-    Action.GUARD_ON: Action.GUARD, Action.GUARD_STUN: Action.GUARD, Action.GUARD_OFF: Action.WAIT,
-    Action.DOWN_BOUND: Action.DOWN_STAND, Action.PASS_THROUGH: Action.FALL, Action.AIR_DODGE: Action.FALL_SPECIAL,
-    Action.RISE: Action.FALL_SPECIAL, Action.REBIRTH: Action.REBIRTH_WAIT,
+    Action.GUARD_STUN: Action.GUARD, Action.DOWN_BOUND: Action.DOWN_STAND, Action.PASS_THROUGH: Action.FALL,
+    Action.AIR_DODGE: Action.FALL_SPECIAL, Action.RISE: Action.FALL_SPECIAL,
 }  # fmt: skip
 """What follows an action that ends by itself; others lead to WAIT on the ground and FALL in the air."""
-_LENGTH = {Action.DOWN_STAND: 30, Action.REBIRTH_WAIT: REBIRTH_WAIT_FRAMES}
+_LENGTH = {Action.DOWN_STAND: 8}
 
 
 def decide(f: Fighter) -> None:
     """End what is over, then begin what the pad asks for and the action allows."""
     f.fires = f.action in SHOTS and f.elapsed == SHOT_FRAME
-    if f.length and f.elapsed >= f.length:
-        _finish(f)
-    action = f.action
-    if action in GROUND_FREE:
-        _act_on_ground(f)
-    elif action in AIR_FREE:
-        _act_in_air(f)
-    elif action == Action.GUARD or (action == Action.GUARD_ON and f.elapsed > 0):
-        _act_in_shield(f)
-    elif action in FLIES or action in AIR_HITS or action in GROUND_HITS:
+    if f.action in HITS:
         if not f.hitstun_remaining:
             f.enter(_recovered(f))
-    elif action == Action.REBIRTH_WAIT and (abs(f.pad.x) > STICK_STEPS // 2 or f.pad.is_jumping):
-        _drop_in(f)
+    elif f.length and f.elapsed >= f.length:
+        _finish(f)
+    if f.action in GROUND_FREE:
+        _act_on_ground(f)
+    elif f.action in AIR_FREE:
+        _act_in_air(f)
+    elif f.action == Action.GUARD:
+        _act_in_shield(f)
+    elif is_open(f):
+        _begin_on_ground(f)
     _regain_shield(f)
+
+
+def is_open(f: Fighter) -> bool:
+    """Whether a press may begin something before the present attack (on the ground) is over."""
+    if not f.on_ground:
+        return False
+    if f.action in SHOTS or f.action == Action.TAUNT:
+        return f.elapsed > SHOT_FRAME
+    return f.action in ATTACKS and f.elapsed > ATTACKS[f.action].active[1]
 
 
 def _recovered(f: Fighter) -> Action:
@@ -68,14 +72,12 @@ def _finish(f: Fighter) -> None:
         _leave_jumping(f)
     elif action in DEADS:
         _revive(f)
-    elif action == Action.REBIRTH_WAIT:
-        _drop_in(f)
     elif action == Action.DASH:
-        is_held = f.pad.x * f.direction > STICK_STEPS * 0.6
-        f.enter(*((Action.RUN, 0) if is_held else (Action.RUN_BRAKE, 18)))
+        f.enter(Action.RUN)
+    elif action == Action.REBIRTH:
+        f.speed_y = 0.0
+        _drop_in(f)
     else:
-        if action == Action.REBIRTH:
-            f.speed_y = 0.0
         following = _NEXT.get(action, Action.WAIT if f.on_ground else Action.FALL)
         f.enter(following, _LENGTH.get(following, 0))
 
@@ -94,21 +96,32 @@ def _drop_in(f: Fighter) -> None:
 
 
 def _act_on_ground(f: Fighter) -> None:
+    if _begin_on_ground(f):
+        return
+    if f.pad.is_shielding:
+        f.enter(Action.GUARD)
+    else:
+        _walk(f)
+
+
+def _begin_on_ground(f: Fighter) -> bool:
+    """Begin what is pressed; False where nothing is."""
     pad, before = f.pad, f.before
     if pad.is_jumping and not before.is_jumping:
         f.enter(Action.KNEE_BEND, f.body.squat_frames)
-    elif pad.is_shielding:
-        f.enter(Action.GUARD_ON, 8)
+    elif pad.is_shielding and not before.is_shielding:
+        f.enter(Action.GUARD)
     elif pad.Z and not before.Z:
         f.enter(Action.GRAB, ATTACKS[Action.GRAB].frames)
     elif pad.B and not before.B and _begin_special(f):
-        return
+        return True
     elif attack := _ground_attack(f):
         f.enter(attack, ATTACKS[attack].frames)
     elif pad.D_UP and not before.D_UP:
-        f.enter(Action.TAUNT, 60)
+        f.enter(Action.TAUNT, 12)
     else:
-        _walk(f)
+        return False
+    return True
 
 
 def _ground_attack(f: Fighter) -> Action | None:
@@ -147,37 +160,24 @@ def _begin_special(f: Fighter) -> bool:
 
 
 def _walk(f: Fighter) -> None:
-    x, y, was_x = f.pad.x / STICK_STEPS, f.pad.y / STICK_STEPS, f.before.x / STICK_STEPS
+    x, y = f.pad.x / STICK_STEPS, f.pad.y / STICK_STEPS
     action, size = f.action, abs(x)
     if y < -0.7 and size < 0.6:
         if f.surface.is_platform and f.before.y > -0.3 * STICK_STEPS:
             leave_ground(f)
-            f.enter(Action.PASS_THROUGH, 20)
-        elif action not in (Action.SQUAT, Action.SQUAT_WAIT):
-            f.enter(Action.SQUAT, 8)
-    elif action in (Action.SQUAT, Action.SQUAT_WAIT):
-        f.enter(Action.SQUAT_RV, 10)
-    elif size >= SMASH and abs(was_x) < SMASH and (action != Action.DASH or (x > 0) != f.facing):
+            f.enter(Action.PASS_THROUGH, 10)
+        elif action != Action.SQUAT:
+            f.enter(Action.SQUAT)
+    elif size < HELD:
+        if action not in (Action.WAIT, Action.TURN):
+            f.enter(Action.WAIT)
+    elif size >= WALK_FROM and action != Action.TURN and (x > 0) != f.facing:
         f.facing = x > 0
+        f.enter(Action.TURN, TURN_FRAMES)
+    elif size >= SMASH and action in (Action.WAIT, Action.WALK, Action.SQUAT):
         f.enter(Action.DASH, DASH_FRAMES)
-    elif action == Action.RUN and x * f.direction < 0.6:
-        f.enter(Action.RUN_BRAKE, 18)
-    elif action in WALKS or action == Action.WAIT:
-        _walk_or_wait(f, x)
-
-
-def _walk_or_wait(f: Fighter, x: float) -> None:
-    size = abs(x)
-    if size < WALK_FROM:
-        wanted = Action.WAIT
-    elif (x > 0) != f.facing:
-        f.facing = x > 0
-        f.enter(Action.TURN, 11)
-        return
-    else:
-        wanted = Action.WALK_SLOW if size < 0.5 else Action.WALK_MIDDLE if size < 0.75 else Action.WALK_FAST
-    if f.action != wanted:
-        f.enter(wanted)
+    elif size >= WALK_FROM and action in (Action.WAIT, Action.SQUAT):
+        f.enter(Action.WALK)
 
 
 def _leave_jumping(f: Fighter) -> None:
@@ -186,25 +186,32 @@ def _leave_jumping(f: Fighter) -> None:
     leave_ground(f)
     f.speed_air_x = slid * 0.8 + x * 0.6
     f.speed_y = f.body.jump_speed if f.pad.is_jumping else f.body.hop_speed
-    f.enter(Action.JUMP_B if x * f.direction < -TILT else Action.JUMP_F, 40)
+    f.enter(Action.JUMP_B if x * f.direction < -TILT else Action.JUMP_F)
 
 
 def _act_in_air(f: Fighter) -> None:
+    if not _begin_in_air(f) and f.pad.y < -0.65 * STICK_STEPS and f.before.y > -0.5 * STICK_STEPS and f.speed_y < 0:
+        f.is_fast_falling = True
+
+
+def _begin_in_air(f: Fighter) -> bool:
+    """Begin what is pressed; False where nothing is."""
     pad, before = f.pad, f.before
     if pad.is_jumping and not before.is_jumping and f.jumps_left:
         x = pad.x / STICK_STEPS
         f.jumps_left -= 1
         f.is_fast_falling = False
         f.speed_y, f.speed_air_x = f.body.double_jump_speed, x * f.body.air_speed
-        f.enter(Action.JUMP_AERIAL_B if x * f.direction < -TILT else Action.JUMP_AERIAL_F, 45)
+        f.enter(Action.JUMP_AERIAL_B if x * f.direction < -TILT else Action.JUMP_AERIAL_F)
     elif pad.is_shielding and not before.is_shielding and f.action != Action.DAMAGE_FALL:
         _air_dodge(f)
     elif pad.B and not before.B and _begin_special(f):
-        return
+        return True
     elif attack := _air_attack(f):
         f.enter(attack, ATTACKS[attack].frames)
-    elif pad.y < -0.65 * STICK_STEPS and before.y > -0.5 * STICK_STEPS and f.speed_y < 0:
-        f.is_fast_falling = True
+    else:
+        return False
+    return True
 
 
 def _air_dodge(f: Fighter) -> None:
@@ -213,7 +220,7 @@ def _air_dodge(f: Fighter) -> None:
     scale = _AIR_DODGE_SPEED / size if size > TILT else 0.0
     f.speed_air_x, f.speed_y = x * scale, y * scale
     f.is_fast_falling = False
-    f.enter(Action.AIR_DODGE, 49)
+    f.enter(Action.AIR_DODGE, 10)
 
 
 def _air_attack(f: Fighter) -> Action | None:
@@ -239,13 +246,14 @@ def _act_in_shield(f: Fighter) -> None:
         f.enter(Action.KNEE_BEND, f.body.squat_frames)
     elif abs(pad.x) >= STICK_STEPS * 0.7 > abs(before.x):
         is_forward = (pad.x > 0) == f.facing
-        f.enter(Action.ROLL_FORWARD if is_forward else Action.ROLL_BACK, 31)
+        f.enter(Action.ROLL_FORWARD if is_forward else Action.ROLL_BACK, 10)
     elif pad.y <= -0.7 * STICK_STEPS < before.y:
-        f.enter(Action.SPOT_DODGE, 22)
-    elif pad.A and not before.A:
+        f.enter(Action.SPOT_DODGE, 8)
+    elif (pad.A and not before.A) or (pad.Z and not before.Z):
         f.enter(Action.GRAB, ATTACKS[Action.GRAB].frames)
     elif not pad.is_shielding:
-        f.enter(Action.GUARD_OFF, 15)
+        f.enter(Action.WAIT)
+        _act_on_ground(f)
 
 
 def _regain_shield(f: Fighter) -> None:

@@ -13,14 +13,14 @@ from worldmodel.schema import AIRBORNE
 
 _BODY_HEIGHT, _BODY_RADIUS = 7.0, 6.0
 _INTANGIBLE = {
-    Action.ROLL_FORWARD: (4, 19), Action.ROLL_BACK: (4, 19), Action.SPOT_DODGE: (2, 15), Action.AIR_DODGE: (4, 29),
-    Action.TECH: (0, 20), Action.DOWN_STAND: (0, 23),
+    Action.ROLL_FORWARD: (1, 6), Action.ROLL_BACK: (1, 6), Action.SPOT_DODGE: (1, 5), Action.AIR_DODGE: (1, 6),
+    Action.TECH: (0, 6), Action.DOWN_STAND: (0, 6),
 }  # fmt: skip
 """First and last frame of an action in which nothing hits."""
 _FLY_FROM, _ROLL_FROM = 80.0, 130.0
 """Knockback from which a hit sends flying, and spinning."""
-_HITSTUN_PER_KNOCKBACK, _SPEED_PER_KNOCKBACK = 0.4, 0.03
-"""Melee's: frames of hitstun and units per frame of speed per point of knockback."""
+_HITSTUN_PER_KNOCKBACK, _SPEED_PER_KNOCKBACK = 0.2, 0.03
+"""Frames of hitstun (half of Melee's) and units per frame of speed (Melee's) per point of knockback."""
 _STUNNED = FLIES | AIR_HITS | GROUND_HITS | {Action.DAMAGE_FALL, Action.DOWN_BOUND}
 
 
@@ -70,7 +70,7 @@ def resolve_hits(fighters: Sequence[Fighter], shots: list[Shot]) -> None:
 
 
 def _hitlag(attack: Attack) -> int:
-    return int(attack.damage / 3 + 3)
+    return int(attack.damage / 5 + 2)
 
 
 def _strikes(attacker: Fighter, defender: Fighter) -> bool:
@@ -111,8 +111,8 @@ def hit(attacker: Fighter, defender: Fighter, attack: Attack, direction: int) ->
     defender.speed_air_x = defender.speed_ground_x = defender.speed_y = 0.0
     defender.is_fast_falling, defender.l_cancel = False, 0
     defender.facing = defender.speed_attack_x < 0
-    defender.enter(_damage_action(defender, knockback, y))
     defender.hitstun_remaining = int(knockback * _HITSTUN_PER_KNOCKBACK)
+    defender.enter(_damage_action(defender, knockback, y), defender.hitstun_remaining)
 
 
 def _hit_shield(defender: Fighter, attack: Attack, direction: int) -> None:
@@ -120,7 +120,7 @@ def _hit_shield(defender: Fighter, attack: Attack, direction: int) -> None:
     if not defender.shield_strength:
         break_shield(defender)
         return
-    defender.enter(Action.GUARD_STUN, int(attack.damage / 2) + 3)
+    defender.enter(Action.GUARD_STUN, int(attack.damage / 4) + 3)
     defender.speed_ground_x = defender.speed_air_x = direction * attack.damage * 0.09
 
 
@@ -141,7 +141,7 @@ def _damage_action(defender: Fighter, knockback: float, rise: float) -> Action:
 def count_losses(f: Fighter) -> None:
     """Take a stock from who left the stage's box."""
     stage = f.stage
-    if f.action in DEADS or f.action in (Action.REBIRTH, Action.REBIRTH_WAIT):
+    if f.action in DEADS or f.action == Action.REBIRTH:
         return
     side = (
         Action.DEAD_DOWN if f.y < stage.bottom
@@ -169,7 +169,7 @@ def show_state(f: Fighter) -> None:
     if window and window[0] <= f.elapsed <= window[1]:
         f.hurtbox_state = 2
     else:
-        f.hurtbox_state = int(f.protection > 0 or f.action in (Action.REBIRTH, Action.REBIRTH_WAIT))
+        f.hurtbox_state = int(f.protection > 0 or f.action == Action.REBIRTH)
     f.protection = max(f.protection - 1, 0)
     f.invulnerable = f.hurtbox_state > 0
     attack = ATTACKS.get(f.action)

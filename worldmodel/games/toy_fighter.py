@@ -13,6 +13,9 @@ STICK_VALUES = [float(value) for value in code_table(Code.STICK)]
 TRIGGER_VALUES = [float(value) for value in code_table(Code.TRIGGER)]
 FULL_SHIELD = 60.0
 START_STOCKS = 4
+ANIMATION_FRAMES = 120
+"""Frames of the animation of every action that ends by itself, stretched or squeezed over the action's own length (as
+Melee does with landings): how near the end is can be seen in `state_age` alone."""
 
 
 @dataclass(slots=True)
@@ -132,9 +135,10 @@ class Fighter:
         found = [surface for surface in self.stage.surfaces if surface.ident == self.ground]
         return found[0] if found else self.stage.surfaces[0]
 
-    def enter(self, action: int, length: int = 0, rate: float = 1.0) -> None:
-        """Begin an action."""
-        self.action, self.length, self.rate = action, length, rate
+    def enter(self, action: int, length: int = 0) -> None:
+        """Begin an action. One that ends after `length` frames shows its whole animation in them."""
+        self.action, self.length = action, length
+        self.rate = ANIMATION_FRAMES / length if length else 1.0
         self.elapsed, self.state_age = 0, 0.0
         self.has_struck = False
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 from worldmodel.games.toy_fighter import STICK_STEPS, Fighter
 from worldmodel.games.toy_tables import ATTACKS, Action, Surface
 
-WALKS = frozenset({Action.WALK_SLOW, Action.WALK_MIDDLE, Action.WALK_FAST})
 AERIALS = frozenset({Action.NAIR, Action.FAIR, Action.BAIR, Action.UAIR, Action.DAIR})
 FLIES = frozenset({Action.DAMAGE_FLY_HIGH, Action.DAMAGE_FLY, Action.DAMAGE_FLY_TOP, Action.DAMAGE_FLY_ROLL})
 AIR_HITS = frozenset({Action.DAMAGE_AIR_LIGHT, Action.DAMAGE_AIR_MIDDLE, Action.DAMAGE_AIR_HEAVY})
 GROUND_HITS = frozenset({Action.DAMAGE_LIGHT, Action.DAMAGE_MIDDLE, Action.DAMAGE_HEAVY})
 HELPLESS = frozenset({Action.FALL_SPECIAL, Action.AIR_DODGE, Action.RISE})
-_RUNS_OFF = WALKS | GROUND_HITS | {Action.DASH, Action.RUN, Action.RUN_BRAKE, Action.TURN, Action.GUARD_STUN}
+_RUNS_OFF = GROUND_HITS | {Action.WALK, Action.DASH, Action.RUN, Action.TURN, Action.GUARD_STUN}
 _NO_DRIFT = FLIES | AIR_HITS | {Action.AIR_DODGE, Action.SHIELD_BREAK}
 
 KNOCKBACK_DECAY = 0.051
 """Melee's: units per frame that knockback loses in the air, along its direction."""
 L_CANCEL_WINDOW, TECH_WINDOW = 7, 20
 """Frames before a landing in which a press counts (Melee's)."""
-_LANDING_FRAMES, _LANDING_SPECIAL_FRAMES, _AERIAL_ANIMATION = 4, 10, 30
-_RISE_START, _RISE_SPEED = 6, 4.2
-_DASH_ATTACK_SLIDE = 16
+_LANDING_FRAMES, _LANDING_SPECIAL_FRAMES, _DOWN_FRAMES, _DAZED_FRAMES = 4, 8, 8, 40
+_RISE_START, _RISE_SPEED = 2, 4.2
+_DASH_ATTACK_SLIDE = 5
 _DOWN_HELD = -0.65
 
 
@@ -28,7 +27,7 @@ def accelerate(f: Fighter) -> None:
     """This frame's speeds from the last one's, the action and the stick."""
     if f.on_ground:
         _accelerate_on_ground(f)
-    elif f.action not in (Action.REBIRTH, Action.REBIRTH_WAIT):
+    elif f.action != Action.REBIRTH:
         _accelerate_in_air(f)
     _decay_knockback(f)
 
@@ -43,9 +42,9 @@ def _accelerate_on_ground(f: Fighter) -> None:
         f.speed_ground_x = f.direction * body.dash_speed * 0.8
     elif action == Action.ROLL_FORWARD or action == Action.ROLL_BACK:
         away = 1 if action == Action.ROLL_FORWARD else -1
-        f.speed_ground_x = f.direction * away * (1.6 if f.elapsed < 20 else 0.2)
-    elif action in WALKS:
-        f.speed_ground_x = _approach(f.speed_ground_x, stick * body.walk_speed, 0.15)
+        f.speed_ground_x = f.direction * away * (2.4 if f.elapsed < 7 else 0.2)
+    elif action == Action.WALK:
+        f.speed_ground_x = _approach(f.speed_ground_x, stick * body.walk_speed, 0.3)
     else:
         f.speed_ground_x = _approach(f.speed_ground_x, 0.0, body.friction)
     f.speed_air_x, f.speed_y = f.speed_ground_x, 0.0
@@ -100,7 +99,7 @@ def move(f: Fighter) -> None:
     main = f.stage.surfaces[0]
     if f.y < main.height and before_y < main.height and main.left < f.x < main.right:
         f.x = main.left if before_x <= main.left else main.right if before_x >= main.right else f.x
-    if f.action in (Action.REBIRTH, Action.REBIRTH_WAIT):
+    if f.action == Action.REBIRTH:
         return
     for surface in f.stage.surfaces:
         if _meets(f, surface, before_y):
@@ -146,13 +145,13 @@ def land(f: Fighter, surface: Surface) -> None:
         f.hitstun_remaining = 0
         if f.since_guard <= TECH_WINDOW:
             f.speed_attack_x = 0.0
-            f.enter(Action.TECH, 26)
+            f.enter(Action.TECH, _DOWN_FRAMES)
         else:
-            f.enter(Action.DOWN_BOUND, 26)
+            f.enter(Action.DOWN_BOUND, _DOWN_FRAMES)
     elif action in HELPLESS:
         f.enter(Action.LANDING_FALL_SPECIAL, _LANDING_SPECIAL_FRAMES)
     elif action == Action.SHIELD_BREAK:
-        f.enter(Action.DAZED, 180)
+        f.enter(Action.DAZED, _DAZED_FRAMES)
     else:
         f.hitstun_remaining = 0
         f.enter(Action.LANDING, _LANDING_FRAMES)
@@ -163,4 +162,4 @@ def _land_attacking(f: Fighter) -> None:
     lag = ATTACKS[f.action].landing_lag
     lag = lag // 2 if is_cancelled else lag
     f.l_cancel = 1 if is_cancelled else 2
-    f.enter(f.action - Action.NAIR + Action.NAIR_LANDING, lag, rate=_AERIAL_ANIMATION / lag)
+    f.enter(f.action - Action.NAIR + Action.NAIR_LANDING, lag)

@@ -18,15 +18,11 @@ class Action(IntEnum):
     DEAD_RIGHT = 2
     DEAD_UP = 3
     REBIRTH = 12
-    REBIRTH_WAIT = 13
     WAIT = 14
-    WALK_SLOW = 15
-    WALK_MIDDLE = 16
-    WALK_FAST = 17
+    WALK = 15
     TURN = 18
     DASH = 20
     RUN = 21
-    RUN_BRAKE = 23
     KNEE_BEND = 24
     JUMP_F = 25
     JUMP_B = 26
@@ -36,8 +32,6 @@ class Action(IntEnum):
     FALL_SPECIAL = 35
     DAMAGE_FALL = 38
     SQUAT = 39
-    SQUAT_WAIT = 40
-    SQUAT_RV = 41
     LANDING = 42
     LANDING_FALL_SPECIAL = 43
     JAB = 44
@@ -68,9 +62,7 @@ class Action(IntEnum):
     DAMAGE_FLY = 88
     DAMAGE_FLY_TOP = 90
     DAMAGE_FLY_ROLL = 91
-    GUARD_ON = 178
     GUARD = 179
-    GUARD_OFF = 180
     GUARD_STUN = 181
     DOWN_BOUND = 183
     DOWN_STAND = 186
@@ -99,7 +91,7 @@ class Attack:
     frames: int
     """Length of the action."""
     active: tuple[int, int]
-    """First and last frame within the action in which the hitbox is out."""
+    """First and last frame within the action in which the hitbox is out; after it, a press begins something else."""
     damage: float
     angle: tuple[float, float]
     """Direction of the knockback for an attacker facing right; unit length."""
@@ -109,7 +101,7 @@ class Attack:
     """Knockback added per point that the formula yields."""
     reach: tuple[float, float]
     """Hitbox centre from the attacker's feet, facing right, in Melee units."""
-    radius: float = 11.0
+    radius: float = 6.0
     landing_lag: int = 0
     """Frames of landing lag (aerials); half of it after an L-cancel."""
     pierces_shield: bool = False
@@ -118,43 +110,43 @@ class Attack:
 UP, OUT, FLAT, BACK, SPIKE = (0.2, 0.98), (0.77, 0.64), (0.96, 0.28), (-0.8, 0.6), (0.3, -0.95)
 
 ATTACKS: dict[int, Attack] = {
-    Action.JAB: Attack(ident=2, frames=16, active=(2, 4), damage=6.0, angle=FLAT, base=12.0, growth=0.57,
+    Action.JAB: Attack(ident=2, frames=16, active=(2, 3), damage=6.0, angle=FLAT, base=12.0, growth=0.57,
                        reach=(9.0, 8.0)),
-    Action.DASH_ATTACK: Attack(ident=6, frames=36, active=(5, 16), damage=10.0, angle=OUT, base=35.0, growth=0.6,
+    Action.DASH_ATTACK: Attack(ident=6, frames=16, active=(2, 5), damage=10.0, angle=FLAT, base=15.0, growth=0.5,
                                reach=(6.0, 6.0)),
-    Action.SIDE_TILT: Attack(ident=7, frames=28, active=(5, 8), damage=13.0, angle=FLAT, base=10.0, growth=0.9,
+    Action.SIDE_TILT: Attack(ident=7, frames=16, active=(2, 4), damage=13.0, angle=FLAT, base=10.0, growth=0.9,
                              reach=(12.0, 8.0)),
-    Action.UP_TILT: Attack(ident=8, frames=24, active=(4, 10), damage=11.0, angle=UP, base=30.0, growth=1.1,
+    Action.UP_TILT: Attack(ident=8, frames=16, active=(2, 4), damage=11.0, angle=UP, base=30.0, growth=1.1,
                            reach=(3.0, 16.0)),
-    Action.DOWN_TILT: Attack(ident=9, frames=26, active=(6, 9), damage=13.0, angle=UP, base=25.0, growth=0.9,
+    Action.DOWN_TILT: Attack(ident=9, frames=16, active=(2, 3), damage=13.0, angle=FLAT, base=15.0, growth=0.5,
                              reach=(11.0, 3.0)),
-    Action.SIDE_SMASH: Attack(ident=10, frames=42, active=(12, 17), damage=21.0, angle=OUT, base=24.0, growth=1.05,
+    Action.SIDE_SMASH: Attack(ident=10, frames=16, active=(4, 6), damage=21.0, angle=FLAT, base=24.0, growth=1.05,
                               reach=(14.0, 8.0)),
-    Action.UP_SMASH: Attack(ident=11, frames=42, active=(8, 14), damage=21.0, angle=UP, base=30.0, growth=1.1,
+    Action.UP_SMASH: Attack(ident=11, frames=16, active=(3, 5), damage=21.0, angle=UP, base=30.0, growth=1.1,
                             reach=(4.0, 18.0), radius=10.0),
-    Action.DOWN_SMASH: Attack(ident=12, frames=46, active=(6, 10), damage=18.0, angle=FLAT, base=25.0, growth=0.8,
+    Action.DOWN_SMASH: Attack(ident=12, frames=16, active=(3, 5), damage=18.0, angle=FLAT, base=25.0, growth=0.8,
                               reach=(0.0, 5.0), radius=15.0),
-    Action.NAIR: Attack(ident=13, frames=44, active=(4, 24), damage=13.0, angle=OUT, base=20.0, growth=1.03,
-                        reach=(3.0, 7.0), landing_lag=15),
-    Action.FAIR: Attack(ident=14, frames=50, active=(6, 20), damage=11.0, angle=FLAT, base=25.0, growth=0.9,
-                        reach=(10.0, 8.0), landing_lag=20),
-    Action.BAIR: Attack(ident=15, frames=38, active=(4, 12), damage=17.0, angle=BACK, base=22.0, growth=0.95,
-                        reach=(-10.0, 8.0), landing_lag=20),
-    Action.UAIR: Attack(ident=16, frames=36, active=(6, 12), damage=17.0, angle=UP, base=30.0, growth=1.0,
-                        reach=(2.0, 17.0), landing_lag=18),
-    Action.DAIR: Attack(ident=17, frames=48, active=(5, 22), damage=14.0, angle=SPIKE, base=15.0, growth=0.8,
-                        reach=(2.0, 0.0), landing_lag=24),
-    Action.GRAB: Attack(ident=52, frames=30, active=(7, 8), damage=11.0, angle=UP, base=50.0, growth=0.69,
+    Action.NAIR: Attack(ident=13, frames=16, active=(2, 7), damage=13.0, angle=OUT, base=20.0, growth=1.03,
+                        reach=(3.0, 7.0), landing_lag=6),
+    Action.FAIR: Attack(ident=14, frames=16, active=(2, 6), damage=11.0, angle=FLAT, base=25.0, growth=0.9,
+                        reach=(10.0, 8.0), landing_lag=6),
+    Action.BAIR: Attack(ident=15, frames=16, active=(2, 5), damage=17.0, angle=BACK, base=22.0, growth=0.95,
+                        reach=(-10.0, 8.0), landing_lag=6),
+    Action.UAIR: Attack(ident=16, frames=16, active=(2, 4), damage=17.0, angle=UP, base=30.0, growth=1.0,
+                        reach=(2.0, 17.0), landing_lag=6),
+    Action.DAIR: Attack(ident=17, frames=16, active=(2, 7), damage=14.0, angle=SPIKE, base=15.0, growth=0.8,
+                        reach=(2.0, 0.0), landing_lag=6),
+    Action.GRAB: Attack(ident=52, frames=16, active=(2, 3), damage=11.0, angle=FLAT, base=15.0, growth=0.5,
                         reach=(9.0, 7.0), radius=6.0, pierces_shield=True),
-    Action.RISE: Attack(ident=20, frames=40, active=(4, 16), damage=14.0, angle=OUT, base=40.0, growth=0.6,
+    Action.RISE: Attack(ident=20, frames=16, active=(2, 5), damage=14.0, angle=OUT, base=40.0, growth=0.6,
                         reach=(2.0, 9.0)),
 }  # fmt: skip
 
 SHOT = Attack(
-    ident=18, frames=40, active=(0, 0), damage=3.0, angle=FLAT, base=6.0, growth=0.11, reach=(10.0, 9.0), radius=4.0
+    ident=18, frames=16, active=(2, 2), damage=3.0, angle=FLAT, base=6.0, growth=0.11, reach=(10.0, 9.0), radius=4.0
 )
 """A projectile's hit; it leaves its owner at frame `SHOT_FRAME` of the special."""
-SHOT_FRAME, SHOT_LIFE = 12, 45
+SHOT_FRAME, SHOT_LIFE = 3, 25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,19 +178,19 @@ class Character:
 
 
 CHARACTERS: tuple[Character, ...] = (
-    Character(ident=1, weight=75.0, gravity=0.23, fall_speed=2.8, fast_fall_speed=3.4, walk_speed=1.6,
-              dash_speed=2.0, run_speed=2.2, friction=0.08, air_acceleration=0.08, air_speed=0.83,
-              air_friction=0.02, jump_speed=3.68, hop_speed=2.1, double_jump_speed=4.0, squat_frames=3, shot=54,
+    Character(ident=1, weight=75.0, gravity=0.39, fall_speed=2.8, fast_fall_speed=3.4, walk_speed=1.6,
+              dash_speed=2.0, run_speed=2.2, friction=0.16, air_acceleration=0.08, air_speed=0.83,
+              air_friction=0.02, jump_speed=4.6, hop_speed=2.52, double_jump_speed=5.0, squat_frames=4, shot=54,
               shot_speed=4.0),
-    Character(ident=2, weight=104.0, gravity=0.13, fall_speed=2.9, fast_fall_speed=3.5, walk_speed=0.85,
-              dash_speed=2.0, run_speed=2.3, friction=0.08, air_acceleration=0.06, air_speed=1.12,
-              air_friction=0.01, jump_speed=3.1, hop_speed=1.9, double_jump_speed=2.8, squat_frames=4),
-    Character(ident=18, weight=87.0, gravity=0.085, fall_speed=2.2, fast_fall_speed=2.5, walk_speed=1.6,
-              dash_speed=1.5, run_speed=1.8, friction=0.06, air_acceleration=0.05, air_speed=0.9,
-              air_friction=0.005, jump_speed=2.4, hop_speed=1.5, double_jump_speed=2.1, squat_frames=4),
-    Character(ident=22, weight=80.0, gravity=0.17, fall_speed=3.1, fast_fall_speed=3.5, walk_speed=1.4,
-              dash_speed=1.9, run_speed=1.5, friction=0.08, air_acceleration=0.07, air_speed=0.83,
-              air_friction=0.02, jump_speed=4.1, hop_speed=1.9, double_jump_speed=3.8, squat_frames=5, shot=55,
+    Character(ident=2, weight=104.0, gravity=0.22, fall_speed=2.9, fast_fall_speed=3.5, walk_speed=0.85,
+              dash_speed=2.0, run_speed=2.3, friction=0.16, air_acceleration=0.06, air_speed=1.12,
+              air_friction=0.01, jump_speed=3.88, hop_speed=2.28, double_jump_speed=3.5, squat_frames=4),
+    Character(ident=18, weight=87.0, gravity=0.14, fall_speed=2.2, fast_fall_speed=2.5, walk_speed=1.6,
+              dash_speed=1.5, run_speed=1.8, friction=0.12, air_acceleration=0.05, air_speed=0.9,
+              air_friction=0.005, jump_speed=3.0, hop_speed=1.8, double_jump_speed=2.62, squat_frames=4),
+    Character(ident=22, weight=80.0, gravity=0.29, fall_speed=3.1, fast_fall_speed=3.5, walk_speed=1.4,
+              dash_speed=1.9, run_speed=1.5, friction=0.16, air_acceleration=0.07, air_speed=0.83,
+              air_friction=0.02, jump_speed=5.12, hop_speed=2.28, double_jump_speed=4.75, squat_frames=4, shot=55,
               shot_speed=3.0),
 )  # fmt: skip
 
