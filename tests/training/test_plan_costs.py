@@ -26,7 +26,8 @@ FIGURE = {"date": "2026-02", "source": "an invoice"}
 PRICES = Prices.model_validate({
     "gpus": {
         "fast": {"pattern": "fast", "bf16_tflops": {"value": 100, **FIGURE}},
-        "slow": {"pattern": "slow", "bf16_tflops": {"value": 50, **FIGURE}},
+        "slow": {"pattern": "slow", "bf16_tflops": {"value": 50, **FIGURE},
+                 "fp32_tflops": {"value": 5, **FIGURE}},
         "odd": {"pattern": "odd"},
     },
     "providers": {
@@ -110,7 +111,9 @@ def make_extent(blocks: Path, tmp_path: Path, **changes: Any) -> tuple[Experimen
 
 def test_hours_and_dollars_follow_from_the_probe_and_the_peaks(blocks: Path, tmp_path: Path) -> None:
     config, extent = make_extent(blocks, tmp_path)
-    plan = make_plan(PlanRequest(config=config, trials=3, budget=Budget(usd=1), probe_seconds=1.0), extent, PROBE, PRICES)
+    plan = make_plan(
+        PlanRequest(config=config, trials=3, budget=Budget(usd=1), probe_seconds=1.0), extent, PROBE, PRICES
+    )
     here, one, two, slow, odd = plan.compute
     assert here.hours == pytest.approx((3600 * 1.0 + 2 * 600 * 0.01) / 3600)
     assert (here.usd, odd.hours, odd.usd) == (None, None, None)
@@ -142,11 +145,12 @@ def test_a_gpu_at_hand_is_measured_and_lends_its_share_to_the_others(blocks: Pat
     assert slow.hours == pytest.approx((3600 * 1000 + 400) * 1e9 / (50e12 * share) / 3600)
 
 
-def test_without_bfloat16_or_without_a_file_hours_elsewhere_are_unknown(blocks: Path, tmp_path: Path) -> None:
+def test_without_a_peak_or_a_file_hours_elsewhere_are_unknown(blocks: Path, tmp_path: Path) -> None:
     config, extent = make_extent(blocks, tmp_path, **{"training.amp": False})
-    here, *others = make_plan(PlanRequest(config=config, probe_seconds=1.0), extent, PROBE, PRICES).compute
+    here, one, two, slow, odd = make_plan(PlanRequest(config=config, probe_seconds=1.0), extent, PROBE, PRICES).compute
     assert here.hours is not None
-    assert {row.hours for row in others} == {None}
+    assert (one.hours, two.hours, odd.hours) == (None, None, None)
+    assert slow.hours == pytest.approx((3600 * 1000 + 400) * 1e9 / (5e12 * 0.2) / 3600)
     plan = make_plan(PlanRequest(config=config, probe_seconds=1.0), extent, PROBE, None)
     assert (len(plan.compute), plan.keeping) == (1, [])
     with pytest.raises(UserError, match="--budget-usd 1 needs a price"):

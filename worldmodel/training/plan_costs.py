@@ -202,28 +202,34 @@ def work_out_hours(
     work: Work, probe: Probe, prices: Prices, kind: str, config: ExperimentConfig
 ) -> tuple[float | None, str]:
     """Hours of a run on a kind of GPU, by its peak, and what they rest on."""
-    peak = prices.gpus[kind].bf16_tflops
+    is_bfloat16 = config.training.amp
+    peak = find_peak(prices, kind, is_bfloat16)
     if peak is None:
-        return None, "unknown: no bfloat16 peak"
-    if not config.training.amp:
-        return None, "unknown: training.amp is off, peaks are bfloat16's"
-    share, origin = find_share(work, probe, prices)
+        return None, f"unknown: no peak in {'bfloat16' if is_bfloat16 else 'float32'}"
+    share, origin = find_share(work, probe, prices, is_bfloat16)
     validations = work.count_validations(0) * work.validation_targets
     targets = work.total_steps * work.targets_per_step + FORWARD_SHARE * validations
-    seconds = targets * probe.operations_per_target / (peak.value * TERA * share)
+    seconds = targets * probe.operations_per_target / (peak * share)
     if seconds < (least := work.total_steps * LEAST_STEP_SECONDS):
         seconds, origin = least, f"{1000 * LEAST_STEP_SECONDS:g} ms a step: assumed, not measured"
     return seconds / 3600, origin
 
 
-def find_share(work: Work, probe: Probe, prices: Prices) -> tuple[float, str]:
+def find_peak(prices: Prices, kind: str | None, is_bfloat16: bool) -> float | None:
+    """Operations per second of a kind of GPU by its data sheet; None: unknown."""
+    if kind is None:
+        return None
+    figure = prices.gpus[kind].bf16_tflops if is_bfloat16 else prices.gpus[kind].fp32_tflops
+    return figure.value * TERA if figure else None
+
+
+def find_share(work: Work, probe: Probe, prices: Prices, is_bfloat16: bool) -> tuple[float, str]:
     """Share of its peak that a GPU is taken to reach: that of the GPU at hand, else `ASSUMED_SHARE`."""
     kind = prices.find_kind(str(probe.device.get("gpu", "")))
-    peak = prices.gpus[kind].bf16_tflops if kind else None
+    peak = find_peak(prices, kind, is_bfloat16)
     if peak is None:
         return ASSUMED_SHARE, f"{ASSUMED_SHARE:.0%} of peak: assumed, not measured"
-    reached = work.targets_per_step * probe.operations_per_target / probe.step_seconds
-    share = reached / (peak.value * TERA)
+    share = work.targets_per_step * probe.operations_per_target / probe.step_seconds / peak
     return share, f"{share:.2g} of peak, as {kind} reaches here: assumed, not measured"
 
 

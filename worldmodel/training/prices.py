@@ -42,7 +42,7 @@ class Figure(_Strict):
 
     value: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     date: Annotated[str, Field(min_length=1)]
-    """When it was so; "unknown" where the source does not say."""
+    """When it was so; "undated" where the source does not say."""
     source: Annotated[str, Field(min_length=1)]
 
 
@@ -53,6 +53,8 @@ class GpuKind(_Strict):
     """Regular expression that finds the kind in a GPU's name as torch reports it."""
     bf16_tflops: Figure | None = None
     """Peak of dense matrix products in bfloat16, 10^12 operations per second; None: unknown."""
+    fp32_tflops: Figure | None = None
+    """Peak in float32 without tensor cores (torch's default), 10^12 operations per second; None: unknown."""
 
 
 class Provider(_Strict):
