@@ -1,34 +1,35 @@
 # Each target sets up what it needs: Python 3.11 or newer, git and make are all that a fresh machine must have.
 #
-#   make round1   toy games, training and evaluation of the baseline in minutes (DATA=, STORAGE=, NAME= to choose)
+#   make round1   toy games, Round 1's seven experiments, tables and a report in minutes (DATA=, STORAGE=, NAME=, SEEDS=)
 #   make test     checks and tests
+#   make slow     tests of minutes: jobs on a real head node, monitoring
 #   make check    ruff and mypy
 #   make clean    removes the environment and caches; data and runs stay
 
 PYTHON ?= python3
-DATA ?= data/toy
+DATA ?=
 STORAGE ?= runs
-NAME ?= $(if $(filter data/toy,$(DATA)),round1,$(notdir $(DATA:/=)))
+NAME ?= $(or $(notdir $(DATA:/=)),round1)
+SEEDS ?= 1
 
 BIN := .venv/bin
 STAMP := .venv/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: round1 test check clean
+.PHONY: round1 test slow check clean
 .DELETE_ON_ERROR:
 
 round1: $(STAMP)
-	$(if $(filter data/toy,$(DATA)),test -e "$(DATA)" || $(BIN)/worldmodel games toy "$(DATA)" --count 24 --seed 0)
-	$(BIN)/worldmodel train tune/experiments/baseline.yaml --preset laptop --epochs 1 \
-		--data "$(DATA)" --storage "$(STORAGE)" --run-name "$(NAME)" \
-		$(if $(wildcard $(STORAGE)/$(NAME)/run.json),--resume)
-	$(BIN)/worldmodel evaluate "$(NAME)" --storage "$(STORAGE)"
-	@echo "games: $(DATA)   run: $(STORAGE)/$(NAME)   card: $(STORAGE)/$(NAME)/card.md"
+	$(BIN)/python tune/round1.py --storage "$(STORAGE)" --name "$(NAME)" --seeds "$(SEEDS)" \
+		$(if $(DATA),--data "$(DATA)") $(if $(wildcard $(STORAGE)/$(NAME)/grid.json),--resume)
 
 # Both always run, so that a line too long does not hide what the tests say.
 test: $(STAMP)
 	@status=0; $(MAKE) --no-print-directory check || status=$$?; \
 	$(BIN)/python -m pytest -n 2 --dist loadgroup || status=$$?; exit $$status
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
 
 check: $(STAMP)
 	$(BIN)/ruff check

@@ -11,10 +11,10 @@ from tune.trials import Resources
 from worldmodel.errors import UserError
 from worldmodel.training.budget import Budget
 from worldmodel.training.device import describe_device
-from worldmodel.training.estimate import estimate_grid, format_usd
+from worldmodel.training.estimate import estimate_grid
 from worldmodel.training.prices import HOUR, find_price, read_prices
 from worldmodel.training.record import RunRecord
-from worldmodel.training.reporter import format_duration
+from worldmodel.training.reporter import format_duration, format_usd
 
 ASK_SECONDS = 900.0
 """Longest wait for a machine with a GPU, which a cluster may have to start first."""

@@ -18,8 +18,7 @@ from tune.record import GRID, TrialName, read_grid
 from tune.results import METRICS, Key, Row, Statistic, TrialResult, key_of, make_tables, read_trial, references_of
 from worldmodel.errors import UserError
 from worldmodel.storage import Location
-from worldmodel.training.estimate import format_usd
-from worldmodel.training.reporter import format_duration
+from worldmodel.training.reporter import format_duration, format_usd
 from worldmodel.training.run import EVALUATION, RECORD
 
 SHOWN = (POSITION, CHANGE, ACTION)

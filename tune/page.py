@@ -15,9 +15,8 @@ from tune.record import GridRecord
 from tune.results import Table, TrialResult
 from worldmodel.errors import UserError
 from worldmodel.storage import Location
-from worldmodel.training.estimate import format_usd
 from worldmodel.training.record import State
-from worldmodel.training.reporter import format_count, format_duration
+from worldmodel.training.reporter import format_count, format_duration, format_usd
 from worldmodel.training.tracking import read_metrics
 
 CURVE_NOTE = (

@@ -9,8 +9,7 @@ from urllib.parse import quote
 from tune.columns import ACTION, CHANGE, POSITION, PREVIOUS, SHORTER, Column, shorten_commit
 from tune.export import describe_trial
 from tune.results import Row, Statistic, Table, TrialResult
-from worldmodel.training.estimate import format_usd
-from worldmodel.training.reporter import format_duration
+from worldmodel.training.reporter import format_duration, format_usd
 
 MEAN, SPREAD, DIFFERENCE, PUBLISHED = "mean ±", "sd", "vs baseline", "published"
 Groups = Sequence[tuple[Column, tuple[str, ...]]]

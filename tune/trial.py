@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+import ray
 from ray import tune
 
 from worldmodel.errors import UserError
@@ -37,9 +38,15 @@ class GridTrial(tune.Trainable):
     def __repr__(self) -> str:
         return f"trials of {self._settings['grid']}"  # one process serves several
 
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """What Tune reserves for a trial."""
+        return tune.PlacementGroupFactory([config["trial"]["holds"]])
+
     def setup(self, config: dict[str, Any]) -> None:
         """Take on a trial."""
         self._settings = config["trial"]
+        os.environ.update(ray.get(self._settings["environment"]))  # this process is the cluster's, not the driver's
         os.environ["WORLDMODEL_COMMAND"] = self._settings["command"]  # this process's own starts nothing
         self._config = read_experiment(self._settings["config"], source="trial")
         self._location = Location.of(self._config.save_dir) / self._config.name
@@ -108,7 +115,7 @@ def train_and_evaluate(config: ExperimentConfig, settings: dict[str, Any]) -> No
     has_begun = wait_for_end(location)
     request = TrainRequest(config=config, workers=settings["workers"], resume=has_begun, share=settings["share"])
     record = train(request, report=lambda line: None)
-    if record.state is State.STOPPED and record.reason == EARLY:
+    if record.state is State.STOPPED and EARLY in record.reason:
         mark_early(location)
     elif record.state is State.STOPPED:
         return

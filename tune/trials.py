@@ -18,6 +18,7 @@ from worldmodel.object_store import StorageError
 from worldmodel.ray_session import join_ray
 from worldmodel.storage import Location
 from worldmodel.training.config_file import read_experiment, to_yaml
+from worldmodel.training.crew import share_environment
 from worldmodel.training.record import make_command
 from worldmodel.training.run_folder import check_same, read_config
 
@@ -176,10 +177,10 @@ def run_trials(trials: Sequence[Trial], how: TrialRun) -> dict[str, str]:
     from tune.trial import ERROR, GridTrial
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it repeats every failure, which the table names
-    place = how.folder / SCRATCH
+    place, environment = how.folder / SCRATCH, share_environment()
     tuner = tune.Tuner(
-        tune.with_resources(GridTrial, how.resources.driver),
-        param_space={"trial": tune.grid_search([_describe(trial, how) for trial in trials])},
+        GridTrial,
+        param_space={"trial": tune.grid_search([{**_describe(t, how), "environment": environment} for t in trials])},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=how.resources.at_once, reuse_actors=True, scheduler=_make_scheduler(trials, how),
             trial_name_creator=_name_trial, trial_dirname_creator=_name_trial,
@@ -203,7 +204,8 @@ def _describe(trial: Trial, how: TrialRun) -> dict[str, Any]:
     """What a trial is told: plain values, which Ray writes down."""
     return {
         "config": to_yaml(trial.config), "grid": how.folder.name, "workers": how.resources.workers,
-        "gpus": how.resources.gpus_per_worker, "share": how.resources.share, "shows_epochs": how.halving,
+        "gpus": how.resources.gpus_per_worker, "share": how.resources.share,
+        "holds": how.resources.driver, "shows_epochs": how.halving,
         "command": make_command(),
     }  # fmt: skip
 

@@ -224,3 +224,31 @@ def test_settings_are_read_as_in_an_experiment_file() -> None:
     assert found == expected
     with pytest.raises(UserError, match="is no YAML"):
         read_settings(["training.lr=[1"])
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("own_ray")
+def test_a_scheduler_ends_what_promises_least_and_its_numbers_stand_apart(
+    blocks: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    size = [setting for setting in TINY if "max_steps" not in setting]
+    epochs = ["--scheduler", "asha", "--set", *size, "training.num_epochs=12", "training.log_interval=1"]
+    asked = [*ask(tmp_path, blocks)[:6], "--experiments", "baseline", "1a", "2a", "1a-2a", "--json", *epochs]
+    assert main(asked) == 0
+    found = json.loads(capfd.readouterr().out)
+    records = {t["name"]: read_record(Location.of(tmp_path / "grid" / t["name"])) for t in found["trials"]}
+    early = {name for name, record in records.items() if record.early_stopped}
+    assert early
+    assert early != set(records)
+    for name, record in records.items():
+        assert (record.state is State.STOPPED) == (name in early)
+        assert (record.step < (record.total_steps or 0)) == (name in early)
+        assert record.checkpoint
+    apart = [table["stopped_early"] for table in found["tables"] for row in table["rows"] for _ in row["names"]]
+    assert (apart.count(True), apart.count(False)) == (len(early), len(records) - len(early))
+    before = {name: read_files(tmp_path / "grid" / name) for name in records}
+    assert main([*asked, "--resume"]) == 0
+    assert {name: read_files(tmp_path / "grid" / name) for name in records} == before
+    assert json.loads(capfd.readouterr().out) == found

@@ -121,8 +121,9 @@ class Train(ExperimentVerb):
 
 def _describe_cost(result: Result) -> dict[str, str]:
     """What the run cost, beside what its first steps promised."""
-    from worldmodel.training.estimate import describe_estimate, format_usd
+    from worldmodel.training.estimate import describe_estimate
     from worldmodel.training.record import RunRecord
+    from worldmodel.training.reporter import format_usd
 
     record = RunRecord.model_validate(dict(result))
     return {

@@ -8,6 +8,7 @@ import shlex
 from pydantic import BaseModel, ConfigDict
 
 from worldmodel.errors import UserError
+from worldmodel.training.reporter import format_usd
 
 OPTIONS = {"hours": "--budget-hours", "usd": "--budget-usd"}
 """Option of the command line that sets each limit."""
@@ -36,7 +37,7 @@ class Budget(BaseModel):
         if self.hours is not None and seconds >= 3600 * self.hours:
             return f"budget of {self.hours:g} hours reached: {seconds / 3600:.3g} hours taken"
         if self.usd is not None and cost_usd is not None and cost_usd >= self.usd:
-            return f"budget of ${self.usd:g} reached: ${cost_usd:.2f} spent"
+            return f"budget of ${self.usd:g} reached: {format_usd(cost_usd)} spent"
         return None
 
     def propose(self, seconds: float, cost_usd: float | None) -> Budget:

@@ -15,9 +15,9 @@ from worldmodel.storage import Location
 from worldmodel.training.budget import describe_budget
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import describe_changes
-from worldmodel.training.estimate import describe_estimate, format_usd
+from worldmodel.training.estimate import describe_estimate
 from worldmodel.training.record import RunRecord
-from worldmodel.training.reporter import format_duration
+from worldmodel.training.reporter import format_duration, format_usd
 from worldmodel.training.run import EVALUATION
 from worldmodel.training.run_folder import describe_end, read_config, read_record
 from worldmodel.training.tracking import read_metrics

@@ -81,6 +81,13 @@ def attach(settings: dict[str, Any]) -> tuple[dict[str, Any], LineStream | None]
     return rest, LineStream(settings[LINES])
 
 
+def share_environment() -> Any:
+    """What workers need of this process's environment, as a reference of Ray's: settings are shown on the dashboard."""
+    import ray
+
+    return ray.put({name: value for name, value in os.environ.items() if name.startswith(PASSED)})
+
+
 def work(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> None:
     """Run `loop` with `settings` in every worker; raises what fails there, after the run's record says so."""
     shown: deque[str] = deque(maxlen=LAST_LINES)
@@ -132,9 +139,7 @@ def _work_apart(loop: WorkerLoop, settings: dict[str, Any], crew: Crew, shown: d
     from ray.util.queue import Queue
 
     lines = Queue(actor_options={"num_cpus": 0})
-    # By reference: what stands in the settings themselves is shown on the dashboard.
-    environment = ray.put({name: value for name, value in os.environ.items() if name.startswith(PASSED)})
-    trainer = _make_trainer(loop, {**settings, LINES: lines, ENVIRONMENT: environment}, crew)
+    trainer = _make_trainer(loop, {**settings, LINES: lines, ENVIRONMENT: share_environment()}, crew)
     failures: list[BaseException] = []
 
     def fit() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from worldmodel.features.plan import Plan, SampleShape
 from worldmodel.training.record import RunRecord, State
-from worldmodel.training.reporter import Interval, format_duration
+from worldmodel.training.reporter import Interval, format_duration, format_usd
 
 WARMUP_STEPS = 5
 """First steps that are not measured: they make caches, compile and allocate."""
@@ -136,11 +136,6 @@ def describe_estimate(record: RunRecord) -> str:
 def describe_spent(seconds: float, cost_usd: float | None) -> str:
     """Time, and dollars where they are known, for people."""
     return format_duration(seconds) + ("" if cost_usd is None else f", {format_usd(cost_usd)}")
-
-
-def format_usd(dollars: float) -> str:
-    """Dollars for people: cents, and for less than ten of them two digits."""
-    return f"${dollars:.2f}" if dollars >= 0.1 or dollars == 0 else f"${dollars:.2g}"
 
 
 @dataclass(frozen=True, kw_only=True)

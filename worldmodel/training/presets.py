@@ -45,6 +45,7 @@ def _find_laptop(config: ExperimentConfig) -> dict[str, Any]:
         "training.sequence_length": 64,
         "training.batch_size": 16,
         "training.batch_parts": 2,
+        "training.num_epochs": 1,
         "training.lr": 8e-3,
         "training.warmup_pct": 0.04,
         "training.schedule": "cosine",

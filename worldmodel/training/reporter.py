@@ -101,6 +101,11 @@ def format_duration(seconds: float | int) -> str:
     return f"{minutes}m{whole % 60:02}s" if minutes else f"{whole}s"
 
 
+def format_usd(dollars: float) -> str:
+    """Dollars for people: cents, and for less than ten of them two digits."""
+    return f"${dollars:.2f}" if dollars >= 0.1 or dollars == 0 else f"${dollars:.2g}"
+
+
 def _make_bar(console: Console) -> Progress:
     columns = (BarColumn(bar_width=24), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[line]}"))
     return Progress(*columns, console=console)

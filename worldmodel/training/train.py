@@ -29,13 +29,13 @@ from worldmodel.training.config_file import read_experiment, to_yaml
 from worldmodel.training.crew import Crew, attach, work
 from worldmodel.training.data import Dataset, open_dataset, prepare_blocks, require_source
 from worldmodel.training.device import describe_device, pick_device
-from worldmodel.training.estimate import Estimator, Work, count_predicted, describe_spent, format_usd
+from worldmodel.training.estimate import Estimator, Work, count_predicted, describe_spent
 from worldmodel.training.feed import Feed, Worker, check_shares, measure_room, plan_training
 from worldmodel.training.journal import Journal
 from worldmodel.training.loop import Hooks, Trainer
 from worldmodel.training.prices import count_held, find_price, read_prices
 from worldmodel.training.record import Estimate, RunRecord, State
-from worldmodel.training.reporter import Interval
+from worldmodel.training.reporter import Interval, format_usd
 from worldmodel.training.run import Run
 from worldmodel.training.run_folder import check_same, describe_end, find_older, read_config, read_record, start_run
 from worldmodel.training.schedule import Schedule, compute_learning_rate
