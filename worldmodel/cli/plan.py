@@ -115,7 +115,6 @@ def _show(hours: float | None, render: Any) -> str:
 
 
 def _dollars(value: float | None) -> str:
-
     from worldmodel.training.reporter import format_usd
 
     return "unknown" if value is None else format_usd(value)

@@ -2,6 +2,7 @@
 
 STORAGE/NAME/config.yaml     the experiment, complete
              run.json        `RunRecord`: state, reason, traceback, where and on what
+             log.txt         see `worldmodel.training.log_file`
              metrics.jsonl   see `worldmodel.training.tracking`
              checkpoints/    see `worldmodel.training.checkpoint`
              card.md         see `worldmodel.training.card`
