@@ -13,7 +13,7 @@ from worldmodel.training.budget import Budget
 from worldmodel.training.device import describe_device
 from worldmodel.training.estimate import estimate_grid
 from worldmodel.training.prices import HOUR, find_price, read_prices
-from worldmodel.training.record import RunRecord
+from worldmodel.training.record import RunRecord, State
 from worldmodel.training.reporter import format_duration, format_usd
 
 ASK_SECONDS = 900.0
@@ -90,10 +90,11 @@ def describe_costs(record: GridRecord) -> str:
     price = "" if record.cost_usd is not None else " (price unknown: set WORLDMODEL_PRICE_PER_HOUR)"
     if record.estimated_seconds is None or not record.seconds:
         return f"took {took}{price}"
+    estimate = describe(record.estimated_seconds, record.estimated_cost_usd)
+    if record.state is not State.FINISHED:
+        return f"estimated {estimate} for all of it, took {took}{price} so far"
     error = 100 * (record.estimated_seconds / record.seconds - 1)
-    return (
-        f"estimated {describe(record.estimated_seconds, record.estimated_cost_usd)}, took {took}{price}: {error:+.0f} %"
-    )
+    return f"estimated {estimate}, took {took}{price}: {error:+.0f} %"
 
 
 def describe(seconds: float | None, cost_usd: float | None) -> str:

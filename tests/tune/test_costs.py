@@ -11,7 +11,7 @@ from tune.trials import Cluster, plan_resources
 from worldmodel.errors import UserError
 from worldmodel.training.budget import Budget
 from worldmodel.training.prices import HOUR
-from worldmodel.training.record import RunRecord
+from worldmodel.training.record import RunRecord, State
 
 RESOURCES = plan_resources(Cluster(cpus=2, gpus=0), 0, 1)
 
@@ -72,6 +72,8 @@ def test_the_estimate_is_said_once_as_soon_as_all_trials_side_by_side_are_known(
     judge(90.0, ended)
     assert said == ["estimate: 4m00s, $0.70 for the whole grid"]  # 7 trials of a minute, 2 at once
     grid.seconds, grid.cost_usd = 300.0, 0.8
+    assert describe_costs(grid) == "estimated 4m00s, $0.70 for all of it, took 5m00s, $0.80 so far"
+    grid.state = State.FINISHED
     assert describe_costs(grid) == "estimated 4m00s, $0.70, took 5m00s, $0.80: -20 %"
 
 

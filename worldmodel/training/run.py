@@ -39,7 +39,8 @@ FLUSH_SECONDS = 3.0
 """Shortest time between two writes of a live run's record."""
 POLL_SECONDS = {"file": 1.0}
 """Time between two looks for the stop file, by scheme."""
-REMOTE_POLL_SECONDS = 5.0
+REMOTE_POLL_SECONDS = 1.0
+"""Elsewhere: a job that is stopped has three seconds left."""
 CLOSE_SECONDS = 30.0
 """Longest wait for a write that is under way when the run ends."""
 
