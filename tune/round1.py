@@ -38,9 +38,9 @@ from worldmodel.training.data import filter_of
 from worldmodel.training.record import State
 from worldmodel.training.run_folder import LIVE, add_resume
 
-TOY_GAMES = 24
-TOY_SETTINGS: dict[str, Any] = {"training.num_epochs": 3}
-"""What the laptop preset is given on toy games, which are few and short."""
+TOY_GAMES = 40
+TOY_SETTINGS: dict[str, Any] = {"training.num_epochs": 1, "training.batch_size": 8, "model.output_scale": 0.01}
+"""What the laptop preset is given on toy games: more and smaller steps, for there are few frames."""
 LOG_WIDTH = 120
 """Columns of the tables where no terminal says how many it has."""
 PROBE = ".writable"
