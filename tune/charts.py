@@ -157,7 +157,7 @@ def draw_curves(
         for place, line in _draw_trial(trial, history.get(trial.name, ()), colors[trial.experiment]):
             figure.add_trace(line.update(showlegend=trial.experiment not in told), row=1, col=place)
             told.add(trial.experiment)
-    figure.update_xaxes(title_text="step", nticks=6)
+    figure.update_xaxes(title_text="step", nticks=6, rangemode="tozero")
     figure.update_layout(LAYOUT, height=430, legend={"orientation": "h", "y": -0.2, "itemwidth": 40})
     figure.update_annotations(font_size=13)
     return figure

@@ -28,7 +28,7 @@ class Column:
 
     def format(self, value: float | None) -> str:
         """A value of the metric; empty for None."""
-        return "" if value is None else f"{value * self.factor:.{self.digits}f}"
+        return "" if value is None else f"{value * self.factor:z.{self.digits}f}"
 
     def format_statistic(self, found: Statistic | None) -> str:
         """Mean, and half of its confidence interval where there is one."""
@@ -40,7 +40,7 @@ class Column:
     def format_difference(self, found: Statistic | None) -> str:
         """The same with its sign."""
         text = self.format_statistic(found)
-        return f"+{text}" if found is not None and found.mean > 0 else text
+        return f"+{text}" if found is not None and float(self.format(found.mean)) > 0 else text
 
     def find_published(self, experiment: str) -> float | None:
         """The users' number for an experiment."""
