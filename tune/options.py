@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from worldmodel.errors import UserError
 from worldmodel.storage import Location
 from worldmodel.training.budget import Budget
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+"""What a grid may be called: it is a folder's name and W&B's group."""
 NOT_SET = ("name", "goal", "save_dir", "training.seed", "data.dataset_dir")
 """Settings that the grid makes itself."""
 STORAGE = "WORLDMODEL_STORAGE"
@@ -111,6 +114,14 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise UserError(f"--set {setting}: the value is no YAML: {error}") from error
     return found
+
+
+def check_name(name: str) -> None:
+    """UserError where a grid's name is none of a folder below the storage."""
+    if not re.fullmatch(NAME, name):
+        raise UserError(
+            f"--name {name!r}: expected letters, digits, '.', '_' and '-', as in round1; --storage says where"
+        )
 
 
 def check_halving(options: Round1, epochs: int) -> None:

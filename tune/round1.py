@@ -9,10 +9,12 @@ Nothing named: toy games, embedded Ray, a laptop's size.
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import tyro
 
@@ -22,16 +24,17 @@ if __package__ in (None, ""):  # run as a script: its own package lies one folde
 from tune.costs import check_price, describe_costs, judge_costs, sum_costs
 from tune.grid import Trial, make_trials
 from tune.live import show_live
-from tune.options import Round1, check_halving, grid_options
+from tune.options import Round1, check_halving, check_name, grid_options
 from tune.record import GRID, GridRecord, TrialName, read_grid
 from tune.report import REPORT, render_terminal, to_json, write_report
 from tune.results import TrialResult, read_trial
-from tune.trials import Cluster, Resources, TrialRun, check_reach, is_done, plan_resources, run_trials
+from tune.trials import WAITING, Cluster, Resources, TrialRun, check_reach, is_done, plan_resources, run_trials
 from tune.watch import GridWatch
 from worldmodel.blocks.index import read_index
 from worldmodel.errors import UserError
 from worldmodel.features.plan import check_world
 from worldmodel.features.split import select_games, split_games
+from worldmodel.object_store import MissingError
 from worldmodel.ray_session import join_ray
 from worldmodel.storage import Location
 from worldmodel.training.data import filter_of
@@ -65,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: Round1) -> int:
     """Check the request, prepare the data, run what is missing, write the report."""
+    check_name(options.name)
     wished = make_trials(grid_options(options, options.data, TOY_SETTINGS))
     check_world(options.workers_per_trial)
     check_halving(options, wished[0].config.training.num_epochs)
@@ -94,7 +98,10 @@ def run(options: Round1) -> int:
 def _carry_out(options: Round1, watch: GridWatch, todo: Sequence[Trial], resources: Resources) -> int:
     with watch.watching():
         with show_live(options.folder, watch.trials):
-            how = TrialRun(folder=options.folder, resources=resources, halving=options.scheduler == "asha")
+            how = TrialRun(
+                folder=options.folder, resources=resources, halving=options.scheduler == "asha",
+                is_over=lambda: watch.is_over,
+            )  # fmt: skip
             errors = run_trials(todo, how)
         watch.look()
         results = [read_trial(options.folder, trial, errors.get(trial.name, "")) for trial in watch.trials]
@@ -186,8 +193,11 @@ def _find_older(options: Round1) -> GridRecord | None:
 
 def _check_writable(folder: Location) -> None:
     """UserError where nothing can be written."""
-    (folder / PROBE).write_text("")
-    (folder / PROBE).delete()
+    try:
+        (folder / PROBE).write_text("")
+        (folder / PROBE).delete()
+    except MissingError as error:  # a file system that makes no folders
+        raise UserError(f"{folder} cannot be made: name another --storage, where folders can be written") from error
 
 
 def _check_games(blocks: str, trials: Sequence[Trial]) -> None:
@@ -202,5 +212,14 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def leave(status: int) -> NoReturn:
+    """End the process, also where a Ray that is gone would be waited for."""
+    if any(thread.name == WAITING for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

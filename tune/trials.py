@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from queue import Empty, Queue
 from typing import Any
 
 from tune.grid import Trial
@@ -27,6 +29,10 @@ SCRATCH = ".tune"
 DRIVER = {"memory": 1.0}
 """What a trial holds itself whose workers are processes of their own: a byte, for Ray refuses nothing at all. A part of
 a CPU, however small, would keep the last worker of a full machine waiting for ever."""
+LOOK_SECONDS = 0.2
+"""Time between two looks whether a grid is over."""
+WAITING = "ray tune"
+"""Name of the thread that waits for Ray Tune."""
 RETRIES = 2
 """Times that a trial goes on from its checkpoint after its process, or its machine, was lost."""
 SLACK = 1e-9
@@ -159,6 +165,8 @@ class TrialRun:
     resources: Resources
     halving: bool = False
     """Whether ASHA ends the trials that promise least."""
+    is_over: Callable[[], bool] = lambda: False
+    """Whether the grid was asked to stop and has: Ray is not waited for any longer."""
 
 
 def run_trials(trials: Sequence[Trial], how: TrialRun) -> dict[str, str]:
@@ -192,12 +200,32 @@ def run_trials(trials: Sequence[Trial], how: TrialRun) -> dict[str, str]:
         ),
     )  # fmt: skip
     try:
-        ends = tuner.fit()
+        ends = _fit(tuner, how.is_over)
     finally:
         with suppress(StorageError):
             place.delete()
     found = {PurePosixPath(end.path).name: _explain_end(end.error, (end.metrics or {}).get(ERROR, "")) for end in ends}
     return {name: text for name, text in found.items() if text}
+
+
+def _fit(tuner: Any, is_over: Callable[[], bool]) -> list[Any]:
+    """What each trial ended with; nothing where it is over before Ray says so. In a thread: Ray may never return."""
+    found: Queue[Any] = Queue()
+
+    def fit() -> None:
+        try:
+            found.put(list(tuner.fit()))
+        except BaseException as error:  # noqa: BLE001  (raised by the thread that waits)
+            found.put(error)
+
+    threading.Thread(target=fit, name=WAITING, daemon=True).start()
+    while not is_over():
+        with suppress(Empty):
+            ends = found.get(timeout=LOOK_SECONDS)
+            if isinstance(ends, BaseException):
+                raise ends
+            return list(ends)
+    return []
 
 
 def _describe(trial: Trial, how: TrialRun) -> dict[str, Any]:

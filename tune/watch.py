@@ -20,6 +20,8 @@ from worldmodel.training.run_folder import LIVE, read_record
 
 LOOK_SECONDS = 0.1
 """Time between two looks at the signals that came: a job that is stopped has three seconds left."""
+OVER_SECONDS = 15.0
+"""How long a grid that was asked to stop waits for Ray after its last trial has ended."""
 HEARTBEAT_SECONDS = 10.0
 """Time between two writes of a live grid's record."""
 
@@ -39,6 +41,15 @@ class GridWatch:
     _closing: threading.Event = field(default_factory=threading.Event)
     _before: float = 0.0
     _since: float = field(default_factory=time.monotonic)
+    _silent_since: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the grid was asked to stop, and no trial has run for a while: what still waits for Ray waits in vain.
+
+        Who stops a whole group of processes stops a Ray of the grid's own as well.
+        """
+        return self._silent_since is not None and time.monotonic() - self._silent_since > OVER_SECONDS
 
     @contextmanager
     def watching(self) -> Iterator[GridWatch]:
@@ -99,6 +110,8 @@ class GridWatch:
         self.reason = self.reason or self.judge(self.seconds, list(records.values())) or ""
         if not self.reason:
             return
+        if not any(record.state in LIVE for record in records.values()):
+            self._silent_since = self._silent_since or time.monotonic()
         if not stop.exists():
             stop.write_text(f"{self.reason}\n")
         for name, record in records.items():
