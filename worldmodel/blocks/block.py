@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from worldmodel.blocks.index import GameEntry
-from worldmodel.blocks.layout import LAYOUTS, Columns, Layout, Matrices, layout_named
+from worldmodel.blocks.layout import LAYOUTS, Layout, Matrices, layout_named
 from worldmodel.errors import UserError
 from worldmodel.games.game import Game, SparseRows, is_same
 from worldmodel.schema import SPARSE, Sparse, Storage, schema_hash
@@ -63,12 +63,13 @@ def pack_game(game: Game) -> PackedGame:
         layout = layout_named(name)
         matrices = layout.pack(game.columns)
         if matrices is not None:
-            _verify(layout.unpack(matrices), game)
+            _verify(layout, matrices, game)
             return PackedGame(md5=game.md5, stage=game.stage, layout=name, matrices=matrices, sparse=game.sparse)
     raise AssertionError(f"game {game.md5} fits no layout although every reader checks storage types")
 
 
-def _verify(decoded: Columns, game: Game) -> None:
+def _verify(layout: Layout, matrices: Matrices, game: Game) -> None:
+    decoded = dict(layout.iterate_columns(matrices))
     for key, values in game.columns.items():
         if not is_same(decoded[key], values):
             raise AssertionError(f"game {game.md5}: {key} does not decode to what was encoded")

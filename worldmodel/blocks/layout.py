@@ -8,6 +8,7 @@ into the first layout that reproduces its bits.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -93,20 +94,22 @@ class Layout:
 
     def unpack(self, matrices: Matrices) -> Columns:
         """The columns that `pack` was given, bit for bit."""
-        found: Columns = {}
+        return {place: np.ascontiguousarray(values) for place, values in self.iterate_columns(matrices)}
+
+    def iterate_columns(self, matrices: Matrices) -> Iterator[tuple[tuple[int, str], np.ndarray]]:
+        """(player, field name) and values (T,) of every column; views of the matrices where no value is coded."""
+        flags = matrices[Storage.BIT].T.copy()  # a byte of flags lies in one piece, and is read up to eight times
         for player in range(PLAYERS):
             for field in PLAYER_FIELDS:
                 storage, place = self.places[player, field.name]
                 if storage is Storage.BIT:
-                    found[player, field.name] = _decode_bits(matrices[storage][:, place // 8], place % 8, field)
+                    yield (player, field.name), _decode_bits(flags[place // 8], place % 8, field)
                 else:
-                    found[player, field.name] = self._decode(field, matrices[storage][:, place])
-        return found
+                    yield (player, field.name), self._decode(field, matrices[storage][:, place])
 
     def _decode(self, field: Field, values: np.ndarray) -> np.ndarray:
         code = self.code(field)
-        decoded: np.ndarray = code_table(code)[values] if code else values.astype(stored_type(field))
-        return decoded
+        return code_table(code).take(values) if code else values.astype(stored_type(field), copy=False)
 
 
 @cache
@@ -123,15 +126,28 @@ def _encode_steps(values: np.ndarray, table: np.ndarray) -> np.ndarray | None:
     if values.min() < table[0] or values.max() > table[-1]:
         return None
     steps = np.rint((values - table[0]) * np.float32((len(table) - 1) / (table[-1] - table[0]))).astype(np.uint8)
-    return steps if is_same(table[steps], values) else None
+    return steps if is_same(table.take(steps), values) else None
 
 
 def _pack_bits(columns: list[np.ndarray]) -> np.ndarray:
     """(T, bytes): columns of eight packed flags as they are, then the single flags, lowest bit first."""
     whole = [values for values in columns if values.dtype == np.uint8]
-    single = np.packbits(np.stack([v for v in columns if v.dtype == bool]), axis=0, bitorder="little")
-    return np.stack([*whole, *single], axis=1)
+    single = [values.view(np.uint8) for values in columns if values.dtype == bool]
+    packed = np.empty((len(columns[0]), len(whole) + -(-len(single) // 8)), dtype=np.uint8)
+    for place, values in enumerate(whole):
+        packed[:, place] = values
+    for first in range(0, len(single), 8):  # shifts: np.packbits across columns takes five times as long
+        packed[:, len(whole) + first // 8] = _join_bits(single[first : first + 8])
+    return packed
+
+
+def _join_bits(flags: list[np.ndarray]) -> np.ndarray:
+    """Up to eight columns of zeros and ones (uint8) as one of bytes, lowest bit first."""
+    joined = flags[0].copy()
+    for bit, values in enumerate(flags[1:], start=1):
+        joined |= values << np.uint8(bit)
+    return joined
 
 
 def _decode_bits(values: np.ndarray, bit: int, field: Field) -> np.ndarray:
-    return values if field.bits == 8 else (values & np.uint8(1 << bit)).astype(bool)
+    return values if field.bits == 8 else (values & np.uint8(1 << bit)) != 0

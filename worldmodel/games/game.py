@@ -63,8 +63,8 @@ def is_same(a: np.ndarray, b: np.ndarray) -> bool:
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     if a.dtype == np.float32:
-        return bool(np.array_equal(np.ascontiguousarray(a).view(np.uint32), np.ascontiguousarray(b).view(np.uint32)))
-    return bool(np.array_equal(a, b))
+        a, b = a.view(np.uint32), b.view(np.uint32)
+    return bool((a == b).all())
 
 
 def check_column(field: Field, player: int, values: np.ndarray) -> np.ndarray:
@@ -106,7 +106,7 @@ def select_rows(game: Game, rows: np.ndarray, repeats: str) -> Game:
             slots=group.slots[order],
             values={key: values[order] for key, values in group.values.items()},
         )
-    columns = {key: values[rows] for key, values in game.columns.items()}
+    columns = {key: values.take(rows) for key, values in game.columns.items()}
     return replace(game, columns=columns, sparse=sparse, repeats=repeats)
 
 

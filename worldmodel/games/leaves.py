@@ -7,8 +7,8 @@ the same values, so one of them is read for all.
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from collections.abc import Iterator
-from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -57,12 +57,15 @@ def read_leaves(data: bytes) -> Leaves:
     """The columns in a parsed file's bytes (zlib over parquet, or parquet). GameError says why there are none."""
     raw = _decompress(data)
     try:
-        file = pq.ParquetFile(pa.BufferReader(raw), pre_buffer=False)
+        file = pq.ParquetReader()  # what ParquetFile reads with; that one also indexes every column by name
+        file.open(pa.BufferReader(raw), pre_buffer=False)
+        metadata = file.metadata
         kinds = _list_leaves(file.schema_arrow)
-        _check_size(file.metadata)
+        _check_size(metadata)
         # pyarrow aborts the process on some damaged footers; within zlib a checksum has shown that the file is whole.
-        twins = _find_twins(file, raw, kinds) if data[0] == _ZLIB else {path: path for path in kinds}
-        table = file.read(columns=[".".join(("root", *path)) for path in set(twins.values())], use_threads=False)
+        twins = _find_twins(metadata, raw, kinds) if data[0] == _ZLIB else {path: path for path in kinds}
+        chosen = [number for number, (path, twin) in enumerate(twins.items()) if path == twin]
+        table = file.read_all(column_indices=chosen, use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise GameError(f"not a parquet file: {explain(error)}") from error
     read = dict(_walk(_join(table.column("root")), ()))
@@ -104,14 +107,18 @@ def _list_leaves(schema: pa.Schema) -> dict[ColumnPath, str]:
     beside = [name for name in schema.names if name != "root"]
     if beside or len(schema.names) > 1:
         raise GameError(f"unknown column {(beside or ['root'])[0]!r} beside 'root': the schema has no such field")
-    return _list_known(schema.field("root").type)
-
-
-@lru_cache(maxsize=16)
-def _list_known(root: pa.DataType) -> dict[ColumnPath, str]:
+    root = schema.field("root").type
+    for known, kinds in tuple(_CHECKED):
+        if root.equals(known):
+            return kinds
     if not pa.types.is_struct(root):
         raise GameError(f"column 'root' holds {root}, expected a struct of players and stage")
-    return dict(_check_struct(root, parsed_type(), ()))
+    _CHECKED.appendleft((root, dict(_check_struct(root, parsed_type(), ()))))
+    return _CHECKED[0][1]
+
+
+_CHECKED: deque[tuple[pa.DataType, dict[ColumnPath, str]]] = deque(maxlen=4)
+"""Types of `root` met last, and their columns: comparing two types takes half the time of hashing one."""
 
 
 def _check_struct(found: pa.DataType, known: pa.DataType, at: ColumnPath) -> Iterator[tuple[ColumnPath, str]]:
@@ -148,15 +155,20 @@ def _check_size(metadata: pq.FileMetaData) -> None:
         raise GameError(f"more than {MAX_GAME_BYTES >> 20} MiB once decompressed: no game is that long")
 
 
-def _find_twins(file: pq.ParquetFile, raw: bytes, kinds: dict[ColumnPath, str]) -> dict[ColumnPath, ColumnPath]:
+def _find_twins(metadata: pq.FileMetaData, raw: bytes, kinds: dict[ColumnPath, str]) -> dict[ColumnPath, ColumnPath]:
     """Each column to the first of the same type and the same stored bytes."""
-    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-    first: dict[tuple[object, ...], ColumnPath] = {}
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    schema = metadata.schema
+    met: dict[tuple[object, ...], list[tuple[ColumnPath, list[bytes]]]] = {}
     twins = {}
     for number, (path, kind) in enumerate(kinds.items()):
-        chunks = tuple(_stored_bytes(group.column(number), raw) for group in groups)
-        key = (kind, file.schema.column(number).max_definition_level, *chunks)
-        twins[path] = first.setdefault(key, path)
+        chunks = [_stored_bytes(group.column(number), raw) for group in groups]
+        # Few columns are of one size: comparing those costs less than hashing all.
+        alike = met.setdefault((kind, schema.column(number).max_definition_level, *map(len, chunks)), [])
+        twin = next((first for first, stored in alike if stored == chunks), None)
+        twins[path] = path if twin is None else twin
+        if twin is None:
+            alike.append((path, chunks))
     return twins
 
 
@@ -171,8 +183,15 @@ def _stored_bytes(chunk: pq.ColumnChunkMetaData, raw: bytes) -> bytes:
 def _walk(array: pa.Array, at: ColumnPath) -> Iterator[tuple[ColumnPath, np.ndarray]]:
     if array.null_count:
         raise GameError(f"{'.'.join(at) or 'root'} has {array.null_count} null values")
-    if not pa.types.is_struct(array.type):
-        yield at, array.to_numpy(zero_copy_only=False)
+    if not isinstance(array, pa.StructArray):
+        yield at, _read_bits(array) if isinstance(array, pa.BooleanArray) else array.to_numpy(zero_copy_only=False)
         return
-    for number, child in enumerate(array.type):
-        yield from _walk(array.field(number), (*at, child.name))
+    for number, name in enumerate(array.type.names):
+        yield from _walk(array.field(number), (*at, name))
+
+
+def _read_bits(array: pa.BooleanArray) -> np.ndarray:
+    """Flags without nulls as bool (T,); half the time of `to_numpy`."""
+    stored, end = np.frombuffer(array.buffers()[1] or b"", dtype=np.uint8), array.offset + len(array)
+    bits: np.ndarray = np.unpackbits(stored, count=end, bitorder="little")[array.offset :]
+    return bits.view(bool)

@@ -111,9 +111,11 @@ def _values(leaves: Leaves, path: ColumnPath) -> np.ndarray:
 
 def _take(leaves: Leaves, path: ColumnPath, rows: np.ndarray, kind: str) -> np.ndarray:
     """Some rows of a column in its storage type; all others are zero."""
-    values = _values(leaves, path)[rows]
+    values: np.ndarray = _values(leaves, path)[rows]
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise GameError(f"{'.'.join(path)} has non-finite values")
+    if values.dtype == kind:
+        return values
     with np.errstate(invalid="ignore", over="ignore"):
         kept: np.ndarray = values.astype(np.dtype(kind))
     if not np.array_equal(kept.astype(np.float64), values.astype(np.float64)):
