@@ -53,7 +53,7 @@ class Column:
         return "" if found is None else f"{found * self.factor:.{min(self.digits, PUBLISHED_DIGITS)}f}"
 
 
-POSITION = Column(metric="metric/position_mae", heading="position MAE", digits=3, published="position_mae")
+POSITION = Column(metric="metric/position_mae", heading="position MAE", digits=4, published="position_mae")
 CHANGE = Column(
     metric="metric/action_change_acc", heading="change %", digits=1, factor=100, published="action_change_acc",
     is_better_small=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tune.record import GridRecord
@@ -11,14 +12,13 @@ from tune.trials import Resources
 from worldmodel.errors import UserError
 from worldmodel.training.budget import Budget
 from worldmodel.training.device import describe_device
-from worldmodel.training.estimate import estimate_grid
+from worldmodel.training.estimate import describe_spent, estimate_grid
 from worldmodel.training.prices import HOUR, find_price, read_prices
 from worldmodel.training.record import RunRecord, State
-from worldmodel.training.reporter import format_duration, format_usd
+from worldmodel.training.reporter import format_error
 
 ASK_SECONDS = 900.0
 """Longest wait for a machine with a GPU, which a cluster may have to start first."""
-Judge = Callable[[float, Sequence[RunRecord]], str | None]
 
 
 def check_price(budget: Budget, resources: Resources, older: GridRecord | None) -> None:
@@ -30,7 +30,7 @@ def check_price(budget: Budget, resources: Resources, older: GridRecord | None) 
     if older is None:
         return
     if reason := budget.find_end(older.seconds, older.cost_usd):
-        larger = budget.propose(older.seconds, older.cost_usd).apply_to("")
+        larger = propose(budget, older).apply_to("")
         raise UserError(f"{reason} by earlier attempts: ask for more, as {larger.strip()}")
 
 
@@ -51,52 +51,73 @@ def _ask_device(resources: Resources) -> dict[str, Any]:
     return found
 
 
-def judge_costs(budget: Budget, record: GridRecord, say: Callable[[str], None]) -> Judge:
-    """What a grid's watch asks: keeps the record's costs, says once what the grid will take, and why it must stop."""
+@dataclass(kw_only=True)
+class GridCosts:
+    """Keeps a grid's record up to date with what it costs and will cost.
 
-    def judge(seconds: float, runs: Sequence[RunRecord]) -> str | None:
-        record.cost_usd = sum_costs(runs)
-        if record.estimated_seconds is None and _note_estimate(record, runs):
-            say(f"estimate: {describe(record.estimated_seconds, record.estimated_cost_usd)} for the whole grid")
-        reason = budget.find_end(seconds, record.cost_usd)
+    Dollars are those of all that its trials may hold, for as long as the grid runs: a GPU, or a part of a machine, that
+    waits for the last trial is on the bill too.
+    """
+
+    budget: Budget
+    record: GridRecord
+    say: Callable[[str], None]
+    _seconds_before: float = field(init=False)
+    _cost_before: float | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._seconds_before, self._cost_before = self.record.seconds, self.record.cost_usd
+
+    def judge(self, seconds: float, runs: Sequence[RunRecord]) -> str | None:
+        """Why the grid must stop after so many seconds over all attempts; None: it may go on."""
+        self.note(seconds, runs)
+        if self.record.estimated_seconds is None and self._note_estimate(runs):
+            told = describe_spent(self.record.estimated_seconds or 0, self.record.estimated_cost_usd)
+            self.say(f"estimate: {told} for the whole grid")
+        reason = self.budget.find_end(seconds, self.record.cost_usd)
         if reason:
-            total = record.estimated_seconds or seconds
-            record.resume_command = budget.propose(total, record.estimated_cost_usd).apply_to(record.resume_command)
+            self.record.resume_command = propose(self.budget, self.record).apply_to(self.record.resume_command)
         return reason
 
-    return judge
+    def note(self, seconds: float, runs: Sequence[RunRecord]) -> None:
+        """Take in what has been spent."""
+        hour = self._price_hour(runs)
+        is_known = hour is not None and (self._cost_before is not None or not self._seconds_before)
+        spent = (hour or 0.0) * (seconds - self._seconds_before) / 3600
+        self.record.cost_usd = (self._cost_before or 0.0) + spent if is_known else None
+
+    def _price_hour(self, runs: Sequence[RunRecord]) -> float | None:
+        """Dollars per hour of all trials that may run at once, from the newest run's price."""
+        if not runs:
+            return None
+        price = max(runs, key=lambda run: run.updated).price_per_hour_usd
+        return None if price is None else price * self.record.at_once
+
+    def _note_estimate(self, runs: Sequence[RunRecord]) -> bool:
+        """Whether the first trials side by side are known well enough to estimate the grid; then the record has it."""
+        trials, hour = len(self.record.trials), self._price_hour(runs)
+        found = estimate_grid(runs, trials, self.record.at_once)
+        if found is None or found.known_trials < min(self.record.at_once, trials):
+            return False
+        self.record.estimated_seconds = found.seconds
+        self.record.estimated_cost_usd = None if hour is None else hour * found.seconds / 3600
+        return True
 
 
-def _note_estimate(record: GridRecord, runs: Sequence[RunRecord]) -> bool:
-    """Whether the first trials side by side are known well enough to estimate the grid; then the record has it."""
-    trials = len(record.trials)
-    found = estimate_grid(runs, trials, record.at_once)
-    if found is None or found.known_trials < min(record.at_once, trials):
-        return False
-    record.estimated_seconds, record.estimated_cost_usd = found.seconds, found.cost_usd
-    return True
-
-
-def sum_costs(runs: Sequence[RunRecord]) -> float | None:
-    """Dollars of all runs; None where one is unknown."""
-    costs = [run.cost_usd for run in runs]
-    known = [cost for cost in costs if cost is not None]
-    return sum(known) if known and len(known) == len(costs) else None
+def propose(budget: Budget, record: GridRecord) -> Budget:
+    """A larger budget, under which a grid would come to its end."""
+    seconds = max(record.estimated_seconds or 0.0, record.seconds)
+    costs = [cost for cost in (record.estimated_cost_usd, record.cost_usd) if cost is not None]
+    return budget.propose(seconds, max(costs, default=None))
 
 
 def describe_costs(record: GridRecord) -> str:
     """Estimate, actual and error in a line."""
-    took = describe(record.seconds, record.cost_usd)
-    price = "" if record.cost_usd is not None else " (price unknown: set WORLDMODEL_PRICE_PER_HOUR)"
+    took = describe_spent(record.seconds, record.cost_usd)
+    price = "" if record.cost_usd is not None else "; price unknown: set WORLDMODEL_PRICE_PER_HOUR"
     if record.estimated_seconds is None or not record.seconds:
         return f"took {took}{price}"
-    estimate = describe(record.estimated_seconds, record.estimated_cost_usd)
+    estimate = describe_spent(record.estimated_seconds, record.estimated_cost_usd)
     if record.state is not State.FINISHED:
-        return f"estimated {estimate} for all of it, took {took}{price} so far"
-    error = 100 * (record.estimated_seconds / record.seconds - 1)
-    return f"estimated {estimate}, took {took}{price}: {error:+.0f} %"
-
-
-def describe(seconds: float | None, cost_usd: float | None) -> str:
-    """Time, and dollars where they are known."""
-    return format_duration(seconds or 0) + ("" if cost_usd is None else f", {format_usd(cost_usd)}")
+        return f"estimated {estimate} for all of it, took {took} so far{price}"
+    return f"estimated {estimate}, took {took}: {format_error(record.estimated_seconds, record.seconds)}{price}"

@@ -108,7 +108,8 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or key in NOT_SET:
-            raise UserError(f"--set {setting}: expected KEY=VALUE, as training.lr=0.001, of a key other than {NOT_SET}")
+            made = f"{key} is the grid's own to set" if key in NOT_SET else "there is no '='"
+            raise UserError(f"--set {setting}: expected KEY=VALUE, as training.lr=0.001: {made}")
         try:
             found[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:

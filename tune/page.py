@@ -125,12 +125,12 @@ def _range(values: Sequence[int | None], show: Callable[[int], str]) -> str:
 
 
 def _beside(actual: float | None, estimate: float | None, show: Callable[[float], str]) -> str:
-    """An amount with what was estimated, and by how much that was wrong."""
+    """An amount with what was estimated."""
     if actual is None:
         return "" if estimate is None else f"estimated {show(estimate)}"
     if estimate is None or not actual:
         return show(actual)
-    return f"{show(actual)} (estimated {show(estimate)}, {100 * (estimate / actual - 1):+.0f} %)"
+    return f"{show(actual)} (estimated {show(estimate)})"
 
 
 def _read_history(run: Location) -> list[dict[str, Any]]:

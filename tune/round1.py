@@ -21,7 +21,7 @@ import tyro
 if __package__ in (None, ""):  # run as a script: its own package lies one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tune.costs import check_price, describe_costs, judge_costs, sum_costs
+from tune.costs import GridCosts, check_price, describe_costs
 from tune.grid import Trial, make_trials
 from tune.live import show_live
 from tune.options import Round1, check_halving, check_name, grid_options
@@ -30,15 +30,18 @@ from tune.report import REPORT, render_terminal, to_json, write_report
 from tune.results import TrialResult, read_trial
 from tune.trials import WAITING, Cluster, Resources, TrialRun, check_reach, is_done, plan_resources, run_trials
 from tune.watch import GridWatch
-from worldmodel.blocks.index import read_index
+from worldmodel.blocks.index import has_index, read_index
 from worldmodel.errors import UserError
 from worldmodel.features.plan import check_world
 from worldmodel.features.split import select_games, split_games
+from worldmodel.games.source import list_source
 from worldmodel.object_store import MissingError
 from worldmodel.ray_session import join_ray
 from worldmodel.storage import Location
+from worldmodel.training.card import write_card
 from worldmodel.training.data import filter_of
 from worldmodel.training.record import State
+from worldmodel.training.run import Run
 from worldmodel.training.run_folder import LIVE, add_resume
 
 TOY_GAMES = 40
@@ -80,10 +83,10 @@ def run(options: Round1) -> int:
     check_price(budget, resources, older)
     if cluster.gpus and not options.gpus_per_trial:
         say(f"note: the cluster has {cluster.gpus:g} GPUs, and trials will use none: ask for --gpus-per-trial 1")
-    if options.dry_run:
-        say(f"{options.folder}: {resources.describe(len(wished))}: {', '.join(trial.name for trial in wished)}")
-        return 0
+    check_source(options.data)
     _check_writable(options.folder)
+    if options.dry_run:
+        return show_plan(options, wished, resources)
     blocks = prepare_data(options)
     trials = make_trials(grid_options(options, blocks, TOY_SETTINGS))
     _check_games(blocks, trials)
@@ -91,28 +94,49 @@ def run(options: Round1) -> int:
     say(f"{options.folder}: {resources.describe(len(todo))}; {len(trials) - len(todo)} done before")
     record = _make_record(options, trials, resources, older)
     record.cluster = {"CPUs": cluster.cpus, "GPUs": cluster.gpus, "machines": cluster.machines}
-    watch = GridWatch(folder=options.folder, trials=trials, record=record, judge=judge_costs(budget, record, say))
-    return _carry_out(options, watch, todo, resources)
+    costs = GridCosts(budget=budget, record=record, say=say)
+    watch = GridWatch(folder=options.folder, trials=trials, record=record, judge=costs.judge)
+    how = TrialRun(
+        folder=options.folder, resources=resources, halving=options.scheduler == "asha", is_over=lambda: watch.is_over
+    )
+    return _carry_out(options, watch, todo, how)
 
 
-def _carry_out(options: Round1, watch: GridWatch, todo: Sequence[Trial], resources: Resources) -> int:
+def show_plan(options: Round1, trials: Sequence[Trial], resources: Resources) -> int:
+    """Say what would run."""
+    names = [trial.name for trial in trials]
+    say(f"{options.folder}: {resources.describe(len(names))}: {', '.join(names)}")
+    if options.json:
+        print(json.dumps({"folder": str(options.folder), "trials": names, "at_once": resources.at_once}))
+    return 0
+
+
+def _carry_out(options: Round1, watch: GridWatch, todo: Sequence[Trial], how: TrialRun) -> int:
     with watch.watching():
         with show_live(options.folder, watch.trials):
-            how = TrialRun(
-                folder=options.folder, resources=resources, halving=options.scheduler == "asha",
-                is_over=lambda: watch.is_over,
-            )  # fmt: skip
             errors = run_trials(todo, how)
         watch.look()
         results = [read_trial(options.folder, trial, errors.get(trial.name, "")) for trial in watch.trials]
-        watch.record.cost_usd = sum_costs([result.record for result in results if result.record])
+        watch.judge(watch.seconds, [result.record for result in results if result.record])
         is_complete = all(result.is_finished or result.is_stopped_early for result in results)
         if watch.reason and not is_complete:
             watch.close(State.STOPPED, watch.reason)
         else:
             watch.close(State.FINISHED if is_complete else State.FAILED, "" if is_complete else _count_missing(results))
+    if watch.record.state is State.STOPPED:
+        pass_on(options.folder, results, watch.record.resume_command)
     show(options, results, watch.record)
     return 0 if is_complete else STOPPED if watch.record.state is State.STOPPED else 1
+
+
+def pass_on(folder: Location, results: Sequence[TrialResult], resume_command: str) -> None:
+    """Write the command that goes on with the grid, which may name a larger budget, into what did not finish."""
+    for result in results:
+        if result.failure and result.record and result.record.resume_command != resume_command:
+            run = Run(folder / result.name, result.record)
+            run.update(resume_command=resume_command)
+            run.write()
+            write_card(folder / result.name)
 
 
 def _count_missing(results: Sequence[TrialResult]) -> str:
@@ -144,6 +168,12 @@ def prepare_data(options: Round1) -> str:
     return prepare_blocks(options.data or make_toys(options.place), options.place, say)
 
 
+def check_source(data: str) -> None:
+    """UserError where there is nothing to read."""
+    if data and not has_index(Location.of(data)):
+        list_source(data)
+
+
 def make_toys(storage: str) -> str:
     """Toy games below the storage, made once."""
     from worldmodel.games.toy import write_toy_games
@@ -167,7 +197,7 @@ def _make_record(
     record.resume_command = add_resume(record.command)
     if older is None:
         return record
-    kept = {"started": older.started, "seconds": older.seconds}
+    kept = {"started": older.started, "seconds": older.seconds, "cost_usd": older.cost_usd}
     if older.trials == record.trials:
         kept |= {name: getattr(older, name) for name in ("estimated_seconds", "estimated_cost_usd")}
     return record.model_copy(update=kept)
@@ -193,9 +223,13 @@ def _find_older(options: Round1) -> GridRecord | None:
 
 def _check_writable(folder: Location) -> None:
     """UserError where nothing can be written."""
+    local = folder.local_path()
+    absent = [path for path in (local, *local.parents) if not path.exists()] if local else []
     try:
         (folder / PROBE).write_text("")
         (folder / PROBE).delete()
+        for path in absent:  # a request that is refused later leaves nothing behind
+            path.rmdir()
     except MissingError as error:  # a file system that makes no folders
         raise UserError(f"{folder} cannot be made: name another --storage, where folders can be written") from error
 

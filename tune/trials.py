@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import uuid
@@ -110,7 +111,7 @@ def plan_resources(cluster: Cluster, gpus_per_worker: float, workers: int) -> Re
 
     Every worker takes a CPU and its share of one GPU. UserError where a trial asks for more than there can ever be.
     """
-    if workers < 1 or gpus_per_worker < 0:
+    if workers < 1 or not 0 <= gpus_per_worker < math.inf:
         raise UserError(
             f"a trial of {workers} workers with {gpus_per_worker:g} GPUs each: expected at least 1 worker, and 0 or "
             "more GPUs"

@@ -155,6 +155,10 @@ class Location:
         """Whether there is a file or a folder here."""
         return bool(self._info().type != pafs.FileType.NotFound)
 
+    def is_file(self) -> bool:
+        """Whether there is a file here."""
+        return bool(self._info().type == pafs.FileType.File)
+
     def measure_bytes(self) -> int:
         """Size of the file.
 

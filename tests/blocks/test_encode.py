@@ -263,7 +263,7 @@ def test_an_encoding_that_is_killed_leaves_no_data_set_and_the_next_one_complete
         os.killpg(process.pid, signal.SIGKILL)
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert INDEX not in left and left
-    with pytest.raises(UserError, match="holds no encoded games.*worldmodel encode GAMES"):
+    with pytest.raises(UserError, match=r"holds no encoded games.*worldmodel encode GAMES"):
         read_index(Location.of(tmp_path / "out"))
     (tmp_path / "out" / f".{'0' * 20}.arrow.x1_y.tmp").write_bytes(b"half a block")
     summary = encode_here(tmp_path / "games", tmp_path / "out")

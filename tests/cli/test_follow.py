@@ -152,7 +152,7 @@ def test_a_stopped_run_says_why_and_its_tail_ends_with_130(
         assert main(["stop", "tiny", "--storage", str(storage), "--reason", "the GPU is needed"]) == 0
         assert f"worldmodel tail {run.location}" in capsys.readouterr().out
         assert main(["tail", str(run.location)]) == 130
-    assert "stop file: the GPU is needed" in capsys.readouterr().out
+    assert "the GPU is needed" in capsys.readouterr().out
     assert read_record(run.location).state is State.STOPPED
 
 
@@ -234,7 +234,7 @@ def test_a_grid_is_followed_trial_by_trial_and_stopped_as_one(
     assert by_trial["1a-seed0"][0].startswith("finished at step 1 of 1")
     *steps, end = by_trial["2a-seed0"]
     assert [line.split(" ", 2)[2] for line in steps] == [f"step {step}" for step in range(1, len(steps) + 1)]
-    assert "(stop file: enough)" in end
+    assert "(enough)" in end
     assert "round1: stopped with 1 of 3 trials finished (enough)" in lines
     assert lines[-1] == "go on with it: python tune/round1.py"
     assert not (grid / "1a-seed0" / STOP).exists()

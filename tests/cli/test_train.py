@@ -331,7 +331,7 @@ def test_the_estimate_is_kept_and_shown_beside_what_it_took(
     out = capsys.readouterr().out
     assert out.count("estimate: ") == 1
     line = describe_estimate(record)
-    assert re.search(r", took .*: [+-]\d+ %$", line)
+    assert re.search(r", took .*: (\d+ % (longer|shorter) than|as) estimated$", line)
     assert line in out[out.index("run ") :]
     card = (tmp_path / "tiny/card.md").read_text()
     assert f"- Estimate: {line}" in card

@@ -218,7 +218,7 @@ def test_a_grid_that_is_asked_to_stop_ends_its_job(
     assert "stopped with 0 of 2 trials finished" in capsys.readouterr().out
     record = read_trial(folder, TRIALS[0])
     assert record is not None
-    assert (record.state, record.reason) == ("stopped", "stop file: enough is known")
+    assert (record.state, record.reason) == ("stopped", "enough is known")
     assert not (folder / TRIALS[1] / RECORD).exists()
     wait_for(lambda: head.read_status("asked") != "RUNNING", JOB_SECONDS, "the job's end")
     said = head.run_ray("job", "status", "asked")[1]

@@ -124,9 +124,9 @@ def record(total: float, state: State = State.FINISHED, promised: float | None =
 
 
 def test_a_finished_run_shows_estimate_actual_and_error() -> None:
-    assert describe_estimate(record(50.0, promised=40.0)) == "40s, took 50s, $50.00: -20 %"
+    assert describe_estimate(record(50.0, promised=40.0)) == "40s, took 50s, $50.00: 25 % longer than estimated"
     resumed = record(80.0, promised=40.0, seconds_before=30.0)
-    assert "took 50s, $50.00: -20 %" in describe_estimate(resumed)
+    assert "took 50s, $50.00: 25 % longer" in describe_estimate(resumed)
     assert "ended early" in describe_estimate(record(5.0, State.STOPPED, promised=40.0))
     assert "took" not in describe_estimate(record(5.0, State.STOPPED, promised=40.0))
     assert describe_estimate(record(5.0)).startswith("none")

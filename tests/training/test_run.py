@@ -136,7 +136,7 @@ def test_the_stop_file_stops_a_run_within_seconds(storage: Location) -> None:
         request_stop(run.location, "budget spent")
         wait_for(run.should_stop, seconds=3)
     record = read_record(run.location)
-    assert (record.state, record.reason) == (State.STOPPED, "stop file: budget spent")
+    assert (record.state, record.reason) == (State.STOPPED, "budget spent")
 
 
 @pytest.mark.parametrize(

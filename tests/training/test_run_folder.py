@@ -34,7 +34,7 @@ def test_a_run_that_was_killed_after_it_was_asked_to_stop_keeps_the_reason(kille
     (killed / STOP).write_text("the machines are needed\n")
     record = read_record(killed)
     assert record.state is State.STOPPED
-    assert record.reason == "stop file: the machines are needed; killed before it could end"
+    assert record.reason == "the machines are needed; killed before it could end"
     assert record.ended == record.heartbeat
 
 

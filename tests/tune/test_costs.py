@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tune.results_at_hand import make_record
-from tune.costs import check_price, describe_costs, judge_costs, sum_costs
+from tune.costs import GridCosts, check_price, describe_costs
 from tune.record import GridRecord, TrialName
 from tune.trials import Cluster, plan_resources
 from worldmodel.errors import UserError
@@ -44,40 +44,53 @@ def test_a_budget_that_earlier_attempts_used_up_is_refused(monkeypatch: pytest.M
     check_price(Budget(usd=5, hours=3), RESOURCES, older)
 
 
-def test_the_budget_counts_all_trials_and_the_resume_command_asks_for_more() -> None:
+def make_costs(budget: Budget, grid: GridRecord, said: list[str] | None = None) -> GridCosts:
+    return GridCosts(budget=budget, record=grid, say=(said if said is not None else []).append)
+
+
+def test_the_bill_is_of_all_that_trials_may_hold_for_as_long_as_the_grid_runs() -> None:
     grid = make_grid()
-    judge = judge_costs(Budget(usd=0.25), grid, lambda text: None)
-    assert judge(60.0, make_runs(2)) is None
-    assert "budget of $0.25 reached: $0.30" in (judge(120.0, make_runs(3)) or "")
+    costs = make_costs(Budget(usd=0.5), grid)
+    assert costs.judge(60.0, make_runs(2)) is None
+    assert grid.cost_usd == pytest.approx(0.2)  # two at once, a minute at 6 dollars an hour each
+    assert "budget of $0.5 reached: $0.60" in (costs.judge(180.0, make_runs(2)) or "")
     command, option, value = grid.resume_command.split()
     assert (command, option) == ("round1.py", "--budget-usd")
-    assert float(value) >= 0.7  # seven trials of 10 cents
+    assert float(value) > 0.6
+
+
+def test_what_earlier_attempts_cost_is_kept() -> None:
+    grid = make_grid(seconds=600.0, cost_usd=5.0)
+    make_costs(Budget(), grid).judge(660.0, make_runs(1))
+    assert grid.cost_usd == pytest.approx(5.2)
+
+
+def test_a_price_that_is_unknown_makes_the_bill_unknown() -> None:
+    for grid, runs in (
+        (make_grid(), make_runs(2, price_per_hour_usd=None)), (make_grid(), []), (make_grid(seconds=9.0), make_runs(1)),
+    ):  # fmt: skip
+        make_costs(Budget(), grid).judge(60.0, runs)
+        assert grid.cost_usd is None
 
 
 def test_hours_are_wall_clock_and_not_those_of_trials_side_by_side() -> None:
-    judge = judge_costs(Budget(hours=1), make_grid(), lambda text: None)
-    assert judge(3599.0, make_runs(100)) is None
-    assert "budget of 1 hours reached" in (judge(3600.0, []) or "")
+    costs = make_costs(Budget(hours=1), make_grid())
+    assert costs.judge(3599.0, make_runs(100)) is None
+    assert "budget of 1 hours reached" in (costs.judge(3600.0, []) or "")
 
 
 def test_the_estimate_is_said_once_as_soon_as_all_trials_side_by_side_are_known() -> None:
     grid, said = make_grid(), list[str]()
-    judge = judge_costs(Budget(), grid, said.append)
+    costs = make_costs(Budget(), grid, said)
     ended = make_runs(2)
     for record in ended:
         record.ended = record.updated
-    judge(60.0, ended[:1])
+    costs.judge(60.0, ended[:1])
     assert said == []
-    judge(60.0, ended)
-    judge(90.0, ended)
-    assert said == ["estimate: 4m00s, $0.70 for the whole grid"]  # 7 trials of a minute, 2 at once
-    grid.seconds, grid.cost_usd = 300.0, 0.8
-    assert describe_costs(grid) == "estimated 4m00s, $0.70 for all of it, took 5m00s, $0.80 so far"
+    costs.judge(60.0, ended)
+    costs.judge(90.0, ended)
+    assert said == ["estimate: 4m00s, $0.80 for the whole grid"]  # 7 trials of a minute, 2 at once
+    grid.seconds, grid.cost_usd = 300.0, 1.0
+    assert describe_costs(grid) == "estimated 4m00s, $0.80 for all of it, took 5m00s, $1.00 so far"
     grid.state = State.FINISHED
-    assert describe_costs(grid) == "estimated 4m00s, $0.70, took 5m00s, $0.80: -20 %"
-
-
-def test_one_unknown_price_makes_the_sum_unknown() -> None:
-    assert sum_costs(make_runs(3)) == pytest.approx(0.3)
-    assert sum_costs([*make_runs(3), *make_runs(1, price_per_hour_usd=None)]) is None
-    assert sum_costs([]) is None
+    assert describe_costs(grid) == "estimated 4m00s, $0.80, took 5m00s, $1.00: 25 % longer than estimated"

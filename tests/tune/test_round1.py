@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.games_on_disk import encode_here
+from tests.tune.results_at_hand import make_failure, make_result, make_trial
 from tune import round1
 from tune.options import read_settings
 from tune.report import CSV, JSON, REPORT
@@ -19,6 +20,7 @@ from worldmodel.errors import UserError
 from worldmodel.games.toy import write_toy_games
 from worldmodel.rollout.evaluation import EVALUATION
 from worldmodel.storage import Location
+from worldmodel.training.config_file import to_yaml
 from worldmodel.training.record import State
 from worldmodel.training.run import RECORD
 from worldmodel.training.run_folder import read_config, read_record
@@ -252,3 +254,41 @@ def test_a_scheduler_ends_what_promises_least_and_its_numbers_stand_apart(
     assert main([*asked, "--resume"]) == 0
     assert {name: read_files(tmp_path / "grid" / name) for name in records} == before
     assert json.loads(capfd.readouterr().out) == found
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "a b", ".hidden"])
+def test_a_name_is_no_path(no_ray: list[Any], blocks: Path, tmp_path: Path, name: str) -> None:
+    assert main(["--data", str(blocks), "--storage", str(tmp_path / "runs"), "--name", name]) == 2
+    assert not (tmp_path / "runs").exists()
+    assert no_ray == []
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--storage", "{tmp}/file/x"), ("--data", "{tmp}/file"), ("--data", "{tmp}/absent"),
+        ("--gpus-per-trial", "nan"), ("--gpus-per-trial", "inf"),
+    ],
+)  # fmt: skip
+def test_a_refused_request_leaves_nothing_behind_and_a_dry_run_refuses_the_same(
+    no_ray: list[Any], blocks: Path, tmp_path: Path, option: str, value: str, more: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").write_text("")
+    given = {"--data": str(blocks), "--storage": str(tmp_path / "runs"), option: value.format(tmp=tmp_path)}
+    assert main([*(word for pair in given.items() for word in pair), *more]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert no_ray == []
+
+
+def test_what_did_not_finish_is_told_the_grids_own_command_to_go_on(tmp_path: Path) -> None:
+    folder = Location.of(tmp_path)
+    trials = [make_result("baseline", 0), make_failure("1a", 0, "budget reached")]
+    for trial in trials:
+        assert trial.record is not None
+        (folder / trial.name / RECORD).write_text(trial.record.model_dump_json())
+        (folder / trial.name / "config.yaml").write_text(to_yaml(make_trial(trial.experiment, 0).config))
+    round1.pass_on(folder, trials, "round1.py --resume --budget-usd 9")
+    assert read_record(folder / "1a-seed0").resume_command.endswith("--budget-usd 9")
+    assert "--budget-usd 9" in (folder / "1a-seed0" / "card.md").read_text()
+    assert "--budget-usd 9" not in read_record(folder / "baseline-seed0").resume_command

@@ -58,6 +58,9 @@ class Unit:
         return (self.name, self.bytes) if self.kind == "parsed" else (self.name, self.bytes, self.training_only)
 
 
+EXPECTED = "expected a parsed folder (meta.json and games/), tar shards, replays (.slp, .slp.gz) or a .pt file"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Listing:
     """All that a source offers."""
@@ -78,6 +81,8 @@ def list_source(source: str, *, training_only: bool = True) -> Listing:
     if location.name.endswith(".tar"):
         size = location.measure_bytes()
         return _list_shards(location.parent, [Entry(name=location.name, size=size, is_folder=False)], training_only)
+    if location.is_file():
+        raise UserError(f"{location} is a file: {EXPECTED}")
     found = location.list_entries()
     names = {entry.name for entry in found}
     shards = [entry for entry in found if entry.name.endswith(".tar") and not entry.is_folder]
@@ -100,14 +105,13 @@ def _list_shards(folder: Location, shards: list[Entry], training_only: bool) -> 
 
 
 def _nothing_there(location: Location, found: list[Entry]) -> str:
-    expected = "expected a parsed folder (meta.json and games/), tar shards, replays (.slp, .slp.gz) or a .pt file"
     if not found:
         state = "is empty" if location.exists() else "does not exist"
-        return f"{location} {state}: {expected}"
+        return f"{location} {state}: {EXPECTED}"
     if any(entry.name == "games" and entry.is_folder for entry in found):
         return f"{location} has games/ but no meta.json, which names the games: restore it, or parse the replays again"
     names = ", ".join(entry.name for entry in found[:5]) + (", ..." if len(found) > 5 else "")
-    return f"no games in {location} (it holds {names}): {expected}"
+    return f"no games in {location} (it holds {names}): {EXPECTED}"
 
 
 def _list_parsed(location: Location, names: set[str], training_only: bool) -> Listing:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from worldmodel.features.plan import Plan, SampleShape
 from worldmodel.training.record import RunRecord, State
-from worldmodel.training.reporter import Interval, format_duration, format_usd
+from worldmodel.training.reporter import Interval, format_duration, format_error, format_usd
 
 WARMUP_STEPS = 5
 """First steps that are not measured: they make caches, compile and allocate."""
@@ -129,8 +129,8 @@ def describe_estimate(record: RunRecord) -> str:
     seconds = record.seconds.total - record.seconds_before
     cost = None if record.price_per_hour_usd is None else record.price_per_hour_usd * seconds / 3600
     attempt = " (this attempt)" if record.attempts else ""
-    error = 100 * (record.estimate.seconds / seconds - 1) if seconds else 0.0
-    return f"{told}, took {describe_spent(seconds, cost)}{attempt}: {error:+.0f} %"
+    error = format_error(record.estimate.seconds, seconds)
+    return f"{told}, took {describe_spent(seconds, cost)}{attempt}: {error}"
 
 
 def describe_spent(seconds: float, cost_usd: float | None) -> str:

@@ -106,6 +106,12 @@ def format_usd(dollars: float) -> str:
     return f"${dollars:.2f}" if dollars >= 0.1 or dollars == 0 else f"${dollars:.2g}"
 
 
+def format_error(estimate: float, actual: float) -> str:
+    """How far an actual time lies from its estimate: "22 % longer than estimated"."""
+    percent = round(100 * (actual / estimate - 1)) if estimate else 0
+    return f"{abs(percent)} % {'longer' if percent > 0 else 'shorter'} than estimated" if percent else "as estimated"
+
+
 def _make_bar(console: Console) -> Progress:
     columns = (BarColumn(bar_width=24), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[line]}"))
     return Progress(*columns, console=console)

@@ -198,7 +198,7 @@ class Run:
         with contextlib.suppress(StorageError):
             if (self.location / STOP).exists():
                 text = (self.location / STOP).read_text().strip()
-                self._stop_reason = self._stop_reason or f"stop file: {text or 'no reason given'}"
+                self._stop_reason = self._stop_reason or text or "asked by a stop file"
 
     def _look_at_budget(self) -> None:
         if self._budget is None or self._stop_reason is not None:

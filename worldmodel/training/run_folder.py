@@ -233,7 +233,7 @@ def _explain_loss(location: Location, record: RunRecord) -> RunRecord:
         reason = (location / STOP).read_text().strip()
     except MissingError:
         return record
-    found = f"stop file: {reason or 'no reason given'}; killed before it could end"
+    found = f"{reason or 'asked by a stop file'}; killed before it could end"
     return record.model_copy(update={"state": State.STOPPED, "reason": found})
 
 
