@@ -105,9 +105,11 @@ class GridCosts:
 
 
 def propose(budget: Budget, record: GridRecord) -> Budget:
-    """A larger budget, under which a grid would come to its end."""
-    seconds = max(record.estimated_seconds or 0.0, record.seconds)
+    """A larger budget, under which a grid would come to its end; twice what it took, where nobody knows its end yet."""
+    seconds = max(record.estimated_seconds or 2 * record.seconds, record.seconds)
     costs = [cost for cost in (record.estimated_cost_usd, record.cost_usd) if cost is not None]
+    if record.estimated_seconds is None:
+        costs = [2 * cost for cost in costs]
     return budget.propose(seconds, max(costs, default=None))
 
 
