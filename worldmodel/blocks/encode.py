@@ -153,7 +153,7 @@ def _make_tasks(units: list[Unit], options: EncodeOptions) -> list[list[Unit]]:
 
 def _run(tasks: list[list[Unit]], out: str, options: EncodeOptions, progress: Progress | None) -> Iterator[TaskResult]:
     """Results of all tasks, in the tasks' order."""
-    rows = [{"number": n, "units": json.dumps([asdict(u) for u in task])} for n, task in enumerate(tasks)]
+    rows = [{"number": n, "units": json.dumps([vars(u) for u in task])} for n, task in enumerate(tasks)]
     settings = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     task = EncodeTask(out, settings)
     total, done, results = sum(len(units) for units in tasks), 0, {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,14 @@ def _hex(md5: str) -> str:
 
 def write_index(out: Location, index: Index) -> None:
     """Write `index.json`, atomically."""
-    (out / INDEX).write_text(json.dumps(asdict(index), indent=1))
+    (out / INDEX).write_text(json.dumps({f.name: _as_json(getattr(index, f.name)) for f in fields(index)}, indent=1))
+
+
+def _as_json(value: Any) -> Any:
+    """Entries as their fields; `asdict` would copy every value of every game."""
+    if not isinstance(value, list):
+        return value
+    return [vars(entry) if isinstance(entry, GameEntry | BlockEntry) else entry for entry in value]
 
 
 def write_rejected(out: Location, rejected: Iterable[Any]) -> None:

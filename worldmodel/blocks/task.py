@@ -10,7 +10,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from worldmodel.blocks.audit import Audit
@@ -41,7 +41,7 @@ class TaskResult:
 
     def to_json(self) -> str:
         """What travels from a worker to the driver."""
-        lists = {name: [asdict(x) for x in getattr(self, name)] for name in _LISTS}
+        lists = {name: [vars(x) for x in getattr(self, name)] for name in _LISTS}
         return json.dumps({**lists, "audit": self.audit.counts()})
 
     @classmethod
