@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from s3_server import serve_s3, use_s3
 
+from tests.s3_server import serve_s3, use_s3
 from worldmodel.appender import open_appender
 from worldmodel.errors import UserError
 from worldmodel.object_store import MissingError, StorageError

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from fake_replays import FRAMES, fake_data, fake_game
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.games.fake_replays import FRAMES, fake_data, fake_game
 from worldmodel.errors import GameError
 from worldmodel.games import replay
 from worldmodel.games.replay import ParsedReplay, name_replay, parse_replay, read_replay_bytes

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from s3_server import serve_s3, use_s3
 from torch import Tensor, nn
 
+from tests.s3_server import serve_s3, use_s3
 from worldmodel.errors import UserError
 from worldmodel.object_store import StorageError
 from worldmodel.storage import Location

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from experiments import experiments, settings_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.training.experiments import experiments, settings_of
 from worldmodel.errors import UserError
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import (

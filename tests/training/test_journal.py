@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from s3_server import serve_s3, use_s3
 
+from tests.s3_server import serve_s3, use_s3
 from tests.training.tiny_runs import CPU, configure, write_blocks
 from worldmodel.object_store import StorageError
 from worldmodel.storage import Location

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import reduce
 
 import pytest
-from experiments import experiments
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.training.experiments import experiments
 from worldmodel.encoding import EncodingConfig
 from worldmodel.errors import UserError
 from worldmodel.training.config import ExperimentConfig, ModelConfig, TrainingConfig

@@ -17,8 +17,8 @@ import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from s3_server import serve_s3, use_s3
 
+from tests.s3_server import serve_s3, use_s3
 from worldmodel.storage import Location
 from worldmodel.training import wandb_sink
 from worldmodel.training.config import TrackingConfig
