@@ -28,6 +28,11 @@ def shared_folder() -> Path:
     return found
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes name no test: a gzip header holds the second it was made, and all workers must collect the same names."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked `slow` run only where a `-m` expression chooses tests, such as `-m slow`."""
     if not config.option.markexpr:
