@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.games_on_disk import name_of
 from worldmodel.blocks.index import PARTITIONS, GameEntry, partition_of
 from worldmodel.errors import UserError
-from worldmodel.features.plan import Plan, Samples, SampleShape, check_world
+from worldmodel.features.plan import GROUP_BLOCKS, Plan, Samples, SampleShape, check_world
 
 SEED = 3
 
@@ -148,6 +148,22 @@ def test_a_worker_needs_only_a_few_blocks_at_a_time() -> None:
     for step in range(0, plan.steps_per_epoch, 10):
         near = {plan.games[place].block for place in plan.batch(step, 0, 8).games}
         assert len(near) <= 8 < len(blocks) / 8
+
+
+@pytest.mark.parametrize("world", [1, 2, 8])
+def test_the_blocks_ahead_are_those_that_the_next_steps_read_the_present_groups_first(world: int) -> None:
+    shape = SampleShape(mode="sequence", context=4, length=8)
+    plan = Plan([game(number, 60 + number, per_block=1) for number in range(200)], shape, 16, SEED)
+    partitions = frozenset(range(0, PARTITIONS, world))
+    own = {g.block for g in plan.games if partition_of(g.md5) in partitions}
+    for step in range(0, 2 * plan.steps_per_epoch, 3):
+        told = plan.blocks_ahead(step, partitions)
+        read = {plan.games[place].block for place in plan.batch(step, 0, world).games}
+        assert len(told) == len(set(told)) and read <= set(told) <= own
+        at_a_border = len(partitions) * GROUP_BLOCKS
+        assert read <= set(told[: plan.count_blocks_at_once(partitions) + at_a_border])
+        later = {plan.games[p].block for s in range(step, step + 20) for p in plan.batch(s, 0, world).games}
+        assert later <= set(told)
 
 
 @pytest.mark.parametrize("world", [3, 5, 6, 7, 9, 16])

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.s3_server import serve_s3, use_s3
-from tests.training.tiny_runs import configure, open_data, write_blocks
+from tests.training.tiny_runs import CPU, configure, open_data, write_blocks
 from worldmodel.errors import UserError
 from worldmodel.storage import Location
 from worldmodel.training.data import open_dataset, prepare_blocks, require_source
+from worldmodel.training.feed import Worker, open_store
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_the_fingerprint_names_games_and_split(blocks: Path, changes: dict[str, 
     assert (open_data(configure(changes), blocks).fingerprint == open_data(configure(), blocks).fingerprint) == is_same
 
 
-def test_remote_blocks_are_cached_once_and_a_torn_copy_is_fetched_anew(
+def test_remote_blocks_are_looked_up_and_not_fetched_before_frames_are_opened(
     blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serve_s3() as url:
@@ -55,31 +55,31 @@ def test_remote_blocks_are_cached_once_and_a_torn_copy_is_fetched_anew(
         for file in blocks.iterdir():
             (Location.of("s3://games/blocks") / file.name).upload(file)
         config = configure({"data.max_games": 3})
-        first = open_dataset("s3://games/blocks", config)
-        used = {game.block for game in (*first.split.train, *first.split.validation)}
-        cached = {path.name: path.stat().st_mtime_ns for path in first.folder.glob("*.arrow")}
-        assert set(cached) == used
-        assert all((first.folder / name).read_bytes() == (blocks / name).read_bytes() for name in used)
-        torn = first.folder / min(used)
-        torn.write_bytes(torn.read_bytes()[:50])
-        again = open_dataset("s3://games/blocks", config)
-        assert torn.read_bytes() == (blocks / torn.name).read_bytes()
-        kept = {path.name: path.stat().st_mtime_ns for path in again.folder.glob("*.arrow") if path != torn}
-        assert kept == {name: time for name, time in cached.items() if name != torn.name}
-        assert first.fingerprint == open_data(config, blocks).fingerprint
+        dataset = open_dataset("s3://games/blocks", config)
+        assert not list(tmp_path.rglob("*.arrow"))
+        store = open_store(dataset, dataset.split.train, config, Worker(device=CPU))
+        assert store.is_resident
+        used = {game.block for game in dataset.split.train}
+        assert {path.name for path in tmp_path.rglob("*.arrow")} == used
+        assert dataset.fingerprint == open_data(config, blocks).fingerprint
 
 
-def test_workers_of_one_machine_fill_its_cache_together(
-    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_a_block_cut_short_is_refused_when_the_data_are_opened(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_remote: bool
 ) -> None:
+    for file in blocks.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    name = next(tmp_path.glob("*.arrow")).name
+    (tmp_path / name).write_bytes((blocks / name).read_bytes()[:-20])
+    if not is_remote:
+        with pytest.raises(UserError, match=f"{name} is damaged"):
+            open_data(configure(), tmp_path)
+        return
     with serve_s3() as url:
         use_s3(monkeypatch, url)
-        monkeypatch.setenv("WORLDMODEL_CACHE", str(tmp_path))
-        for file in blocks.iterdir():
+        monkeypatch.setenv("WORLDMODEL_CACHE", str(tmp_path / "cache"))
+        for file in tmp_path.glob("*.*"):
             (Location.of("s3://games/blocks") / file.name).upload(file)
-        with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(lambda _: open_dataset("s3://games/blocks", configure()), range(4)))
-        assert len({dataset.folder for dataset in found}) == 1
-        for path in found[0].folder.glob("*.arrow"):
-            assert path.read_bytes() == (blocks / path.name).read_bytes()
-        assert list(found[0].folder.glob(".*.part")) == []
+        with pytest.raises(UserError, match=f"{name} is damaged"):
+            open_dataset("s3://games/blocks", configure())

@@ -12,7 +12,7 @@ So an epoch has every target exactly once, and a resumed run continues with the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Literal
 
@@ -67,6 +67,21 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.games)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """A partition's time with one group of its blocks."""
+
+    partition: int
+    begin: float
+    """Where in its epoch it begins, 0 to 1; beyond 1 in the epoch after."""
+    end: float
+    blocks: tuple[str, ...]
+
+    def delay(self) -> Visit:
+        """The same, seen from the epoch before."""
+        return replace(self, begin=self.begin + 1, end=self.end + 1)
 
 
 class Plan:
@@ -130,7 +145,35 @@ class Plan:
         left: np.ndarray = self.targets[samples.games] - samples.starts
         return left.clip(max=self.shape.length)
 
+    def blocks_ahead(self, step: int, partitions: frozenset[int]) -> list[str]:
+        """Names of blocks in the order in which some partitions need them, from a step on to the end of what follows.
+
+        They are those of each partition's present group and of the groups behind it, into the next epoch.
+        """
+        epoch, position = divmod(step, self.steps_per_epoch)
+        place = position * self.batch_size / self.samples
+        visits = [*self._visits(epoch), *(visit.delay() for visit in self._visits(epoch + 1))]
+        coming = sorted((v for v in visits if v.partition in partitions and v.end >= place), key=lambda v: v.begin)
+        return list(dict.fromkeys(name for visit in coming for name in visit.blocks))
+
+    def count_blocks_at_once(self, partitions: frozenset[int]) -> int:
+        """Blocks that some partitions' groups have together: what a worker needs at hand at any time."""
+        return sum(min(GROUP_BLOCKS, len(self._blocks[partition])) for partition in partitions)
+
     @lru_cache(maxsize=2)  # noqa: B019  (a plan lives as long as its run)
+    def _visits(self, epoch: int) -> list[Visit]:
+        """When an epoch reads which blocks."""
+        found = []
+        for partition in range(PARTITIONS):
+            groups = self._deal(np.random.default_rng([self.seed, epoch, partition]), partition)
+            counts = [int(self.counts[[game for block in group for game in block]].sum()) for group in groups]
+            ends = np.cumsum(counts) / max(1, sum(counts))
+            for group, end, begin in zip(groups, ends.tolist(), [0.0, *ends.tolist()], strict=False):
+                blocks = tuple(self.games[block[0]].block for block in group)
+                found.append(Visit(partition=partition, begin=begin, end=end, blocks=blocks))
+        return found
+
+    @lru_cache(maxsize=2)  # noqa: B019
     def _order(self, epoch: int) -> np.ndarray:
         orders = [self._order_partition(epoch, partition) for partition in range(PARTITIONS)]
         # The place of a partition's i-th of n samples is (i + 1/2)/n of the epoch.
@@ -140,14 +183,17 @@ class Plan:
 
     def _order_partition(self, epoch: int, partition: int) -> np.ndarray:
         random = np.random.default_rng([self.seed, epoch, partition])
-        blocks = self._blocks[partition]
-        shuffled = [blocks[i] for i in random.permutation(len(blocks))]
-        groups = [shuffled[i : i + GROUP_BLOCKS] for i in range(0, len(shuffled), GROUP_BLOCKS)]
         ids = [
             random.permutation(np.concatenate([self._ids(game) for block in group for game in block]))
-            for group in groups
+            for group in self._deal(random, partition)
         ]
         return np.concatenate(ids) if ids else np.zeros(0, dtype=np.int64)
+
+    def _deal(self, random: np.random.Generator, partition: int) -> list[list[list[int]]]:
+        """Groups of blocks of games' indices, in the order that the generator's first numbers give."""
+        blocks = self._blocks[partition]
+        shuffled = [blocks[i] for i in random.permutation(len(blocks))]
+        return [shuffled[i : i + GROUP_BLOCKS] for i in range(0, len(shuffled), GROUP_BLOCKS)]
 
     def _ids(self, game: int) -> np.ndarray:
         return np.arange(self._first[game], self._first[game + 1])

@@ -1,93 +1,96 @@
-"""Frames at hand: blocks copied to a device once where they fit, read from mapped files where they do not.
+"""Frames at hand on a device: all of them where they fit, else those of a few blocks, which come and go.
 
-Either way a batch is a few gathers of whole rows; no sample is touched in Python.
+Either way a batch is one gather of rows; streaming differs only in which rows of a matrix a block has. No sample is
+touched in Python.
 """
 
 from __future__ import annotations
 
-import warnings
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel.blocks.block import Block, SparseColumn
-from worldmodel.blocks.index import BlockEntry, GameEntry, Index, hash_file
-from worldmodel.blocks.layout import Layout, layout_named
-from worldmodel.errors import UserError
+from worldmodel.blocks.index import BlockEntry, GameEntry, Index
 from worldmodel.features.plan import Samples
-from worldmodel.schema import PLAYER_FIELDS, PLAYERS, Storage
+from worldmodel.features.pool import BlockPool, Frames, Items, Pieces
+from worldmodel.features.shelf import LocalShelf, Shelf
+from worldmodel.schema import PLAYER_FIELDS, PLAYERS
 
-
-@dataclass(frozen=True)
-class Items:
-    """Active items of some frames, padded: (batch, time, item)."""
-
-    x: Tensor
-    y: Tensor
-    active: Tensor
-
-
-@dataclass(frozen=True)
-class Frames:
-    """Rows of one layout, gathered: T consecutive frames for each of B samples."""
-
-    layout: Layout
-    columns: dict[Storage, Tensor]
-    """Storage to (B, T, width); UINT16 as int16 with the same bits, flags packed in bytes."""
-    items: Items | None
+__all__ = ["FrameStore", "Frames", "Items", "StoreOptions"]
+LEAST_BLOCKS = 16
+"""Blocks that a store which streams has room for at least, unless it is told otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Segment:
-    """The rows of one block, or of all resident blocks of a layout."""
+class StoreOptions:
+    """Where frames are kept."""
 
-    layout: Layout
-    columns: dict[Storage, Tensor]
-    offsets: Tensor | None
-    """(rows + 1,) first item of each row; None where there are no items."""
-    items: tuple[Tensor, Tensor, Tensor] | None
-    """x, y and existence of each item."""
+    device: str | torch.device = "cpu"
+    resident_bytes: int = 1 << 62
+    """Room on the device; frames that need more stream through it."""
+    with_items: bool = False
+    """Whether items are gathered too (flag `projectiles`)."""
+    partitions: frozenset[int] | None = None
+    """Canonical partitions whose games are kept; None: all. A worker keeps its own and never asks for others."""
+    least_blocks: int = LEAST_BLOCKS
+    """Blocks that must be at hand together, whatever the room."""
 
 
 class FrameStore:
     """The frames of some games, ready to be gathered on a device."""
 
-    def __init__(self, folder: Path, index: Index, games: Sequence[GameEntry], options: StoreOptions) -> None:
+    def __init__(self, blocks: Path | Shelf, index: Index, games: Sequence[GameEntry], options: StoreOptions) -> None:
+        """`blocks`: where the index's blocks are. UserError naming the first that is gone or damaged."""
         self.device = torch.device(options.device)
-        self._with_items = options.with_items
-        self._first_row = np.zeros(len(games), dtype=np.int64)
-        self._segment_of = np.zeros(len(games), dtype=np.int64)
-        self._last = np.array([game.frames for game in games], dtype=np.int64) - 1
+        self.shelf: Shelf = LocalShelf(blocks) if isinstance(blocks, Path) else blocks
+        self.room = options.resident_bytes
         self.stages = torch.tensor([game.stage for game in games], device=self.device)
         self._missing = torch.from_numpy(_missing_table(games)).to(self.device)
-        blocks = _needed(index, games, options.partitions)
-        self.bytes = sum(block.bytes for block in blocks)
+        entries = _needed(index, games, options.partitions)
+        self.shelf.check(entries)
+        self._pools = self._make_pools(entries, options.with_items)
+        self._places = {e.name: (n, k) for n, pool in enumerate(self._pools) for k, e in enumerate(pool.entries)}
+        nowhere = (-1, -1)
+        self._pool_of, self._block_of = np.array([self._places.get(game.block, nowhere) for game in games]).T
+        self._row = np.array([game.row for game in games], dtype=np.int64)
+        self._last = np.array([game.frames for game in games], dtype=np.int64) - 1
+        self._turn = threading.Lock()
+        self.bytes = sum(pool.needed_bytes for pool in self._pools)
         self.is_resident = self.bytes <= options.resident_bytes
-        opened = [_open(folder, block) for block in blocks]
-        self._segments = self._make_resident(opened, games) if self.is_resident else self._make_mapped(opened, games)
-        self.most_items = max((_most_items(s) for s in self._segments), default=0) if self._with_items else 0
+        self._open_pools(options)
 
     def gather(self, samples: Samples, frames: int) -> list[tuple[np.ndarray, Frames]]:
         """Rows `start .. start + frames` of each sample; beyond a game's end its last row is repeated.
 
-        Returns (places in the batch, frames) per segment: one entry where all games share a layout and are resident.
+        Returns (places in the batch, frames) per part: one where all games share a layout and all blocks have room.
         """
-        within = samples.starts[:, None] + np.arange(frames)
-        rows = self._first_row[samples.games, None] + np.minimum(within, self._last[samples.games, None])
-        segments = self._segment_of[samples.games]
+        games = samples.games
+        row = self._row[games]
+        pieces = Pieces(self._block_of[games], row + samples.starts, row + self._last[games])
+        if len(self._pools) == 1:
+            return self._gather(self._pools[0], pieces, frames)
         found = []
-        for number in np.unique(segments):
-            places = np.flatnonzero(segments == number)
-            found.append((places, self._take(self._segments[number], rows[places])))
+        for number in np.unique(self._pool_of[games]):
+            mine = np.flatnonzero(self._pool_of[games] == number)
+            parts = self._gather(self._pools[number], pieces.choose(mine), frames)
+            found += [(mine[places], part) for places, part in parts]
         return found
 
-    def present(self, samples: Samples) -> Tensor:
-        """(B, P, field): 1.0 where the game records a field of `PLAYER_FIELDS`, 0.0 where its replay lacks it."""
+    def expect(self, blocks: Sequence[str]) -> None:
+        """Say which blocks come next, in order: where frames stream, they are loaded ahead."""
+        if not self.is_resident:
+            places = [self._places[name] for name in blocks if name in self._places]
+            for number, pool in enumerate(self._pools):
+                pool.expect([block for pool_number, block in places if pool_number == number])
+
+    def present(self, samples: Samples) -> Float[Tensor, "batch player field"]:
+        """1.0 where the game records a field of `PLAYER_FIELDS`, 0.0 where its replay lacks it."""
         return self._missing[torch.from_numpy(samples.games).to(self.device)]
 
     def game_lengths(self, samples: Samples) -> np.ndarray:
@@ -100,74 +103,36 @@ class FrameStore:
         """Games in the store."""
         return len(self._last)
 
-    def _take(self, segment: _Segment, rows: np.ndarray) -> Frames:
-        place = torch.from_numpy(rows)
+    def describe(self) -> str:
+        """Where the frames are, and why."""
+        count = len(self._places)
         if self.is_resident:
-            place = place.to(self.device, non_blocking=True)
-        columns = {}
-        for storage, matrix in segment.columns.items():
-            taken = matrix.index_select(0, place.reshape(-1)).reshape(*place.shape, -1)
-            columns[storage] = taken.to(self.device, non_blocking=True)
-        items = self._take_items(segment, place) if self._with_items else None
-        return Frames(segment.layout, columns, items)
+            return f"frames on the {self.device.type}: {_mib(self.bytes)} of {count} blocks, room {_mib(self.room)}"
+        at_hand = sum(pool.blocks_at_hand for pool in self._pools)
+        held = sum(pool.blocks_at_hand * pool.slot_bytes for pool in self._pools)
+        return (
+            f"frames stream from {self.shelf.describe()}: they need {_mib(self.bytes)}, more than the room of "
+            f"{_mib(self.room)}; {at_hand} of {count} blocks at a time in {_mib(held)} on the {self.device.type}"
+        )
 
-    def _take_items(self, segment: _Segment, rows: Int[Tensor, "batch time"]) -> Items | None:
-        if segment.offsets is None or segment.items is None:
-            return None
-        first = segment.offsets[rows].long()
-        count = segment.offsets[rows + 1].long() - first
-        number = torch.arange(self.most_items, device=rows.device)
-        there = number < count[..., None]
-        place = torch.where(there, first[..., None] + number, 0)
-        x, y, exists = (values[place].to(self.device) for values in segment.items)
-        return Items(x, y, exists & there.to(self.device))
+    def _gather(self, pool: BlockPool, pieces: Pieces, frames: int) -> list[tuple[np.ndarray, Frames]]:
+        with self._turn:  # blocks must not go while another thread copies from them
+            return list(pool.gather(pieces, frames))
 
-    def _make_resident(self, blocks: list[tuple[BlockEntry, Block]], games: Sequence[GameEntry]) -> list[_Segment]:
-        segments: list[_Segment] = []
-        for name in sorted({entry.layout for entry, _ in blocks}):
-            chosen = [(entry, block) for entry, block in blocks if entry.layout == name]
-            first = dict(
-                zip([e.name for e, _ in chosen], np.cumsum([0, *(e.frames for e, _ in chosen)]).tolist(), strict=False)
-            )
-            self._place(games, first, len(segments))
-            segments.append(self._join(layout_named(name), [block for _, block in chosen]))
-        return segments
+    def _make_pools(self, entries: Sequence[BlockEntry], with_items: bool) -> list[BlockPool]:
+        by_layout: dict[str, list[BlockEntry]] = {}
+        for entry in sorted(entries, key=lambda entry: entry.layout):
+            by_layout.setdefault(entry.layout, []).append(entry)
+        return [BlockPool(some, self.shelf, self.device, with_items) for some in by_layout.values()]
 
-    def _make_mapped(self, blocks: list[tuple[BlockEntry, Block]], games: Sequence[GameEntry]) -> list[_Segment]:
-        for number, (entry, _) in enumerate(blocks):
-            self._place(games, {entry.name: 0}, number)
-        return [_map(block) for _, block in blocks]
-
-    def _place(self, games: Sequence[GameEntry], first: dict[str, int], segment: int) -> None:
-        for number, game in enumerate(games):
-            if game.block in first:
-                self._first_row[number] = first[game.block] + game.row
-                self._segment_of[number] = segment
-
-    def _join(self, layout: Layout, blocks: list[Block]) -> _Segment:
-        columns = {}
-        for storage in Storage:
-            joined = np.concatenate([block.matrices[storage] for block in blocks])
-            columns[storage] = _tensor(joined, storage).to(self.device)
-        sparse = [block.sparse.get("items") for block in blocks]
-        if not self._with_items or not any(sparse):
-            return _Segment(layout=layout, columns=columns, offsets=None, items=None)
-        offsets, items = _join_items(sparse, [len(block.matrices[Storage.FLOAT32]) for block in blocks])
-        x, y, exists = (values.to(self.device) for values in items)
-        return _Segment(layout=layout, columns=columns, offsets=offsets.to(self.device), items=(x, y, exists))
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreOptions:
-    """Where frames are kept."""
-
-    device: str | torch.device = "cpu"
-    resident_bytes: int = 1 << 62
-    """Blocks of up to so many bytes are copied to the device; more stay in mapped files."""
-    with_items: bool = False
-    """Whether items are gathered too (flag `projectiles`)."""
-    partitions: frozenset[int] | None = None
-    """Canonical partitions whose games are kept; None: all. A worker keeps its own and never asks for others."""
+    def _open_pools(self, options: StoreOptions) -> None:
+        for pool in self._pools:
+            if self.is_resident:
+                pool.fill()
+            else:
+                room = options.resident_bytes * pool.needed_bytes // max(1, self.bytes)
+                slots = max(room // max(1, pool.slot_bytes), options.least_blocks)
+                pool.stream(min(slots, len(pool.entries)))
 
 
 def _needed(index: Index, games: Sequence[GameEntry], partitions: frozenset[int] | None) -> list[BlockEntry]:
@@ -176,43 +141,8 @@ def _needed(index: Index, games: Sequence[GameEntry], partitions: frozenset[int]
     return [block for block in own if block.name in names]
 
 
-def _open(folder: Path, entry: BlockEntry) -> tuple[BlockEntry, Block]:
-    path = folder / entry.name
-    if not path.exists():
-        raise UserError(f"block {path} is gone although {folder / 'index.json'} names it: encode the games again")
-    digest = hash_file(path)
-    if digest != entry.sha256:
-        raise UserError(f"block {path} is damaged: sha256 is {digest}, the index says {entry.sha256}; encode again")
-    return entry, Block.open(path)
-
-
-def _tensor(matrix: np.ndarray, storage: Storage) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # mapped arrays are read-only, and nothing here writes to them
-        return torch.from_numpy(matrix.view(np.int16) if storage is Storage.UINT16 else matrix)
-
-
-def _map(block: Block) -> _Segment:
-    columns = {storage: _tensor(block.matrices[storage], storage) for storage in Storage}
-    items = block.sparse.get("items")
-    if items is None:
-        return _Segment(layout=block.layout, columns=columns, offsets=None, items=None)
-    offsets, values = _join_items([items], [len(block.matrices[Storage.FLOAT32])])
-    return _Segment(layout=block.layout, columns=columns, offsets=offsets, items=values)
-
-
-def _join_items(
-    columns: Sequence[SparseColumn | None], rows: list[int]
-) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    counts = [np.zeros(n, np.int32) if c is None else np.diff(c.offsets) for c, n in zip(columns, rows, strict=True)]
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-    parts = [c.values for c in columns if c is not None]
-    x, y, exists = (torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in ("x", "y", "exists"))
-    return torch.from_numpy(offsets), (x, y, exists.bool())
-
-
-def _most_items(segment: _Segment) -> int:
-    return 0 if segment.offsets is None else int(segment.offsets.diff().max())
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB"
 
 
 def _missing_table(games: Sequence[GameEntry]) -> np.ndarray:

@@ -1,25 +1,20 @@
-"""From what a user names as data to games that train and games that validate, in blocks on a local disk."""
+"""From what a user names as data to games that train and games that validate, in blocks at hand."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from worldmodel.blocks.encode import encode
-from worldmodel.blocks.index import GameEntry, Index, has_index, read_index
+from worldmodel.blocks.index import Index, has_index, read_index
 from worldmodel.errors import UserError
+from worldmodel.features.shelf import Shelf, open_shelf
 from worldmodel.features.split import GameFilter, Split, select_games, split_games
 from worldmodel.storage import Location
 from worldmodel.training.config import DataConfig, ExperimentConfig
 
 Report = Callable[[str], None]
-LOCK = ".lock"
-"""File in a cache folder that the process holds which fills it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +23,8 @@ class Dataset:
 
     blocks: str
     """Folder or URI of the blocks."""
-    folder: Path
-    """Where the blocks can be mapped: `blocks` itself, or the local cache of it."""
+    shelf: Shelf
+    """Gives its blocks: `blocks` itself, or this machine's cache of it."""
     index: Index
     split: Split
 
@@ -72,12 +67,14 @@ def _tell_tenths(report: Report) -> Callable[[int, int], None]:
 
 
 def open_dataset(blocks: str, config: ExperimentConfig) -> Dataset:
-    """Open blocks under an experiment's filters and split; remote ones are cached first. UserError as its parts."""
+    """Blocks under an experiment's filters and split. UserError as its parts, or where a block is gone or cut short."""
     where = Location.of(blocks)
     index = read_index(where)
     games = select_games(index.games, filter_of(config.data))
     split = split_games(games, config.training.train_split, config.data.split)
-    return Dataset(blocks=blocks, folder=cache_blocks(where, index, games), index=index, split=split)
+    shelf, needed = open_shelf(where), {game.block for game in games}
+    shelf.check([block for block in index.blocks if block.name in needed])
+    return Dataset(blocks=blocks, shelf=shelf, index=index, split=split)
 
 
 def filter_of(config: DataConfig) -> GameFilter:
@@ -92,31 +89,6 @@ def filter_of(config: DataConfig) -> GameFilter:
         end_method=config.end_method,
         max_games=config.max_games,
     )
-
-
-def cache_blocks(where: Location, index: Index, games: list[GameEntry]) -> Path:
-    """A local folder with the blocks of some games: `where` itself, or a cache filled once per machine."""
-    local = where.local_path()
-    if local is not None:
-        return local
-    root = Path(os.environ.get("WORLDMODEL_CACHE", Path.home() / ".cache" / "worldmodel"))
-    folder = root / hashlib.sha256(str(where).encode()).hexdigest()[:16]
-    needed = {game.block for game in games}
-    with _locked(folder):
-        for block in index.blocks:
-            path = folder / block.name
-            if block.name in needed and not (path.exists() and path.stat().st_size == block.bytes):
-                (where / block.name).copy_to(path, expected_sha256=block.sha256)
-    return folder
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time: the workers of a machine share its cache, and a download goes on where one ended."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def require_source(config: ExperimentConfig) -> str:

@@ -12,6 +12,7 @@ from worldmodel.blocks.index import GameEntry, Index, has_index, read_index, wri
 from worldmodel.blocks.task import BlockWriter
 from worldmodel.errors import GameError, UserError
 from worldmodel.features.plan import Plan
+from worldmodel.features.shelf import open_shelf
 from worldmodel.features.split import Split, select_games, split_games
 from worldmodel.games.parsed import read_game
 from worldmodel.games.replay_source import holds_replays
@@ -19,7 +20,7 @@ from worldmodel.games.shard import iterate_shard
 from worldmodel.games.source import Reading, Unit, list_source, read_games
 from worldmodel.storage import Location
 from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.data import Dataset, cache_blocks, filter_of
+from worldmodel.training.data import Dataset, filter_of
 from worldmodel.training.estimate import Work, count_predicted
 from worldmodel.training.feed import sample_shape
 from worldmodel.training.schedule import Schedule
@@ -86,8 +87,7 @@ def _count(where: Location, config: ExperimentConfig) -> Extent:
 def _take_part(where: Location, index: Index, split: Split) -> Dataset:
     """So many games as a probe needs; of blocks that lie elsewhere only theirs are fetched."""
     part = Split(train=_take_games(split.train), validation=_take_games(split.validation))
-    folder = cache_blocks(where, index, [*part.train, *part.validation])
-    return Dataset(blocks=str(where), folder=folder, index=index, split=part)
+    return Dataset(blocks=str(where), shelf=open_shelf(where), index=index, split=part)
 
 
 def _take_games(games: Sequence[GameEntry]) -> list[GameEntry]:

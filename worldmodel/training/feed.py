@@ -14,13 +14,15 @@ from worldmodel.blocks.index import PARTITIONS, GameEntry
 from worldmodel.errors import UserError
 from worldmodel.features.batch import Inputs, Targets
 from worldmodel.features.plan import Plan, Samples, SampleShape
-from worldmodel.features.store import FrameStore, StoreOptions
+from worldmodel.features.store import LEAST_BLOCKS, FrameStore, StoreOptions
 from worldmodel.features.view import FeatureView
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.data import Dataset
 
 RESIDENT_SHARE = 0.5
-"""Share of the device's free memory that frames may take; more than that is read from mapped files."""
+"""Share of the device's free memory that frames may take; more than that streams."""
+VALIDATION_SHARE = 0.5
+"""Share of that room which validation games may take: each epoch reads all of them, in an order of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class Worker:
     rank: int = 0
     world: int = 1
     resident_bytes: int = 1 << 62
-    """Bytes of blocks that may be copied to the device."""
+    """Room for frames on the device."""
 
     @property
     def partitions(self) -> frozenset[int]:
@@ -80,15 +82,31 @@ def measure_room(device: torch.device, share: float = 1.0) -> int:
     return int(RESIDENT_SHARE * min(free, share * total))
 
 
-def open_store(dataset: Dataset, games: Sequence[GameEntry], config: ExperimentConfig, worker: Worker) -> FrameStore:
-    """The frames of a worker's part of some games."""
+def open_store(
+    dataset: Dataset,
+    games: Sequence[GameEntry],
+    config: ExperimentConfig,
+    worker: Worker,
+    least_blocks: int | None = None,
+) -> FrameStore:
+    """The frames of a worker's part of some games. `least_blocks`: see `StoreOptions`."""
     options = StoreOptions(
         device=worker.device,
-        resident_bytes=worker.resident_bytes,
+        resident_bytes=share_room(dataset, worker, is_training=games is dataset.split.train),
         with_items=config.encoding.projectiles,
         partitions=worker.partitions,
+        least_blocks=least_blocks or LEAST_BLOCKS,
     )
-    return FrameStore(dataset.folder, dataset.index, games, options)
+    return FrameStore(dataset.shelf, dataset.index, games, options)
+
+
+def share_room(dataset: Dataset, worker: Worker, is_training: bool) -> int:
+    """Bytes of a worker's room that its training games may take, or other games beside them."""
+    most = int(VALIDATION_SHARE * worker.resident_bytes)
+    if not is_training:
+        return most
+    frames = sum(game.frames for game in dataset.split.validation)
+    return worker.resident_bytes - min(most, int(frames * dataset.index.bytes_per_frame / worker.world))
 
 
 class Feed:
@@ -98,7 +116,7 @@ class Feed:
         games = dataset.split.train
         self.worker, self.shape = worker, sample_shape(config)
         self.plan = plan_training(dataset, config)
-        self.store = open_store(dataset, games, config, worker)
+        self.store = open_store(dataset, games, config, worker, self.plan.count_blocks_at_once(worker.partitions))
         self.view = FeatureView(config.encoding, worker.device)
         self._present = self.view.count_present(self.store)
         self.parts = math.lcm(config.training.batch_parts, worker.world)
@@ -110,6 +128,8 @@ class Feed:
     def batches(self, step: int) -> list[Batch]:
         """This worker's parts of step `step` (from 0), in order."""
         everything = self.plan.global_batch(step)
+        if not self.store.is_resident:
+            self.store.expect(self.plan.blocks_ahead(step, self.worker.partitions))
         return [
             self._part(everything, part, self.parts) for part in range(self.worker.rank, self.parts, self.worker.world)
         ]

@@ -57,11 +57,10 @@ class Journal:
         self._stack.callback(self.reporter.close)
         self.gauges = Gauges(self.config, trainer.device, self.run.note)
         self._stack.callback(self.gauges.close)
-        where = "on the device" if trainer.feed.store.is_resident else "in mapped files"
         self.say(
             f"{parameters:,} parameters | {plan.epoch_targets:,} targets an epoch in "
             f"{schedule.steps_per_epoch:,} steps of {plan.batch_size} {plan.shape.mode}s | "
-            f"frames {where} ({trainer.feed.store.bytes / 2**20:,.0f} MiB)"
+            f"{trainer.feed.store.describe()}"
         )
         for complaint in recovery.complaints if recovery else ():
             self.run.note(complaint)
