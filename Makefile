@@ -2,7 +2,8 @@
 #
 #   make round1   toy games, Round 1's seven experiments, tables and a report in minutes (DATA=, STORAGE=, NAME=, SEEDS=)
 #   make test     checks and tests
-#   make slow     tests of minutes: jobs on a real head node, monitoring
+#   make slow     tests of minutes: jobs on a real head node, monitoring, the real kernels (interpreted)
+#   make gpu      adds the kernels of mamba_ssm, on a machine with an NVIDIA GPU
 #   make check    ruff and mypy
 #   make clean    removes the environment and caches; data and runs stay
 
@@ -14,9 +15,11 @@ SEEDS ?= 1
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+KERNELS := .venv-kernels
+KERNELS_STAMP := $(KERNELS)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: round1 test slow check clean
+.PHONY: round1 test slow gpu kernels check clean
 .DELETE_ON_ERROR:
 
 round1: $(STAMP)
@@ -28,7 +31,7 @@ test: $(STAMP)
 	@status=0; $(MAKE) --no-print-directory check || status=$$?; \
 	$(BIN)/python -m pytest -n 2 --dist loadgroup || status=$$?; exit $$status
 
-slow: $(STAMP)
+slow: $(STAMP) $(KERNELS_STAMP)
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
 
 check: $(STAMP)
@@ -36,8 +39,14 @@ check: $(STAMP)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+gpu: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[gpu]"
+	$(call install_kernels,$(BIN))
+
+kernels: $(KERNELS_STAMP)
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv $(KERNELS) .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 
 # torch comes first and alone, so that the machine's own pip settings decide which build of it is taken.
 $(STAMP): pyproject.toml constraints.txt
@@ -46,4 +55,19 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,replay]"
+	touch $@
+
+# Of mamba_ssm we run the Triton kernels alone: no CUDA extension is built, and its own dependencies serve the rest.
+define install_kernels
+MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE $(1)/python -m pip install --quiet --constraint constraints.txt \
+	--no-build-isolation --no-deps mamba-ssm
+endef
+
+# What the tests compare the model with, in an environment that adds it to the packages of .venv.
+$(KERNELS_STAMP): $(STAMP) tests/model/kernels.txt
+	$(BIN)/python -m venv --clear --without-pip $(KERNELS)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(KERNELS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+	$(KERNELS)/bin/python -m pip install --quiet --constraint constraints.txt --requirement tests/model/kernels.txt
+	$(call install_kernels,$(KERNELS)/bin)
 	touch $@

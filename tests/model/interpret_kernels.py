@@ -1,30 +1,55 @@
-"""Runs mamba_ssm's Triton kernels on a CPU (TRITON_INTERPRET=1) and compares them with the plain-torch scan.
+"""Runs mamba_ssm's Triton kernels on a CPU (TRITON_INTERPRET=1) and compares them with plain torch.
 
-A process of its own, because it replaces parts of torch and Triton. Prints a JSON line of largest differences.
+A process of its own, because it replaces parts of torch and Triton. Prints a line of JSON: case to name to the largest
+difference, relative to the largest value.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import types
-from dataclasses import fields
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
+from tests.model.golden import random_batch
+from worldmodel.encoding import EncodingConfig
+from worldmodel.model import kernels, scan
+from worldmodel.model.build import build_model
+from worldmodel.model.config import ModelConfig
+from worldmodel.training.config import LossWeights
+from worldmodel.training.loss import compute_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """A scan to compare."""
+
+    length: int
+    """Frames; not all are multiples of the chunk."""
+    has_state: bool = False
+    """Whether a state comes before them."""
+    wants_state: bool = True
+    """Whether the state behind them is wanted."""
+    dtype: torch.dtype = torch.float32
+    """Of x, b and c. float16 stands in for bfloat16, whose bits the interpreter multiplies as if they were numbers."""
+
+
+CHUNK, FRAMES = 16, 21
+SCANS = {
+    "one frame": Scan(length=1),
+    "no state before or behind": Scan(length=19, wants_state=False),
+    "state before, none behind": Scan(length=32, has_state=True, wants_state=False),
+    "state before and behind": Scan(length=37, has_state=True),
+    "narrow": Scan(length=37, has_state=True, dtype=torch.float16),
+}
+
 
 def prepare() -> None:
-    """What the kernels expect of a GPU machine: a package without its CUDA extension, and a device."""
-    spec = find_spec("mamba_ssm")
-    assert spec is not None and spec.submodule_search_locations is not None
-    package = types.ModuleType("mamba_ssm")
-    package.__path__ = list(spec.submodule_search_locations)
-    package.__spec__ = ModuleSpec("mamba_ssm", None, is_package=True)
-    sys.modules["mamba_ssm"] = package
+    """What the kernels expect of a GPU machine: a device. One configuration of each kernel is enough."""
     torch.cuda.device = lambda *_: contextlib.nullcontext()  # type: ignore[assignment,misc,return-value]
     torch.cuda.get_device_properties = lambda *_: types.SimpleNamespace(multi_processor_count=1)  # type: ignore[assignment,misc,return-value]
     import triton.runtime.autotuner as autotuner
@@ -38,37 +63,83 @@ def prepare() -> None:
     autotuner.Autotuner.__init__ = keep_one
 
 
-def compare(length: int, has_state: bool) -> dict[str, float]:
-    """Largest differences between the two backends' outputs, final states and gradients, relative to their size."""
-    from worldmodel.model import kernels, scan
+def measure(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:
+    """Largest difference of tensors, relative to their largest value; absolute where all of them are zero."""
+    pairs = list(zip(ours, theirs, strict=True))
+    size = max(float(right.detach().abs().max()) for _, right in pairs)
+    return max(float((left - right).detach().abs().max()) for left, right in pairs) / (size or 1.0)
 
-    draw = torch.Generator().manual_seed(length)
-    batch, heads, width, state = 2, 2, 16, 16
-    inputs = {
-        "x": torch.randn(batch, length, heads, width, generator=draw),
-        "dt": torch.rand(batch, length, heads, generator=draw),
-        "a": -torch.rand(heads, generator=draw) * 4,
-        "b": torch.randn(batch, length, state, generator=draw),
-        "c": torch.randn(batch, length, state, generator=draw),
-        "d": torch.randn(heads, generator=draw),
-    }
-    assert inputs.keys() == {f.name for f in fields(scan.ScanInputs)}
-    start = torch.randn(batch, heads, width, state, generator=draw) if has_state else None
-    found: list[list[Tensor]] = []
+
+def compare_scans(case: Scan) -> dict[str, float]:
+    """Differences of outputs, final state and the gradients of everything that goes in."""
+    inputs, start = draw_inputs(case)
+    found: list[dict[str, Tensor]] = []
     for module in (kernels, scan):
         leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
-        y, final = module.scan_chunks(scan.ScanInputs(**leaves), 16, start, wants_state=True)
-        (y.sin().sum() + final.square().sum()).backward()
-        found.append([y.detach(), final.detach(), *(leaf.grad for leaf in leaves.values())])
-    names = ["y", "final", *inputs]
-    pairs = zip(names, *found, strict=True)
-    return {name: float((ours - theirs).abs().max() / theirs.abs().max()) for name, ours, theirs in pairs}
+        before = start.clone().requires_grad_()
+        y, final = module.scan_chunks(
+            scan.ScanInputs(**leaves), CHUNK, before if case.has_state else None, wants_state=case.wants_state
+        )
+        assert (final is not None) == case.wants_state
+        ends = {"y": y} if final is None else {"y": y, "final": final}
+        torch.stack([(end.float().sin() + end.float().square()).sum() for end in ends.values()]).sum().backward()
+        used = {**leaves, "initial": before} if case.has_state else leaves
+        found.append(
+            {**ends, **{f"gradient of {name}": leaf.grad for name, leaf in used.items() if leaf.grad is not None}}
+        )
+    assert found[0].keys() == found[1].keys()
+    return {name: measure([found[0][name]], [found[1][name]]) for name in found[1]}
+
+
+def draw_inputs(case: Scan) -> tuple[dict[str, Tensor], Tensor]:
+    """What drives a scan, and a state to begin from."""
+    draw = torch.Generator().manual_seed(case.length)
+    batch, heads, width, state = 2, 2, 16, 16
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw)
+
+    inputs = {
+        "x": normal(batch, case.length, heads, width).to(case.dtype),
+        "dt": torch.rand(batch, case.length, heads, generator=draw),
+        "a": -torch.rand(heads, generator=draw) * 4,
+        "b": normal(batch, case.length, state).to(case.dtype),
+        "c": normal(batch, case.length, state).to(case.dtype),
+        "d": normal(heads),
+    }
+    assert inputs.keys() == {f.name for f in fields(scan.ScanInputs)}
+    return inputs, normal(batch, heads, width, state)
+
+
+def compare_models() -> dict[str, float]:
+    """Differences of a whole model's predictions, of the state behind them, the loss and all parameters' gradients."""
+    config = ModelConfig(d_model=32, d_state=16, n_layers=2, headdim=16, chunk_size=CHUNK, dropout=0.0)
+    layout = EncodingConfig(state_age_as_embed=True).layout
+    inputs, _, targets = random_batch(layout, batch=2, positions=FRAMES)
+    weights = build_model(config, layout).state_dict()
+    found: list[dict[str, list[Tensor]]] = []
+    for backend in ("kernels", "torch"):
+        model = build_model(replace(config, backend=backend), layout)
+        model.load_state_dict(weights)
+        with torch.no_grad():
+            before = model(inputs)[1]
+        predictions, after = model(inputs, before)
+        loss, _ = compute_loss(predictions, targets, LossWeights())
+        loss.backward()  # type: ignore[no-untyped-call]
+        found.append(
+            {
+                "predictions": [*predictions.numbers.values(), *predictions.logits.values()],
+                "state": list(after.tensors),
+                "loss": [loss],
+                **{f"gradient of {name}": [p.grad] for name, p in model.named_parameters() if p.grad is not None},
+            }
+        )
+    assert found[0].keys() == found[1].keys()
+    return {name: measure(found[0][name], found[1][name]) for name in found[1]}
 
 
 if __name__ == "__main__":
     prepare()
-    print(
-        json.dumps(
-            {f"{length}, {has_state}": compare(length, has_state) for length, has_state in [(16, False), (37, True)]}
-        )
-    )
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    print(json.dumps({**{name: compare_scans(case) for name, case in SCANS.items()}, "model": compare_models()}))

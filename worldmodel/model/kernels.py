@@ -1,11 +1,15 @@
-"""Mamba-2 on a GPU: mamba_ssm's Triton scan and causal_conv1d, behind the interfaces of their plain-torch forms."""
+"""Mamba-2 on a GPU: mamba_ssm's Triton scan and causal_conv1d, behind the interfaces of their plain-torch forms.
+
+Of mamba_ssm only the Triton kernels are used, so it may be installed without its CUDA extension.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec
 from typing import Any, Literal
 
 import torch
@@ -16,6 +20,7 @@ from worldmodel.errors import UserError
 from worldmodel.model.scan import ScanInputs
 
 Backend = Literal["auto", "torch", "kernels"]
+PACKAGE, SCAN = "mamba_ssm", "mamba_ssm.ops.triton.ssd_combined"
 SMALLEST_CHUNK = 16
 """The scan's kernels take chunks of a power of two from here on."""
 CHANNEL_STEP = 8
@@ -25,7 +30,7 @@ CHANNEL_STEP = 8
 @cache
 def is_installed() -> bool:
     """Whether mamba_ssm and Triton are there to be imported."""
-    return find_spec("mamba_ssm") is not None and find_spec("triton") is not None
+    return find_spec(PACKAGE) is not None and find_spec("triton") is not None
 
 
 @cache
@@ -61,7 +66,7 @@ def scan_chunks(
     wants_state: bool = False,
 ) -> tuple[Float[Tensor, "batch time head width"], Float[Tensor, "batch head width state"] | None]:
     """What `scan.scan_chunks` computes, up to rounding."""
-    y = _import("mamba_ssm.ops.triton.ssd_combined").mamba_chunk_scan_combined(
+    y = import_scan().mamba_chunk_scan_combined(
         inputs.x,
         inputs.dt,
         inputs.a,
@@ -83,6 +88,19 @@ def convolve(
     """SiLU of the causal depthwise convolution, as if zeros came before the first frame."""
     y: Tensor = _import("causal_conv1d").causal_conv1d_fn(frames.mT, weight, bias, activation="silu")
     return y.mT
+
+
+@cache
+def import_scan() -> Any:
+    """The module of mamba_ssm that holds the scan. UserError where it cannot be imported.
+
+    Importing the package itself would import all that it holds, language models and a CUDA extension for Mamba-1
+    among them. So a bare package takes its place, unless somebody has imported the package before: of it we need
+    nothing but where its modules lie.
+    """
+    if PACKAGE not in sys.modules and (spec := find_spec(PACKAGE)) is not None:
+        sys.modules[PACKAGE] = module_from_spec(spec)
+    return _import(SCAN)
 
 
 def _import(name: str) -> Any:
