@@ -103,7 +103,9 @@ def test_gauges_say_what_the_runs_own_files_say(tmp_path: Path, monkeypatch: pyt
     for name, tags in ray.series:
         assert {tag: dict(tags)[tag] for tag in TAGS} == own
         assert ("metric", config.training.best_metric) in tags or name != PREFIX + "best_metric"
-    assert {name.removeprefix(PREFIX) for name, _ in ray.series} == {g for g in GAUGES if not g.startswith("gpu")}
+    assert {name.removeprefix(PREFIX) for name, _ in ray.series} == {
+        g for g in GAUGES if not g.startswith(("gpu", "host", "device"))
+    }
 
 
 def test_without_a_price_there_is_no_cost_and_without_validation_no_best(monkeypatch: pytest.MonkeyPatch) -> None:

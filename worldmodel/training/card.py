@@ -16,7 +16,7 @@ from worldmodel.training.budget import describe_budget
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import describe_changes
 from worldmodel.training.estimate import describe_estimate
-from worldmodel.training.record import RunRecord
+from worldmodel.training.record import RunRecord, Seconds
 from worldmodel.training.reporter import format_duration, format_usd
 from worldmodel.training.run import EVALUATION
 from worldmodel.training.run_folder import describe_end, read_config, read_record
@@ -145,15 +145,32 @@ def _render_effort(record: RunRecord, config: ExperimentConfig) -> str:
     rows = [
         ("Time", format_duration(spent.total) if spent.total else ABSENT),
         ("of it training", format_duration(spent.training) if spent.training else ABSENT),
+        ("of that waiting for data", _format_waiting(spent)),
         ("of it validation", format_duration(spent.validation) if spent.validation else ABSENT),
         ("Cost", cost),
         ("Estimate", describe_estimate(record)),
         *([("Budget", describe_budget(record.budget))] if record.budget else []),
         ("Device", f"{device}, {record.world_size} worker{'s' * (record.world_size != 1)}"),
+        *_render_shares(record),
+        *([("Frames", record.frames)] if record.frames else []),
         ("Hosts", ", ".join(record.hosts)),
         ("Seed", str(config.training.seed)),
     ]
     return "## Cost and time\n\n" + "\n".join(f"- {name}: {text}" for name, text in rows)
+
+
+def _format_waiting(spent: Seconds) -> str:
+    if not spent.training:
+        return ABSENT
+    return f"{format_duration(spent.data)} ({100 * spent.data / spent.training:.1f} %)"
+
+
+def _render_shares(record: RunRecord) -> list[tuple[str, str]]:
+    """Where a step's time went at last, where a device works beside the host."""
+    names = {"host": "host at work", "device": "device at work"}
+    known = {text: record.metrics.get(f"speed/{name}_share") for name, text in names.items()}
+    shown = [f"{text} {100 * share:.0f} %" for text, share in known.items() if share is not None]
+    return [("Of a step", ", ".join(shown))] if shown else []
 
 
 def _explain_price(record: RunRecord) -> str:

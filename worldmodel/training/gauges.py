@@ -23,6 +23,8 @@ GAUGES = {
     "targets_per_second": "frames predicted per second, over all workers",
     "step_seconds": "mean seconds of an optimizer step",
     "data_share": "share (0 to 1) of the time spent waiting for data",
+    "host_share": "share (0 to 1) of the time in which the host prepared work for the GPU; absent on a CPU",
+    "device_share": "share (0 to 1) of the time in which steps ran on the GPU; absent on a CPU",
     "epoch": "epochs done, with the part of the one under way",
     "step": "optimizer steps done",
     "best_metric": "best value so far of the metric named by the tag `metric`",
@@ -98,6 +100,8 @@ def describe_interval(interval: Interval) -> dict[str, float | None]:
         "targets_per_second": interval.targets_per_second,
         "step_seconds": interval.step_seconds,
         "data_share": interval.data_share,
+        "host_share": interval.host_share,
+        "device_share": interval.device_share,
     }
 
 

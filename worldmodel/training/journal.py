@@ -52,7 +52,8 @@ class Journal:
         self.trainer = trainer
         plan, schedule = trainer.feed.plan, trainer.schedule
         parameters = sum(p.numel() for p in trainer.model.parameters())
-        self.run.update(total_steps=schedule.total_steps, parameters=parameters)
+        frames = trainer.feed.store.describe()
+        self.run.update(total_steps=schedule.total_steps, parameters=parameters, frames=frames)
         self.reporter = Reporter(schedule.total_steps, keep=self._keep, stream=self._stream)
         self._stack.callback(self.reporter.close)
         self.gauges = Gauges(self.config, trainer.device, self.run.note)
@@ -60,7 +61,7 @@ class Journal:
         self.say(
             f"{parameters:,} parameters | {plan.epoch_targets:,} targets an epoch in "
             f"{schedule.steps_per_epoch:,} steps of {plan.batch_size} {plan.shape.mode}s | "
-            f"{trainer.feed.store.describe()}"
+            f"{frames}"
         )
         for complaint in recovery.complaints if recovery else ():
             self.run.note(complaint)
@@ -134,6 +135,7 @@ class Journal:
         now = self.trainer.seconds
         return Seconds(
             training=self._before.training + now["training"],
+            data=self._before.data + now["data"],
             validation=self._before.validation + now["validation"],
             total=self.run.record.seconds.total,
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.model.world_model import WorldModel
+from worldmodel.training.ahead import Ahead
 from worldmodel.training.checkpoint import Best, Checkpoint, CheckpointState, name_folder
 from worldmodel.training.config import ExperimentConfig, TrainingConfig
 from worldmodel.training.feed import Batch, Feed
@@ -20,6 +21,7 @@ from worldmodel.training.metrics import Metrics
 from worldmodel.training.optimizer_state import restore_optimizer
 from worldmodel.training.reporter import Interval
 from worldmodel.training.schedule import Schedule, compute_learning_rate
+from worldmodel.training.stopwatch import Stopwatch
 from worldmodel.training.validation import ValidationSet, validate
 from worldmodel.training.workers import Workers
 
@@ -56,8 +58,7 @@ class _Sums:
     terms: dict[str, Tensor] = field(default_factory=dict)
     steps: int = 0
     targets: int = 0
-    data_seconds: float = 0.0
-    began: float = field(default_factory=time.perf_counter)
+    watch: Stopwatch
 
 
 class Trainer:
@@ -74,7 +75,8 @@ class Trainer:
         self.device = feed.worker.device
         self.step = 0
         self.best: Best | None = None
-        self.seconds = {"training": 0.0, "validation": 0.0}
+        self.seconds = {"training": 0.0, "validation": 0.0, "data": 0.0}
+        self._ahead: Ahead[list[Batch]] | None = None
         self._metrics = Metrics(feed.view.layout, config.loss_weights, self.device)
         self._sums = self._begin_interval()
         self._log_every = self.training.log_interval or FIRST_INTERVAL
@@ -106,6 +108,10 @@ class Trainer:
 
     def run(self, hooks: Hooks) -> str | None:
         """Train to the last step. Returns None, or the reason why it stopped earlier."""
+        with Ahead(self.feed.batches, self.schedule.total_steps) as self._ahead:
+            return self._run(hooks)
+
+    def _run(self, hooks: Hooks) -> str | None:
         last_saved = time.monotonic()
         while self.step < self.schedule.total_steps:
             if self._is_time_to_ask() and (reason := self.workers.agree(hooks.stop_reason())):
@@ -135,7 +141,8 @@ class Trainer:
 
     def _begin_interval(self) -> _Sums:
         zero = torch.zeros((), device=self.device)
-        return _Sums(loss=zero, first_bad=torch.full((), NEVER, device=self.device))
+        first_bad = torch.full((), NEVER, device=self.device)
+        return _Sums(loss=zero, first_bad=first_bad, watch=Stopwatch(self.device))
 
     def _is_time_to_ask(self) -> bool:
         """Whether worker 0 is asked now; with several workers, which must wait for its answer, only now and then."""
@@ -146,8 +153,18 @@ class Trainer:
 
     def _train_step(self) -> None:
         began = time.perf_counter()
-        batches = self.feed.batches(self.step)
-        self._sums.data_seconds += time.perf_counter() - began
+        watch = self._sums.watch
+        with watch.waiting():
+            batches = self._ahead.take(self.step) if self._ahead else self.feed.batches(self.step)
+        self.seconds["data"] += time.perf_counter() - began
+        with watch.computing():
+            loss, terms, norm = self._learn(batches)
+        self.step += 1
+        self._note_step(batches[0].targets_in_all, loss, terms, norm)
+        self.seconds["training"] += time.perf_counter() - began
+
+    def _learn(self, batches: list[Batch]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """One optimizer step; returns this worker's loss and terms, and the gradient's norm."""
         rate = compute_learning_rate(self.schedule, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -155,9 +172,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self._note_step(batches[0].targets_in_all, loss, terms, norm)
-        self.seconds["training"] += time.perf_counter() - began
+        return loss, terms, norm
 
     def _compute_gradients(self, batches: list[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
         """Add up the parts' gradients, always in the same order; returns this worker's loss and terms."""
@@ -204,7 +219,7 @@ class Trainer:
         terms = dict(zip(done.terms, rest, strict=True))
         if not math.isfinite(loss) or not math.isfinite(terms["norm"]):
             raise NonFiniteError(self._describe_batch(self.workers.least(done.first_bad), terms))
-        seconds = time.perf_counter() - done.began
+        seconds, shares = done.watch.seconds, done.watch.read()
         if self.training.log_interval is None:
             self._log_every = self.workers.share(max(1, round(LINES_SECONDS * done.steps / seconds)))
         interval = Interval(
@@ -215,7 +230,9 @@ class Trainer:
             learning_rate=compute_learning_rate(self.schedule, self.step - 1),
             step_seconds=seconds / done.steps,
             targets_per_second=done.targets / seconds,
-            data_share=done.data_seconds / seconds,
+            data_share=shares.data,
+            host_share=shares.host,
+            device_share=shares.device,
         )
         return interval, {
             "batch/loss": loss,
@@ -223,7 +240,7 @@ class Trainer:
             "lr": interval.learning_rate,
             "epoch": self.step / self.schedule.steps_per_epoch,
             "speed/targets_per_second": interval.targets_per_second,
-            "speed/data_share": interval.data_share,
+            **{f"speed/{name}_share": share for name, share in vars(shares).items() if share is not None},
         }
 
     def _describe_batch(self, step: int, terms: dict[str, float]) -> str:

@@ -72,6 +72,8 @@ class Seconds(BaseModel):
 
     training: float = 0.0
     """Seconds in training steps."""
+    data: float = 0.0
+    """Of these, seconds waiting for data."""
     validation: float = 0.0
     """Seconds in validation."""
     total: float = 0.0
@@ -113,6 +115,8 @@ class RunRecord(Living):
     """The package's version."""
     schema_hash: str = Field(default_factory=schema_hash)
     model_hash: str = Field(default_factory=model_hash)
+    frames: str = ""
+    """Where its frames are at hand, all or some at a time, and in how much room."""
     data_fingerprint: str = ""
     """Which games it is trained on, and how they are split."""
     blocks: str = ""

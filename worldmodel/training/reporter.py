@@ -32,6 +32,10 @@ class Interval:
     """Predicted frames per second."""
     data_share: float
     """Share (0 to 1) of the time that was spent waiting for data."""
+    host_share: float | None = None
+    """Share that the host worked; None: host and device are one, as on a CPU. See `stopwatch.py`."""
+    device_share: float | None = None
+    """Share that the device worked; it overlaps with the host's."""
 
 
 class Reporter:
@@ -76,10 +80,18 @@ def format_interval(interval: Interval) -> str:
             f"lr {interval.learning_rate:.1e}",
             f"{1000 * interval.step_seconds:.1f} ms/step",
             f"{format_count(interval.targets_per_second)} targets/s",
-            f"data {100 * interval.data_share:.1f}%",
+            _format_shares(interval),
             f"eta {format_duration(left)}",
         )
     )
+
+
+def _format_shares(interval: Interval) -> str:
+    """Where a step's time goes; host and device work at the same time, where they are two."""
+    shares = {"data": interval.data_share, "host": interval.host_share, "device": interval.device_share}
+    if interval.device_share is None:
+        shares["compute"] = 1 - interval.data_share
+    return " ".join(f"{name} {100 * share:.1f}%" for name, share in shares.items() if share is not None)
 
 
 def format_count(number: float | int) -> str:
