@@ -170,3 +170,33 @@ def test_the_blocks_ahead_are_those_that_the_next_steps_read_the_present_groups_
 def test_a_number_of_workers_that_cannot_share_evenly_is_refused_with_those_that_can(world: int) -> None:
     with pytest.raises(UserError, match=r"\[1, 2, 4, 8\]"):
         check_world(world)
+
+
+@given(seed=st.integers(0, 10), batch_size=st.integers(1, 64))
+@settings(max_examples=20, deadline=None)
+def test_two_epochs_show_every_sample_from_both_sides(seed: int, batch_size: int) -> None:
+    games = [game(number, 90 + number) for number in range(20)]
+    shape = SampleShape(mode="sequence", context=1, length=8)
+    plan = Plan(games, shape, batch_size, seed, swaps_players=True)
+    sides = []
+    for number in range(3):
+        sides.append({})
+        for batch in epoch(plan, number):
+            assert batch.swapped is not None
+            sides[-1] |= dict(zip(zip(batch.games, batch.starts, strict=True), batch.swapped, strict=True))
+    assert sides[0] == {sample: not side for sample, side in sides[1].items()} == sides[2]
+    assert 0.35 < np.mean(list(sides[0].values())) < 0.65
+
+
+def test_workers_see_their_samples_from_the_side_that_the_whole_batch_does() -> None:
+    games = [game(number, 200) for number in range(30)]
+    plan = Plan(games, SampleShape(mode="sequence", context=1, length=8), 64, SEED, swaps_players=True)
+    whole = plan.global_batch(5)
+    assert whole.swapped is not None
+    expected = {(g, s): side for g, s, side in zip(whole.games, whole.starts, whole.swapped, strict=True)}
+    found = {}
+    for rank in range(4):
+        part = plan.batch(5, rank, 4)
+        assert part.swapped is not None
+        found |= {(g, s): side for g, s, side in zip(part.games, part.starts, part.swapped, strict=True)}
+    assert found == expected

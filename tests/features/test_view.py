@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,44 @@ def test_a_batch_of_mixed_layouts_is_what_its_samples_are_alone(
     together = view.view(resident, samples, shape)
     for other in (view.view(mapped, samples, shape), *_one_by_one(view, resident, samples, shape)):
         assert_same(together, other)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["base", "everything", "age"])
+def test_swapped_samples_are_those_of_a_game_whose_players_sat_the_other_way_round(
+    tmp_path: Path, config: EncodingConfig
+) -> None:
+    games = [toy_columns(seed, FRAMES) for seed in range(3)]
+    own, other = write(tmp_path / "a", games), write(tmp_path / "b", [exchanged(game) for game in games])
+    shape = SampleShape(mode="sequence", context=10, length=16, lookahead=config.lookahead)
+    samples = Samples(np.repeat(whole_games(own).games, 2), np.array([0, 16] * 3))
+    chosen = np.array([True, False, False, True, True, False])
+    there = whole_games(other).games[np.arange(6) // 2]
+    view = FeatureView(config)
+    found = view.view(open_store(tmp_path / "a", own), replace(samples, swapped=chosen), shape)
+    plain = view.view(open_store(tmp_path / "a", own), samples, shape)
+    expected = view.view(open_store(tmp_path / "b", other), Samples(there, samples.starts), shape)
+    for mask, side in ((chosen, expected), (~chosen, plain)):
+        assert_same(_pick(found, mask), _pick(side, mask))
+    assert not torch.equal(plain[0].floats[chosen], expected[0].floats[chosen])
+
+
+def exchanged(columns: Columns) -> Columns:
+    """The same game with player 0 as player 1."""
+    other = {"p0": "p1", "p1": "p0"}
+    return {path: columns[(other.get(path[0], path[0]), *path[1:])] for path in columns}
+
+
+def _pick(batch: tuple, mask: np.ndarray) -> tuple:
+    """Some samples of inputs and targets."""
+    return tuple(
+        type(part)(
+            **{
+                name: {term: t[mask] for term, t in value.items()} if isinstance(value, dict) else value[mask]
+                for name, value in vars(part).items()
+            }
+        )
+        for part in batch
+    )
 
 
 def _one_by_one(view: FeatureView, store: FrameStore, samples: Samples, shape: SampleShape) -> list:

@@ -23,6 +23,8 @@ from worldmodel.errors import UserError
 
 GROUP_BLOCKS = 4
 """Blocks whose samples are shuffled together."""
+_GOLDEN_RATIO = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 over the golden ratio: the products' highest bits are spread evenly (Knuth, TAOCP 3, 6.4)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +62,22 @@ class SampleShape:
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples of a batch: `games` (B,) indices into the plan's games, `starts` (B,) first context frames."""
+    """Samples of a batch."""
 
     games: np.ndarray
+    """(B,) indices into the plan's games."""
     starts: np.ndarray
+    """(B,) first context frames."""
+    swapped: np.ndarray | None = None
+    """(B,) whether a sample is seen with its players in each other's place; None: no sample is."""
 
     def __len__(self) -> int:
         return len(self.games)
+
+    def take(self, rows: np.ndarray | slice) -> Samples:
+        """Some of them, by a mask, indices or a slice."""
+        swapped = None if self.swapped is None else self.swapped[rows]
+        return Samples(self.games[rows], self.starts[rows], swapped)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +98,16 @@ class Visit:
 class Plan:
     """The order of all samples of some games."""
 
-    def __init__(self, games: Sequence[GameEntry], shape: SampleShape, batch_size: int, seed: int) -> None:
-        self.shape, self.batch_size, self.seed = shape, batch_size, seed
+    def __init__(
+        self,
+        games: Sequence[GameEntry],
+        shape: SampleShape,
+        batch_size: int,
+        seed: int,
+        *,
+        swaps_players: bool = False,
+    ) -> None:
+        self.shape, self.batch_size, self.seed, self.swaps_players = shape, batch_size, seed, swaps_players
         self.games = list(games)
         frames = [game.frames for game in self.games]
         self.targets = np.array([shape.count_targets(count) for count in frames], dtype=np.int64)
@@ -122,14 +141,20 @@ class Plan:
         samples = self.global_batch(step)
         if world == 1:
             return samples
-        own = self.partitions[samples.games] % world == rank
-        return Samples(samples.games[own], samples.starts[own])
+        return samples.take(self.partitions[samples.games] % world == rank)
 
     def global_batch(self, step: int) -> Samples:
         """All samples of a step, whoever computes them."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = self._order(epoch)
-        return self.locate(order[position * self.batch_size : (position + 1) * self.batch_size])
+        ids = self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
+        samples = self.locate(ids)
+        return replace(samples, swapped=self._choose_swapped(ids, epoch)) if self.swaps_players else samples
+
+    def _choose_swapped(self, ids: np.ndarray, epoch: int) -> np.ndarray:
+        """A fixed half of the samples in every even epoch, the other half in every odd one."""
+        mixed = (ids.astype(np.uint64) + np.uint64(self.seed)) * _GOLDEN_RATIO
+        chosen: np.ndarray = (mixed >> np.uint64(63)).astype(bool)
+        return chosen ^ bool(epoch % 2)
 
     def locate(self, ids: np.ndarray) -> Samples:
         """Game and first context frame of sample ids (0 .. `samples`)."""

@@ -41,7 +41,21 @@ class Decoded:
     """Frames as numbers and classes: everything that inputs and targets are slices of."""
 
     numbers: Float[Tensor, "batch time float"]
+    """Player 0's numbers, then player 1's."""
     classes: Int[Tensor, "batch time class"]
+    """Player 0's classes, player 1's, the stage."""
+
+    def swap_players(self, samples: Int[Tensor, " sample"]) -> None:
+        """Put the players of some samples into each other's place: the game has no first player, so both are true."""
+        players = self.classes[..., :-1]
+        for values in (self.numbers, players):
+            _swap(values.view(*values.shape[:-1], PLAYERS, -1), samples, 2)
+
+
+def _swap(values: Tensor, samples: Int[Tensor, " sample"], axis: int) -> Tensor:
+    """Turn some samples' player axis around, in place."""
+    values[samples] = values[samples].flip(axis)
+    return values
 
 
 class FeatureView:
@@ -55,12 +69,16 @@ class FeatureView:
 
     def view(self, store: FrameStore, samples: Samples, shape: SampleShape) -> tuple[Inputs, Targets]:
         """Inputs and targets of some samples. Targets beyond a game's end are not valid."""
-        decoded = self.decode(store, samples, shape.frames)
+        decoded, present = self.decode(store, samples, shape.frames), self._present(store, samples)
+        if samples.swapped is not None:
+            swapped = torch.from_numpy(np.flatnonzero(samples.swapped)).to(self.device)
+            decoded.swap_players(swapped)
+            present = {term: _swap(table, swapped, 1) for term, table in present.items()}
         starts = torch.from_numpy(samples.starts).to(self.device)
         lengths = torch.from_numpy(store.game_lengths(samples)).to(self.device)
         first = starts + shape.inputs - shape.positions
         target = first[:, None] + torch.arange(shape.positions, device=self.device) + 1 + shape.lookahead
-        return self.slice(decoded, shape, target < lengths[:, None], self._present(store, samples))
+        return self.slice(decoded, shape, target < lengths[:, None], present)
 
     def decode(self, store: FrameStore, samples: Samples, frames: int) -> Decoded:
         """Numbers and classes of `frames` rows of each sample."""

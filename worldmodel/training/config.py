@@ -16,6 +16,7 @@ from worldmodel.model.config import ModelConfig
 
 Count = Annotated[int, Field(ge=1)]
 Identifier = Annotated[int, Field(ge=0)]
+PartCount = Literal[1, 2, 4, 8]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -55,9 +56,12 @@ class TrainingConfig:
     """Frames of a sequence that are predicted; sequence mode only."""
     batch_size: Count = 64
     """Samples (sequences or windows) per optimizer step, over all workers."""
-    batch_parts: Literal[1, 2, 4, 8] = 1
+    batch_parts: PartCount = 1
     """Parts of a batch, by partition of the data, that are computed one after another and added up: less memory. With 2
     parts, one worker and two learn the same to the last bit on CPUs."""
+    swap_players: bool = False
+    """Whether half of the samples are seen with the players in each other's place, in the next epoch the other half:
+    the game has no first player, and every frame becomes two different targets. False: as published."""
     num_epochs: Count = 2
     """Epochs in total, also after a resume; in one epoch every training frame is a target once."""
     max_steps: Count | None = None

@@ -68,7 +68,8 @@ def sample_shape(config: ExperimentConfig) -> SampleShape:
 def plan_training(dataset: Dataset, config: ExperimentConfig) -> Plan:
     """The order of an experiment's training samples. UserError where no game is long enough."""
     training = config.training
-    return Plan(dataset.split.train, sample_shape(config), training.batch_size, training.seed)
+    games, shape = dataset.split.train, sample_shape(config)
+    return Plan(games, shape, training.batch_size, training.seed, swaps_players=training.swap_players)
 
 
 def measure_room(device: torch.device, share: float = 1.0) -> int:
@@ -153,8 +154,7 @@ class Feed:
         )
 
     def _own(self, everything: Samples, part: int, parts: int) -> Samples:
-        mine = self.plan.partitions[everything.games] % parts == part
-        return Samples(everything.games[mine], everything.starts[mine])
+        return everything.take(self.plan.partitions[everything.games] % parts == part)
 
     def _denominators(self, samples: Samples, valid: np.ndarray) -> dict[str, float]:
         counts = {term: float((valid * present[samples.games]).sum()) for term, present in self._present.items()}

@@ -46,10 +46,12 @@ def _find_laptop(config: ExperimentConfig) -> dict[str, Any]:
         "training.batch_size": 16,
         "training.batch_parts": 2,
         "training.num_epochs": 1,
+        "training.swap_players": True,
         "training.lr": 8e-3,
         "training.warmup_pct": 0.04,
         "training.schedule": "cosine",
         "training.amp": True,
+        "loss_weights.action": 4.0,
     }
 
 
@@ -63,6 +65,7 @@ def _find_round1(config: ExperimentConfig) -> dict[str, Any]:
         "model.output_scale": 1.0,
         "model.copy_prior": 0.0,
         "training.smooth_l1_beta": None,
+        "training.swap_players": False,
         "training.mode": "window",
         "training.batch_size": 512,
         "training.lr": {"mlp": 1e-3, "mamba2": 5e-4}[config.model.arch],
@@ -74,6 +77,7 @@ def _find_round1(config: ExperimentConfig) -> dict[str, Any]:
         "training.train_split": 0.9,
         "training.best_metric": "val_loss/total",
         "training.best_mode": "min",
+        "loss_weights.action": 2.0,
     }
 
 
