@@ -21,6 +21,7 @@ import yaml
 
 from tests.games_on_disk import encode_here
 from tests.s3_server import serve_s3, use_s3
+from tests.training.test_memory import limit_samples
 from tests.training.test_tracking import read_history
 from worldmodel.cli.main import main
 from worldmodel.games.toy import write_toy_games
@@ -437,6 +438,39 @@ def test_a_damaged_block_is_named_and_not_trained_on(
     record = read_record(Location.of(tmp_path / "tiny"))
     assert (record.state, record.step) == ("failed", 0)
     assert str(block) in record.reason
+
+
+def test_a_batch_that_does_not_fit_is_named_and_auto_batch_goes_on_with_its_parts(
+    finished: Path, blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_experiment(tmp_path, tracking={"wandb": "disabled"})
+    asked = ["train", str(path), "--data", str(blocks), "--storage", str(tmp_path)]
+    limit_samples(monkeypatch, 12)
+    assert main(asked) == 2
+    record = read_record(Location.of(tmp_path / "tiny"))
+    assert (record.state, record.step) == ("failed", 0)
+    assert "16 sequences at a time do not fit, 8 do (tried)" in record.reason
+    said = capsys.readouterr().err
+    assert record.reason in said
+    assert "Traceback" not in said
+    assert main([*asked, "--auto-batch", "--resume"]) == 0
+    said = capsys.readouterr().err
+    parts = read_config(Location.of(tmp_path / "tiny")).training.batch_parts
+    assert parts > 1
+    assert f"--auto-batch: training.batch_parts {parts}: " in said
+    ours, whole = read_record(Location.of(tmp_path / "tiny")), read_record(Location.of(finished / "tiny"))
+    assert (ours.state, ours.step) == (whole.state, whole.step)
+    assert ours.metrics["val_loss/total"] == pytest.approx(whole.metrics["val_loss/total"], rel=0.05)
+
+
+def test_where_auto_batch_finds_nothing_no_run_begins(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_experiment(tmp_path, tracking={"wandb": "disabled"})
+    limit_samples(monkeypatch, 0)
+    assert main(["train", str(path), "--data", str(blocks), "--storage", str(tmp_path), "--auto-batch"]) == 2
+    assert "even the smallest parts" in capsys.readouterr().err
+    assert not (tmp_path / "tiny").exists()
 
 
 @pytest.mark.parametrize("training", [{"batch_size": 100_000}, {"sequence_length": 5000, "batch_size": 2}])

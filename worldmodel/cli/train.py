@@ -69,6 +69,9 @@ class Train(ExperimentVerb):
     """Ray Train workers; each is a process with its part of the data, and a GPU where there are any."""
     init: Annotated[str, metavar("FILE")] = ""
     """A .pt of the users' model classes whose weights the run begins with; empty: fresh weights."""
+    auto_batch: bool = False
+    """Try how many samples at a time fit into the device's memory, and cut batches into as few parts as that takes
+    (training.batch_parts); what is learned stays the same."""
     resume: bool = False
     """Go on with the run of that name from its newest good checkpoint."""
     budget_hours: Annotated[float | None, metavar("HOURS")] = None
@@ -81,7 +84,7 @@ class Train(ExperimentVerb):
         config, introduction = self.read_experiment()
         request = TrainRequest(
             config=config, workers=self.workers, resume=self.resume, init=self.init, budget=self.read_budget(),
-            introduction=introduction,
+            introduction=introduction, auto_batch=self.auto_batch,
         )  # fmt: skip
         record = train(request, report)
         return {**record.model_dump(mode="json"), "location": str(Location.of(config.save_dir) / record.name)}

@@ -25,7 +25,7 @@ from worldmodel.training.budget import Budget
 from worldmodel.training.card import write_card
 from worldmodel.training.checkpoint_list import Recovery, newest_good
 from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.config_file import read_experiment, to_yaml
+from worldmodel.training.config_file import override, read_experiment, to_yaml
 from worldmodel.training.crew import Crew, attach, work
 from worldmodel.training.data import Dataset, open_dataset, prepare_blocks, require_source
 from worldmodel.training.device import describe_device, pick_device
@@ -33,6 +33,7 @@ from worldmodel.training.estimate import Estimator, Work, count_predicted, descr
 from worldmodel.training.feed import Feed, Worker, check_shares, measure_room, plan_training
 from worldmodel.training.journal import Journal
 from worldmodel.training.loop import Hooks, Trainer
+from worldmodel.training.memory import choose_parts, explaining_full_memory, release_memory
 from worldmodel.training.prices import count_held, find_price, read_prices
 from worldmodel.training.record import Estimate, RunRecord, State
 from worldmodel.training.reporter import Interval, format_usd
@@ -60,6 +61,8 @@ class TrainRequest:
     """What the run may take, all its attempts together."""
     share: float = 1.0
     """Part of a GPU that each worker holds, and pays for; without GPUs, of a machine, which the workers share."""
+    auto_batch: bool = False
+    """Try how many samples at a time fit into the device's memory, and cut batches into parts accordingly."""
     introduction: str = ""
     """What is reported of the experiment once nothing stands against training it."""
 
@@ -100,6 +103,8 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
         return older
     notes = _compare_lengths(storage / config.name, older, config, plan) if older else []
     check_budget(cost, request.budget, older)
+    if request.auto_batch:
+        config = fit_batch(dataset, request, report)
     run = start_run(
         storage, config, resume=request.resume, data_fingerprint=dataset.fingerprint,
         world_size=request.workers, device=describe_device(device), blocks=blocks, **cost,
@@ -121,6 +126,17 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     finally:
         _write_card(run.location, report)
     return read_record(run.location)
+
+
+def fit_batch(dataset: Dataset, request: TrainRequest, report: Report) -> ExperimentConfig:
+    """The experiment with batches in as few parts as fit into the memory of the device. UserError where none do."""
+    config = override(request.config, {"training.batch_parts": 1})
+    device = pick_device(config.training.device)
+    trainer = build_trainer(dataset, config, Workers(device=device), share=request.share)
+    parts = choose_parts(trainer, request.workers, report)
+    del trainer
+    release_memory(device)
+    return override(config, {"training.batch_parts": parts})
 
 
 def price_run(request: TrainRequest, device: dict[str, Any], older: RunRecord | None) -> dict[str, Any]:
@@ -212,7 +228,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     torch.set_num_threads(config.training.threads or max(1, len(os.sched_getaffinity(0)) // neighbours))
     if not workers.is_first:
         trainer, _ = make_trainer(job, config, workers)
-        trainer.run(Hooks())
+        with explaining_full_memory(trainer):
+            trainer.run(Hooks())
         return
     location = Location.of(job.run)
     run = Run(location, read_record(location))
@@ -220,7 +237,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     with run.recording(), Journal(run, config, stream) as journal:
         trainer, recovery = make_trainer(job, config, workers)
         journal.begin(trainer, recovery)
-        trainer.run(add_estimate(journal.hooks, trainer, run, journal.say))
+        with explaining_full_memory(trainer):
+            trainer.run(add_estimate(journal.hooks, trainer, run, journal.say))
 
 
 def add_estimate(hooks: Hooks, trainer: Trainer, run: Run, say: Report) -> Hooks:
