@@ -94,6 +94,24 @@ def test_gradients_equal_those_of_the_recurrence(length: int, chunk: int, wants_
         torch.testing.assert_close(ours, expected)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 12), st.booleans(), st.data())
+def test_keeping_the_last_frames_is_the_end_of_keeping_all_with_its_gradients(
+    length: int, chunk: int, has_state: bool, data: st.DataObject
+) -> None:
+    keep = data.draw(st.integers(1, length))
+    inputs, start = draw_inputs(length), draw_state() if has_state else None
+    names, gradients = ("x", "dt", "a", "b", "c", "d"), []
+    for kept in (keep, None):
+        leaves = {name: getattr(inputs, name).clone().requires_grad_() for name in names}
+        y, _ = scan_chunks(ScanInputs(**leaves), chunk, start, keep=kept)
+        last = y[:, -keep:]
+        assert kept is None or y.size(1) == keep
+        gradients.append([last, *torch.autograd.grad((last * last).sum(), list(leaves.values()))])
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
 def test_steps_equal_the_scan() -> None:
     inputs, state = draw_inputs(9), draw_state()
     whole, end = scan_chunks(inputs, 4, state, wants_state=True)
@@ -112,7 +130,7 @@ def test_extreme_decays_stay_finite_with_their_gradients() -> None:
     assert steep.dt.grad is not None and bool(steep.dt.grad.isfinite().all())
 
 
-@pytest.mark.parametrize("length", [32, 45])
+@pytest.mark.parametrize("length", [32, 45, 100])
 def test_float32_keeps_four_digits_over_a_chunk(length: int) -> None:
     inputs = draw_inputs(length)
     expected, _ = loop(inputs, torch.zeros(BATCH, HEADS, WIDTH, STATE, dtype=torch.float64))

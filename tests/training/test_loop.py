@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.games_on_disk import encode_here
 from tests.training.tiny_runs import Log, are_equal, begin, configure, open_data, take_state, write_blocks
@@ -65,6 +66,32 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(
     assert part.trainer.best == expected.trainer.best
     assert heard.epochs == expected.epochs
     assert heard.intervals == expected.intervals  # loss, gradient norm and learning rate of every step
+
+
+class _Reads(TorchDispatchMode):
+    """Counts how often a number is read from a tensor, for which a GPU would have to be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_mode_that_counts_reads_sees_them() -> None:
+    with _Reads() as reads:
+        torch.ones(1).item()
+    assert reads.count == 1
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_step_reads_nothing_from_the_device(blocks: Path, kind: str) -> None:
+    priors = {"model.kinematic_head": True, "model.output_scale": 0.05, "model.copy_prior": 6.0}
+    trainer = begin(configure(KINDS[kind] | priors), blocks)
+    trainer._train_step()
+    with _Reads() as reads:
+        trainer._train_step()  # one without metrics
+    assert reads.count == 0
 
 
 def test_one_epoch_and_then_a_resume_with_two_equals_two(blocks: Path, tmp_path: Path) -> None:
@@ -208,7 +235,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "model.dropout": (0.3, {}), "model.hidden_dim": (48, {"model.arch": "mlp", "training.mode": "window"}),
     "model.trunk_dim": (24, {"model.arch": "mlp", "training.mode": "window"}),
     "model.kinematic_head": (True, {}), "model.output_scale": (0.1, {}), "model.copy_prior": (2.0, {}),
-    "training.smooth_l1_beta": (0.01, {}), "training.mode": ("window", {}),
+    "training.smooth_l1_beta": (0.01, {}), "training.swap_players": (True, {}), "training.mode": ("window", {}),
     "training.sequence_length": (9, {}), "training.batch_size": (5, {}),
     "training.num_epochs": (1, {}), "training.max_steps": (3, {}), "training.lr": (1e-3, {}),
     "training.weight_decay": (0.1, {}), "training.clip": (0.05, {}), "training.schedule": ("constant", {}),

@@ -1,4 +1,4 @@
-"""The causal depthwise convolution in plain torch: shifted multiply-adds, with a backward pass of the same kind.
+"""The causal depthwise convolution and its SiLU in plain torch: shifted multiply-adds, both ways.
 
 On CPUs this is several times faster than conv1d; its own backward pass adds in place what autograd would pad, copy and
 add for every tap.
@@ -9,41 +9,50 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
 def convolve(
-    frames: Float[Tensor, "batch padded channel"],
-    taps: Float[Tensor, "kernel channel"],
+    frames: Float[Tensor, "batch time channel"],
+    weight: Float[Tensor, "channel kernel"],
     bias: Float[Tensor, " channel"],
 ) -> Float[Tensor, "batch time channel"]:
-    """y[t] = bias + sum over k of taps[k] * frames[t + k]: the last tap meets the newest frame.
+    """silu(y), y[t] = bias + sum over k of weight[:, -1 - k] * frames[t - k], as if zeros came before the first frame.
 
-    `frames` begin with the kernel - 1 frames before the first output. All have one type, in which it is computed.
+    Computed in the type of `frames`.
     """
-    y: Tensor = _Convolution.apply(frames, taps, bias)  # type: ignore[no-untyped-call]
+    taps = weight.mT.to(frames.dtype).contiguous()
+    y: Tensor = _Convolution.apply(frames, taps, bias.to(frames.dtype))  # type: ignore[no-untyped-call]
     return y
 
 
 class _Convolution(torch.autograd.Function):
+    """`taps` (kernel, channel): the last one meets the newest frame."""
+
     @staticmethod
     def forward(ctx: Any, frames: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(frames, taps)
-        length = frames.size(1) - len(taps) + 1
-        y = bias.repeat(frames.size(0), length, 1)
-        for shift, tap in enumerate(taps):
-            y.addcmul_(frames[:, shift : shift + length], tap)
-        return y
+        mixed = torch.addcmul(bias, frames, taps[-1])
+        for shift, tap in _earlier(taps, frames):
+            mixed[:, shift:].addcmul_(frames[:, :-shift], tap)
+        ctx.save_for_backward(frames, taps, mixed)
+        return F.silu(mixed)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        frames, taps = ctx.saved_tensors
-        to_frames, to_taps, length = torch.zeros_like(frames), torch.empty_like(taps), gradient.size(1)
-        for shift, tap in enumerate(taps):
-            to_frames[:, shift : shift + length].addcmul_(gradient, tap)
-            product = gradient * frames[:, shift : shift + length]
-            to_taps[shift] = product.sum((0, 1))
+        frames, taps, mixed = ctx.saved_tensors
+        gradient = torch.ops.aten.silu_backward(gradient, mixed)
+        to_frames, to_taps = gradient * taps[-1], torch.zeros_like(taps)
+        to_taps[-1] = (gradient * frames).sum((0, 1))
+        for shift, tap in _earlier(taps, frames):
+            to_frames[:, :-shift].addcmul_(gradient[:, shift:], tap)
+            to_taps[-1 - shift] = (gradient[:, shift:] * frames[:, :-shift]).sum((0, 1))
         return to_frames, to_taps, gradient.sum((0, 1))
+
+
+def _earlier(taps: Tensor, frames: Tensor) -> list[tuple[int, Tensor]]:
+    """The taps that meet a frame before the newest one, with how far it lies back."""
+    return [(shift, taps[-1 - shift]) for shift in range(1, min(len(taps), frames.size(1)))]

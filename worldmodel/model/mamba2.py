@@ -10,27 +10,14 @@ from torch import Tensor, nn
 from worldmodel.model import kernels
 from worldmodel.model.config import ModelConfig
 from worldmodel.model.convolution import convolve
+from worldmodel.model.norm import RMSNorm, project_gated
 from worldmodel.model.scan import ScanInputs, scan_chunks, step_frame
 
 KERNEL = 4
 """Frames that the causal convolution sees."""
-EPSILON = 1e-5
 
 BlockState = tuple[Float[Tensor, "batch tail channel"], Float[Tensor, "batch head width state"]]
 """The last `KERNEL - 1` frames that entered the convolution, and the state of the scan."""
-
-
-class RMSNorm(nn.Module):
-    """Scales each vector to a root mean square of 1, then by a learned weight (Zhang & Sennrich 2019), in float32."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
-        """The scaled vectors, in the type of `x` or of the weight, whichever is wider."""
-        x = x.to(torch.promote_types(x.dtype, self.weight.dtype))
-        return F.rms_norm(x, self.weight.shape, self.weight, EPSILON)
 
 
 class Mamba2(nn.Module):
@@ -56,12 +43,11 @@ class Mamba2(nn.Module):
     ) -> tuple[Float[Tensor, "batch keep model"], BlockState | None]:
         """The block's output of the last `keep` frames and, where `wants_state`, what the next frames need to know."""
         tail, memory = (None, None) if state is None else state
-        gate, mixed, dt = torch.split(self.in_proj(u), self.widths, -1)
-        tail = mixed.new_zeros(u.size(0), KERNEL - 1, mixed.size(-1)) if tail is None else tail.to(mixed.dtype)
-        mixed = torch.cat([tail, mixed], 1)
-        y, memory = self._scan(self._convolve(mixed), dt, memory, wants_state)
-        after = None if memory is None or not wants_state else (mixed[:, -tail.size(1) :].clone(), memory)
-        return self._project(y[:, -keep:] * F.silu(gate[:, -keep:])), after
+        gate, mixed, dt = self._project(u, keep)
+        joined = mixed if tail is None else torch.cat([tail.to(mixed.dtype), mixed], 1)
+        y, memory = self._scan(self._convolve(joined)[:, -u.size(1) :], dt, memory, keep, wants_state)
+        after = None if memory is None or not wants_state else (_cut_tail(joined), memory)
+        return project_gated(y, gate, self.norm.weight, self.out_proj.weight), after
 
     def empty_state(self, batch: int) -> BlockState:
         """The state before a game's first frame."""
@@ -71,26 +57,26 @@ class Mamba2(nn.Module):
             self.D.new_zeros(batch, heads, inner // heads, self.state_width),
         )
 
-    def _convolve(self, padded: Tensor) -> Tensor:
-        """SiLU of the causal depthwise convolution of the frames behind the first `KERNEL - 1`."""
-        weight, bias, before = self.conv1d.weight.squeeze(1), self.conv1d.bias, KERNEL - 1
+    def _project(self, u: Tensor, keep: int) -> list[Tensor]:
+        """Of the last `keep` frames what gates them; of all frames what the convolution mixes, and raw step sizes."""
+        if keep == u.size(1):
+            return list(torch.split(self.in_proj(u), self.widths, -1))
+        own, rest = torch.split(self.in_proj.weight, [self.widths[0], sum(self.widths[1:])])
+        return [F.linear(u[:, -keep:], own), *torch.split(F.linear(u, rest), self.widths[1:], -1)]
+
+    def _convolve(self, frames: Tensor) -> Tensor:
+        """SiLU of the causal depthwise convolution, as if zeros came before."""
+        weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
         assert bias is not None
-        if self._uses_kernels(padded) and kernels.has_convolution() and len(bias) % kernels.CHANNEL_STEP == 0:
-            return kernels.convolve(padded, weight, bias)[:, before:]
-        return F.silu(convolve(padded, weight.mT.to(padded.dtype).contiguous(), bias.to(padded.dtype)))
+        if self._uses_kernels(frames) and kernels.has_convolution() and len(bias) % kernels.CHANNEL_STEP == 0:
+            return kernels.convolve(frames, weight, bias)
+        return convolve(frames, weight, bias)
 
     def _uses_kernels(self, x: Tensor) -> bool:
         return kernels.is_chosen(self.backend, x.device)
 
-    def _project(self, gated: Tensor) -> Tensor:
-        """out_proj(norm(gated)). The norm's weight joins the matrix and its scale the narrower output: fewer passes."""
-        precise = torch.promote_types(gated.dtype, self.D.dtype)
-        length = torch.linalg.vector_norm(gated, dim=-1, keepdim=True, dtype=precise)
-        scale = torch.rsqrt(length.square() / gated.size(-1) + EPSILON)
-        return F.linear(gated, self.out_proj.weight * self.norm.weight) * scale
-
     def _scan(
-        self, mixed: Tensor, dt: Tensor, memory: Tensor | None, wants_state: bool
+        self, mixed: Tensor, dt: Tensor, memory: Tensor | None, keep: int, wants_state: bool
     ) -> tuple[Tensor, Tensor | None]:
         inner, _, heads = self.widths
         x, b, c = torch.split(mixed, [inner, self.state_width, self.state_width], -1)
@@ -108,8 +94,13 @@ class Mamba2(nn.Module):
         elif self._uses_kernels(x):
             y, memory = kernels.scan_chunks(inputs, self.chunk, memory, wants_state=wants_state)
         else:
-            y, memory = scan_chunks(inputs, self.chunk, memory, wants_state=wants_state)
-        return y.flatten(2), memory
+            y, memory = scan_chunks(inputs, self.chunk, memory, keep=keep, wants_state=wants_state)
+        return y[:, -keep:].flatten(2), memory
+
+
+def _cut_tail(frames: Tensor) -> Tensor:
+    """The last `KERNEL - 1` frames, behind zeros where there are fewer."""
+    return F.pad(frames[:, 1 - KERNEL :], (0, 0, max(0, KERNEL - 1 - frames.size(1)), 0))
 
 
 class Mamba2Layer(nn.Module):

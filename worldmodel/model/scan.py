@@ -11,11 +11,13 @@ Axes: batch B, time T, head H, width P (of a head), state N. There is one group:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,27 +40,30 @@ def scan_chunks(
     chunk: int,
     initial: Float[Tensor, "batch head width state"] | None = None,
     *,
+    keep: int | None = None,
     wants_state: bool = False,
-) -> tuple[Float[Tensor, "batch time head width"], Float[Tensor, "batch head width state"] | None]:
-    """Outputs y of all T frames and, where `wants_state`, the state after the last one.
+) -> tuple[Float[Tensor, "batch keep head width"], Float[Tensor, "batch head width state"] | None]:
+    """Outputs y of the last `keep` frames (None: of all) and, where `wants_state`, the state after the last one.
 
     The result does not depend on `chunk` (frames per matrix product), nor need it divide T. Without `initial` the scan
-    starts from zeros. Decays are exponentials of differences of a cumulated sum, which within a chunk of 32 lose about
+    starts from zeros. Decays are exponentials of differences of a cumulated sum, which within a chunk of 64 lose about
     a digit of float32 against a segment sum.
     """
-    length, size = inputs.x.size(1), min(chunk, inputs.x.size(1))
+    length = inputs.x.size(1)
+    size, keep = length if length <= 2 * chunk else chunk, keep or length  # two chunks: rather one, without states
     x, b, c = _cut(inputs.x, size), _cut(inputs.b, size), _cut(inputs.c, size)
     dt = _cut(inputs.dt, size).transpose(2, 3).contiguous()
     decay = (dt * inputs.a[:, None]).cumsum(-1)
-    mixing = _mix_frames(dt, decay, c @ b.mT, inputs.d)
-    y = (mixing.to(x.dtype) @ x.transpose(2, 3)).transpose(2, 3)
+    rows = keep if x.size(1) == 1 else size
+    c = c[:, :, -rows:]
+    y: Tensor = _Mixing.apply(x, dt, decay, b, c, inputs.d)  # type: ignore[no-untyped-call]
     if x.size(1) == 1 and initial is None and not wants_state:
         return y.flatten(1, 2), None
     start = None if initial is None else initial.permute(0, 3, 1, 2).to(dt.dtype)
     entering, final = _pass_states(_gather_gains(x, dt, decay, b), decay[..., -1].exp(), start)
-    carried = (c @ entering.flatten(3)).view(x.shape)
-    y = y + carried * decay.exp().to(c.dtype).transpose(2, 3).unsqueeze(-1)
-    return y.flatten(1, 2)[:, :length], final.permute(0, 2, 3, 1) if wants_state else None
+    carried = (c @ entering.flatten(3)).view(y.shape)
+    y = y + carried * decay[..., -rows:].exp().to(c.dtype).transpose(2, 3).unsqueeze(-1)
+    return y.flatten(1, 2)[:, :length][:, -keep:], final.permute(0, 2, 3, 1) if wants_state else None
 
 
 def step_frame(
@@ -79,17 +84,45 @@ def _cut(t: Tensor, size: int) -> Tensor:
     return padded.reshape(t.size(0), -1, size, *t.shape[2:])
 
 
-def _mix_frames(dt: Tensor, decay: Tensor, overlap: Tensor, d: Tensor) -> Tensor:
-    """How much of frame s reaches frame l within a chunk: (B, chunks, H, l, s), zero for s > l.
+class _Mixing(torch.autograd.Function):
+    """What frames add to the outputs of their own chunk: one matrix product per chunk and head.
 
-    exp(decay[l] - decay[s]) * dt[s] * (c[l] . b[s]), and d on the diagonal. dt is folded in here, because this is
-    smaller than x; the future is masked in the overlap, because all heads share it, and only kept from overflowing in
-    the exponential.
+    y[l] = d * x[l] + sum over s <= l of exp(decay[l] - decay[s]) * dt[s] * (c[l] . b[s]) * x[s]
+
+    with x (B, chunks, L, H, P), dt and decay (B, chunks, H, L), b (B, chunks, L, N), c (B, chunks, R, N) of the last R
+    frames of each, and y (B, chunks, R, H, P). dt is folded into the weights, because they are smaller than x.
     """
-    fade = (decay.unsqueeze(-1) - decay.unsqueeze(-2)).clamp(max=0).exp()
-    mixing = fade * dt.unsqueeze(-2) * overlap.to(dt.dtype).tril().unsqueeze(2)
-    mixing.diagonal(dim1=-2, dim2=-1).add_(d[:, None])
-    return mixing
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dt: Tensor, decay: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+        ahead = dt.size(-1) - c.size(2)
+        fade = decay[..., ahead:].unsqueeze(-1) - decay.unsqueeze(-2)
+        future = torch.full(fade.shape[-2:], -torch.inf, dtype=fade.dtype, device=fade.device).triu(ahead + 1)
+        fade = fade.add_(future).exp_().mul_(dt.unsqueeze(-2)).to(x.dtype)
+        weights = fade * (c @ b.mT).unsqueeze(2)
+        present = weights.diagonal(ahead, -2, -1)
+        own = present.clone()
+        present.add_(d[:, None])
+        ctx.save_for_backward(x, dt, b, c, d, fade, weights, own)
+        return (weights @ x.transpose(2, 3)).transpose(2, 3)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        x, dt, b, c, d, fade, weights, own = ctx.saved_tensors
+        ahead, gradient = dt.size(-1) - c.size(2), gradient.transpose(2, 3).contiguous()
+        to_x = (weights.mT @ gradient).transpose(2, 3)
+        to_weights = gradient @ x.transpose(2, 3).mT
+        present = to_weights.diagonal(ahead, -2, -1)
+        to_d = present.sum((0, 1, 3), dtype=d.dtype)
+        flow = to_weights * weights  # the gradient of every exponent
+        flow.diagonal(ahead, -2, -1).copy_(present * own)
+        received = flow.sum(-2, dtype=dt.dtype)
+        to_decay = -received
+        to_decay[..., ahead:] += flow.sum(-1, dtype=dt.dtype)
+        to_overlap = to_weights.mul_(fade).sum(2)
+        to_dt = received / dt.clamp(min=torch.finfo(dt.dtype).tiny)
+        return to_x, to_dt, to_decay, to_overlap.mT @ c, to_overlap @ b, to_d
 
 
 def _gather_gains(x: Tensor, dt: Tensor, decay: Tensor, b: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from worldmodel.errors import UserError
 from worldmodel.features.batch import Inputs, Predictions
 from worldmodel.features.context import ContextFrames, compute_drift
 from worldmodel.model.config import ModelConfig
-from worldmodel.model.mamba2 import Mamba2Layer, RMSNorm
+from worldmodel.model.mamba2 import Mamba2Layer
+from worldmodel.model.norm import RMSNorm
 from worldmodel.model.state import State
 from worldmodel.schema import PLAYERS, STAGE, Target, field_named
 
@@ -104,8 +105,9 @@ class WorldModel(nn.Module):
         if self.config.kinematic_head:
             numbers |= self._add_drift(numbers, frames)
         if self.config.copy_prior:
-            held = F.one_hot(frames.category(ACTION), field_named(ACTION).vocabulary)
-            logits[ACTION] = logits[ACTION] + held * self.copy_logit
+            held = frames.category(ACTION).unsqueeze(-1)
+            free = logits[ACTION].to(torch.promote_types(logits[ACTION].dtype, self.copy_logit.dtype))
+            logits[ACTION] = free.scatter_add(-1, held, self.copy_logit.expand(held.shape))
         return Predictions(numbers, logits)
 
     def _delta_terms(self) -> list[str]:
@@ -124,9 +126,10 @@ class WorldModel(nn.Module):
         found: dict[str, Tensor] = {}
         for name, drift in compute_drift(frames, speed).items():
             field = field_named(name)
-            place = self.layout.number_targets[field.loss].index(field)
-            step = F.one_hot(torch.tensor(place, device=drift.device), numbers[field.loss].size(-1)) * field.scale
-            found[field.loss] = found.get(field.loss, numbers[field.loss]) + drift[..., None] * step
+            fields = self.layout.number_targets[field.loss]
+            place = fields.index(field)
+            step = F.pad(drift[..., None] * field.scale, (place, len(fields) - place - 1))
+            found[field.loss] = found.get(field.loss, numbers[field.loss]) + step
         return found
 
     def _embed(self, label: str, classes: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch width"]:

@@ -7,7 +7,7 @@ fields that a game's file lacks (`present` 0) count neither above nor below the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -42,9 +42,9 @@ def compute_loss(
     """
     counts = count_terms(targets) if denominators is None else denominators
     sums = sum_terms(predictions, targets, weights, smooth_l1_beta)
-    terms = {term: _divide(total, counts[term]) for term, total in sums.items()}
-    total = torch.stack([getattr(weights, term) * value for term, value in terms.items()]).sum()
-    return total, terms
+    means = _divide(torch.stack(list(sums.values())), [counts[term] for term in sums])
+    factors = torch.tensor([getattr(weights, term) for term in sums], dtype=means.dtype, device=means.device)
+    return (means * factors).sum(), dict(zip(sums, means.unbind(), strict=True))
 
 
 def count_terms(targets: Targets) -> dict[str, Float[Tensor, ""]]:
@@ -92,7 +92,10 @@ def _sum_numbers(term: str, predicted: Tensor, true: Tensor, mask: Tensor, beta:
     return ((predicted - true).square() * mask).sum()
 
 
-def _divide(total: Tensor, count: Tensor | float) -> Tensor:
-    """total / count, and 0 where nothing counts."""
-    count = torch.as_tensor(count, dtype=total.dtype, device=total.device)
-    return total / torch.where(count > 0, count, 1)
+def _divide(totals: Tensor, counts: Sequence[Tensor | float]) -> Tensor:
+    """totals / counts, and 0 where nothing counts."""
+    if all(isinstance(count, Tensor) for count in counts):
+        divisors = torch.stack([torch.as_tensor(count) for count in counts]).to(totals)
+    else:
+        divisors = torch.tensor([float(count) for count in counts], dtype=totals.dtype, device=totals.device)
+    return totals / torch.where(divisors > 0, divisors, 1)
