@@ -142,6 +142,10 @@ class Location:
         """Replace the file atomically with UTF-8 text."""
         self.write_bytes(content.encode())
 
+    def open_output(self) -> contextlib.AbstractContextManager[Stream]:
+        """A stream whose bytes replace the file atomically when the block ends well, and vanish when it does not."""
+        return self._replacing()
+
     def open_input(self) -> pa.NativeFile:
         """A seekable binary stream for reading; close it.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.games_on_disk import as_file, encode_here, name_of, toy_columns, write_folder, write_games
 from worldmodel.blocks.block import read_stored_games
-from worldmodel.games.game import is_same
+from worldmodel.games.planes import has_same_bits
 from worldmodel.games.tar import pack_games
 from worldmodel.storage import Location
 
@@ -38,10 +38,10 @@ def test_packed_games_give_the_same_data_set_as_their_folder(tmp_path: Path) -> 
     assert first.keys() == second.keys() == set(names) - {names[2]}
     for name, game in first.items():
         other = second[name]
-        assert all(is_same(values, other.columns[key]) for key, values in game.columns.items())
+        assert all(has_same_bits(values, other.columns[key]) for key, values in game.columns.items())
         assert game.sparse.keys() == other.sparse.keys()
         for group, rows in game.sparse.items():
-            assert all(is_same(values, other.sparse[group].values[key]) for key, values in rows.values.items())
+            assert all(has_same_bits(values, other.sparse[group].values[key]) for key, values in rows.values.items())
         assert (game.repeats, game.missing) == (other.repeats, other.missing)
     assert [g.md5 for g in packed.index.games] == [g.md5 for g in loose.index.games]
     ends = {g.md5: g.end_method for g in packed.index.games}

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from worldmodel.games.game import Game
 from worldmodel.schema import LEGAL_STAGES, PLAYER_FIELDS, PLAYERS, STAGE, Field, Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Column:
+    """One player's column, with what every game asks of it."""
+
+    player: int
+    field: Field
+    name: str
+    """"p0.field"."""
+    edge: float
+    """From this value on some may lie outside the vocabulary."""
+
+
+@cache
+def _list_columns() -> list[_Column]:
+    return [
+        _Column(player=p, field=f, name=f"p{p}.{f.name}",
+                edge=f.vocabulary - 1.0 if f.kind is Kind.CATEGORY else math.inf)
+        for p in range(PLAYERS) for f in PLAYER_FIELDS
+    ]  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -42,34 +65,36 @@ class Audit:
         dropped = game.repeats.removesuffix(" dropped")
         self.repeats["dropped" if dropped.isdigit() else game.repeats] += 1
         self.repeats["frames dropped"] += int(dropped) if dropped.isdigit() else 0
-        outside: Counter[str] = Counter()
         for player in range(PLAYERS):
-            self.characters[str(int(game.columns[player, "character"][0]))] += 1
-            for spec in PLAYER_FIELDS:
-                outside[spec.name] += self._add_column(player, spec, game)
+            self.characters[str(int(game.planes.column(player, "character")[0]))] += 1
+        outside: Counter[str] = Counter()
+        for column in _list_columns():
+            if column.name not in game.missing:
+                outside[column.field.name] += self._add_column(column, game)
         self.outside += outside
         self.outside_games.update((+outside).keys())
 
-    def _add_column(self, player: int, spec: Field, game: Game) -> int:
+    def _add_column(self, column: _Column, game: Game) -> int:
         """Count one player's column; returns how many of its values lie outside the vocabulary."""
-        name, values = f"p{player}.{spec.name}", game.columns[player, spec.name]
-        low, high = float(values.min()), float(values.max())
-        if name in game.missing:
-            return 0
-        old = self.ranges.get(spec.name, (low, high))
-        self.ranges[spec.name] = (min(low, old[0]), max(high, old[1]))
-        self.constant[name] += low == high
-        if max(-low, high) > spec.largest:
-            self.implausible[f"{name} in {game.md5}"] += int((np.abs(values) > spec.largest).sum())
-        if spec.kind is not Kind.CATEGORY or high < spec.vocabulary - 1:
-            return 0
-        return count_outside(spec, values)
+        spec, bounds = column.field, game.planes.bounds[column.player, column.field.name]
+        (low, high), known = bounds, self.ranges.get(spec.name)
+        if known is None or low < known[0] or high > known[1]:
+            self._widen(spec.name, bounds)
+        if low == high:
+            self.constant[column.name] += 1
+        if high > spec.largest or -low > spec.largest:
+            values = game.planes.column(column.player, spec.name)
+            self.implausible[f"{column.name} in {game.md5}"] += int((np.abs(values) > spec.largest).sum())
+        return count_outside(spec, game.planes.column(column.player, spec.name)) if high >= column.edge else 0
+
+    def _widen(self, name: str, bounds: tuple[float, float]) -> None:
+        old = self.ranges.get(name, bounds)
+        self.ranges[name] = (min(bounds[0], old[0]), max(bounds[1], old[1]))
 
     def merge(self, other: Audit) -> None:
         """Add another audit's counts."""
-        for name, (low, high) in other.ranges.items():
-            old = self.ranges.get(name, (low, high))
-            self.ranges[name] = (min(low, old[0]), max(high, old[1]))
+        for name, bounds in other.ranges.items():
+            self._widen(name, bounds)
         for name in (
             "constant",
             "outside",

@@ -6,8 +6,6 @@ The file's metadata names the schema, the layout and the games, so that a block 
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -18,16 +16,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from xxhash import xxh3_128
 
 from worldmodel.blocks.index import GameEntry
-from worldmodel.blocks.layout import LAYOUTS, Layout, Matrices, layout_named
+from worldmodel.blocks.layout import Layout, Matrices, layout_named
 from worldmodel.errors import UserError
-from worldmodel.games.game import Game, SparseRows, is_same
-from worldmodel.schema import SPARSE, Sparse, Storage, schema_hash
+from worldmodel.games.game import Game, SparseRows
+from worldmodel.schema import SPARSE, Storage, schema_hash
 from worldmodel.storage import Location
 
 FORMAT = 2
-_KEY = b"worldmodel"
+METADATA_KEY = b"worldmodel"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,72 +45,15 @@ class PackedGame:
         return len(self.matrices[Storage.FLOAT32])
 
     def digest(self) -> str:
-        """16 hex digits of all its values."""
-        found = hashlib.blake2b(f"{self.layout} {self.stage}".encode(), digest_size=8)
+        """32 hex digits of all its values; they tell games apart, and prove nothing against an adversary."""
+        found = xxh3_128(f"{self.layout} {self.stage}".encode())
         for storage in Storage:
-            found.update(np.ascontiguousarray(self.matrices[storage]).view(np.uint8).data)
+            found.update(np.ascontiguousarray(self.matrices[storage]).data)
         for name, rows in sorted(self.sparse.items()):
             found.update(name.encode())
             for values in (rows.frames, rows.slots, *rows.values.values()):
-                found.update(np.ascontiguousarray(values).view(np.uint8).data)
-        return found.hexdigest()
-
-
-def pack_game(game: Game) -> PackedGame:
-    """The game in the first layout that keeps every bit; decoded at once to prove it."""
-    for name in LAYOUTS:
-        layout = layout_named(name)
-        matrices = layout.pack(game.columns)
-        if matrices is not None:
-            _verify(layout, matrices, game)
-            return PackedGame(md5=game.md5, stage=game.stage, layout=name, matrices=matrices, sparse=game.sparse)
-    raise AssertionError(f"game {game.md5} fits no layout although every reader checks storage types")
-
-
-def _verify(layout: Layout, matrices: Matrices, game: Game) -> None:
-    decoded = dict(layout.iterate_columns(matrices))
-    for key, values in game.columns.items():
-        if not is_same(decoded[key], values):
-            raise AssertionError(f"game {game.md5}: {key} does not decode to what was encoded")
-
-
-def build_block(games: list[PackedGame]) -> bytes:
-    """The block file of some games of one layout."""
-    layout = layout_named(games[0].layout)
-    arrays: dict[str, pa.Array] = {}
-    for storage in Storage:
-        matrix = np.concatenate([game.matrices[storage] for game in games])
-        arrays[storage.value] = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), layout.width(storage))
-    for group in SPARSE:
-        if any(group.name in game.sparse for game in games):
-            arrays[group.name] = _sparse_array(group, games)
-    about = {
-        "format": FORMAT, "schema_hash": schema_hash(), "layout": layout.name,
-        "games": [{"md5": g.md5, "frames": g.frames, "stage": g.stage} for g in games],
-    }  # fmt: skip
-    table = pa.table(arrays).replace_schema_metadata({_KEY: json.dumps(about)})
-    sink = io.BytesIO()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=table.num_rows)
-    return sink.getvalue()
-
-
-def _sparse_array(group: Sparse, games: list[PackedGame]) -> pa.ListArray:
-    counts, slots = [], []
-    values: dict[str, list[np.ndarray]] = {name: [] for name, _ in group.fields}
-    for game in games:
-        rows = game.sparse.get(group.name)
-        if rows is None:
-            counts.append(np.zeros(game.frames, dtype=np.int64))
-            continue
-        counts.append(np.bincount(rows.frames, minlength=game.frames))
-        slots.append(rows.slots)
-        for name, column in rows.values.items():
-            values[name].append(column)
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int32)
-    arrays = [pa.array(np.concatenate(slots))] + [pa.array(np.concatenate(values[name])) for name, _ in group.fields]
-    struct = pa.StructArray.from_arrays(arrays, names=["slot", *(name for name, _ in group.fields)])
-    return pa.ListArray.from_arrays(pa.array(offsets), struct)
+                found.update(np.ascontiguousarray(values).data)
+        return str(found.hexdigest())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +86,7 @@ class Block:
             batch = reader.get_batch(0)
         except (pa.ArrowException, OSError, IndexError) as error:
             raise UserError(f"block {path} cannot be read ({error}); encode its games again") from error
-        about = json.loads((reader.schema.metadata or {}).get(_KEY, b"{}"))
+        about = json.loads((reader.schema.metadata or {}).get(METADATA_KEY, b"{}"))
         if about.get("format") != FORMAT or about.get("schema_hash") != schema_hash():
             raise UserError(
                 f"block {path} is of format {about.get('format')} and schema {about.get('schema_hash')}, this version "
@@ -206,7 +148,7 @@ def read_stored_games(folder: Location, entries: Iterable[GameEntry]) -> Iterato
 def unpack_game(packed: PackedGame, entry: GameEntry) -> Game:
     """The game as its reader yielded it."""
     return Game(
-        md5=packed.md5, stage=packed.stage, columns=layout_named(packed.layout).unpack(packed.matrices),
+        md5=packed.md5, stage=packed.stage, planes=layout_named(packed.layout).unpack(packed.matrices),
         sparse={name: rows for name, rows in packed.sparse.items() if len(rows.frames)},
         absent=frozenset(entry.absent), missing=frozenset(entry.missing), repeats=entry.repeats,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from worldmodel.errors import UserError
 from worldmodel.schema import FRAMES_PER_SECOND, schema_hash
 from worldmodel.storage import Location
 
-FORMAT = 3
+FORMAT = 4
 INDEX, REJECTED = "index.json", "rejected.json"
 PARTITIONS = 8
 """Canonical partitions: a game belongs to one by its md5, a block holds games of one. A worker reads its share."""
@@ -51,7 +51,7 @@ class GameEntry:
     place: int = 0
     """Place within its shard or .pt."""
     digest: str = ""
-    """16 hex digits of the game's values, whatever file they came in."""
+    """32 hex digits of the game's values, whatever file they came in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,15 +124,17 @@ def _hex(md5: str) -> str:
 
 
 def write_index(out: Location, index: Index) -> None:
-    """Write `index.json`, atomically."""
-    (out / INDEX).write_text(json.dumps({f.name: _as_json(getattr(index, f.name)) for f in fields(index)}, indent=1))
+    """Write `index.json`, atomically: a line for each game and each block."""
+    parts = [f"{json.dumps(f.name)}: {_to_json(getattr(index, f.name))}" for f in fields(index)]
+    (out / INDEX).write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
 
-def _as_json(value: Any) -> Any:
-    """Entries as their fields; `asdict` would copy every value of every game."""
+def _to_json(value: Any) -> str:
+    """A list with a line for each entry; `indent` would do without the encoder in C, and `asdict` copy every value."""
     if not isinstance(value, list):
-        return value
-    return [vars(entry) if isinstance(entry, GameEntry | BlockEntry) else entry for entry in value]
+        return json.dumps(value)
+    entries = (vars(entry) if isinstance(entry, GameEntry | BlockEntry) else entry for entry in value)
+    return "[" + ",".join("\n" + json.dumps(entry) for entry in entries) + "]"
 
 
 def write_rejected(out: Location, rejected: Iterable[Any]) -> None:

@@ -5,18 +5,18 @@ Memory is bounded by the blocks under way, not by the number of games. Nothing h
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from worldmodel.blocks.audit import Audit
-from worldmodel.blocks.block import PackedGame, build_block, pack_game
+from worldmodel.blocks.block import PackedGame
+from worldmodel.blocks.builder import BlockBuilder
 from worldmodel.blocks.index import BlockEntry, GameEntry, entry_from_json, partition_of
-from worldmodel.blocks.layout import layout_named
+from worldmodel.blocks.layout import LAYOUTS, layout_named
 from worldmodel.errors import UserError
 from worldmodel.games.game import Game
 from worldmodel.games.source import Reading, Rejection, Unit, read_games
@@ -98,25 +98,37 @@ class EncodeTask:
 
 
 class BlockWriter:
-    """Collects packed games by (partition, layout) and writes a block whenever one is full."""
+    """Packs games into blocks under way, one for each partition and layout, and writes those that are full."""
 
     def __init__(self, out: Location) -> None:
         self.out = out
         self.games: list[GameEntry] = []
         self.blocks: list[BlockEntry] = []
-        self._pending: dict[tuple[int, str], list[tuple[PackedGame, GameEntry]]] = defaultdict(list)
-        self._bytes: Counter[tuple[int, str]] = Counter()
+        self._builders: dict[tuple[int, str], BlockBuilder] = {}
+        self._pending: dict[tuple[int, str], list[GameEntry]] = defaultdict(list)
 
     def add(self, game: Game, reading: Reading) -> None:
-        """Pack a game and keep it until its block is full."""
-        packed = pack_game(game)
-        key = (partition_of(game.md5), packed.layout)
-        self._pending[key].append((packed, _entry_of(game, packed, reading)))
-        self._bytes[key] += packed.frames * layout_named(packed.layout).frame_bytes
-        if self._bytes[key] >= BLOCK_BYTES:
-            self._write(key)
-        elif self._bytes.total() > PENDING_BYTES:
-            self._write(self._bytes.most_common(1)[0][0])
+        """Pack a game into the first layout that keeps every bit of it."""
+        partition = partition_of(game.md5)
+        for layout in LAYOUTS:
+            packed = self._make_room(partition, layout, game.frames).add(game)
+            if packed is not None:
+                break
+        else:
+            raise AssertionError(f"game {game.md5} fits no layout although every reader checks storage types")
+        self._pending[partition, layout].append(_entry_of(game, packed, reading))
+        if sum(builder.bytes for builder in self._builders.values()) > PENDING_BYTES:
+            self._write(max(self._builders, key=lambda key: self._builders[key].bytes))
+
+    def _make_room(self, partition: int, layout: str, frames: int) -> BlockBuilder:
+        """The block under way, with room for a game; a full one is written first."""
+        builder = self._builders.get((partition, layout))
+        if builder is not None and builder.room < frames and builder.games:
+            self._write((partition, layout))
+        if builder is None or builder.room < frames:
+            capacity = BLOCK_BYTES // layout_named(layout).frame_bytes
+            self._builders[partition, layout] = BlockBuilder(layout_named(layout), max(capacity, frames))
+        return self._builders[partition, layout]
 
     def close(self) -> None:
         """Write what is left."""
@@ -124,19 +136,15 @@ class BlockWriter:
             self._write(key)
 
     def _write(self, key: tuple[int, str]) -> None:
-        pending = self._pending.pop(key)
-        del self._bytes[key]
-        content = build_block([packed for packed, _ in pending])
-        digest = hashlib.sha256(content).hexdigest()
-        name, row = f"{digest[:20]}.arrow", 0
-        (self.out / name).write_bytes(content)
-        for packed, entry in pending:
-            self.games.append(replace(entry, block=name, row=row))
-            row += packed.frames
+        builder, pending = self._builders.pop(key), self._pending.pop(key)
+        written, row = builder.write(self.out), 0
+        for entry in pending:
+            self.games.append(replace(entry, block=written.name, row=row))
+            row += entry.frames
         self.blocks.append(
             BlockEntry(
-                name=name, layout=key[1], partition=key[0], frames=row, games=len(pending), bytes=len(content),
-                sha256=digest,
+                name=written.name, layout=key[1], partition=key[0], frames=row, games=len(pending),
+                bytes=written.bytes, sha256=written.sha256,
             )
         )  # fmt: skip
 
@@ -147,7 +155,7 @@ def _entry_of(game: Game, packed: PackedGame, reading: Reading) -> GameEntry:
         md5=game.md5,
         frames=game.frames,
         stage=game.stage,
-        characters=tuple(int(game.columns[player, "character"][0]) for player in range(PLAYERS)),
+        characters=tuple(int(game.planes.column(player, "character")[0]) for player in range(PLAYERS)),
         end_method=end if isinstance(end, int) else None,
         block="",
         row=0,

@@ -13,7 +13,7 @@ from worldmodel.blocks.block import Block, local_copy, unpack_game
 from worldmodel.blocks.index import REJECTED, BlockEntry, GameEntry, Index, hash_file, read_index
 from worldmodel.errors import UserError
 from worldmodel.games.game import Game, SparseRows
-from worldmodel.games.leaves import view_bits
+from worldmodel.games.planes import view_bits
 from worldmodel.games.source import Reading, Unit, list_source, read_games
 from worldmodel.storage import Location
 

@@ -9,27 +9,29 @@ existed; all its values are zero although the game shows that they cannot be (`s
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
+from worldmodel.games.planes import Planes
 from worldmodel.schema import PLAYER_FIELDS, PLAYERS, Evidence, Field
 
-Columns = dict[tuple[int, str], np.ndarray]
 _LANDING_LAG = (70, 74)
 """Actions LANDING_AIR_N .. LANDING_AIR_LW: landing while an aerial attack is under way."""
 
 
-def find_missing(columns: Columns, absent: frozenset[str], entry: dict[str, object]) -> frozenset[str]:
-    """Names ("p0.hitlag") of player fields that the game lacks. `columns` as in `Game.columns`, absent ones zero."""
+def find_missing(planes: Planes, absent: frozenset[str], entry: dict[str, object]) -> frozenset[str]:
+    """Names ("p0.hitlag") of player fields that the game lacks; those that are absent are zero in `planes`."""
     found = {name for name in absent if name[0] == "p" and "." in name}
     for player in range(PLAYERS):
-        blank = {f.name for f in PLAYER_FIELDS if not columns[player, f.name].any()}
         for group in _groups():
-            if all(f.name in blank for f in group) and _is_lacking(columns, player, group, entry):
+            is_blank = all(planes.bounds[player, f.name] == (0.0, 0.0) for f in group)
+            if is_blank and _is_lacking(planes, player, group, entry):
                 found |= {f"p{player}.{f.name}" for f in group}
     return frozenset(found)
 
 
+@cache
 def _groups() -> list[list[Field]]:
     named: dict[str, list[Field]] = {}
     for field in PLAYER_FIELDS:
@@ -38,8 +40,8 @@ def _groups() -> list[list[Field]]:
     return list(named.values())
 
 
-def _is_lacking(columns: Columns, player: int, group: list[Field], entry: dict[str, object]) -> bool:
-    return any(is_declared_missing(field, entry) or _EVIDENCE[field.absence](columns, player) for field in group)
+def _is_lacking(planes: Planes, player: int, group: list[Field], entry: dict[str, object]) -> bool:
+    return any(is_declared_missing(field, entry) or _EVIDENCE[field.absence](planes, player) for field in group)
 
 
 def is_declared_missing(field: Field, entry: dict[str, object]) -> bool:
@@ -61,35 +63,35 @@ def _rises(values: np.ndarray) -> int:
     return int((np.diff(values.astype(np.float32)) > 0).sum())
 
 
-def _was_hit(columns: Columns, player: int) -> bool:
-    return sum(_rises(columns[p, "percent"]) for p in range(PLAYERS)) >= 3
+def _was_hit(planes: Planes, player: int) -> bool:
+    return sum(_rises(planes.column(p, "percent")) for p in range(PLAYERS)) >= 3
 
 
-def _has_hit(columns: Columns, player: int) -> bool:
-    return _rises(columns[1 - player, "percent"]) >= 3
+def _has_hit(planes: Planes, player: int) -> bool:
+    return _rises(planes.column(1 - player, "percent")) >= 3
 
 
-def _moved(columns: Columns, player: int) -> bool:
-    return bool(any(np.ptp(columns[player, axis]) > 1 for axis in ("x", "y")))
+def _moved(planes: Planes, player: int) -> bool:
+    return bool(any(np.ptp(planes.column(player, axis)) > 1 for axis in ("x", "y")))
 
 
-def _left_ground(columns: Columns, player: int) -> bool:
-    grounded = columns[player, "on_ground"]
+def _left_ground(planes: Planes, player: int) -> bool:
+    grounded = planes.column(player, "on_ground")
     return bool(grounded.any() and not grounded.all())
 
 
-def _lost_stock(columns: Columns, player: int) -> bool:
-    return _rises(-columns[player, "stocks"].astype(np.float32)) > 0
+def _lost_stock(planes: Planes, player: int) -> bool:
+    return _rises(-planes.column(player, "stocks").astype(np.float32)) > 0
 
 
-def _landed_attack(columns: Columns, player: int) -> bool:
-    action = columns[player, "action"]
+def _landed_attack(planes: Planes, player: int) -> bool:
+    action = planes.column(player, "action")
     return bool(((action >= _LANDING_LAG[0]) & (action <= _LANDING_LAG[1])).any())
 
 
-_EVIDENCE: dict[Evidence, Callable[[Columns, int], bool]] = {
-    Evidence.NEVER: lambda columns, player: False,
-    Evidence.ALWAYS: lambda columns, player: True,
+_EVIDENCE: dict[Evidence, Callable[[Planes, int], bool]] = {
+    Evidence.NEVER: lambda planes, player: False,
+    Evidence.ALWAYS: lambda planes, player: True,
     Evidence.HIT: _was_hit,
     Evidence.HAS_HIT: _has_hit,
     Evidence.MOVED: _moved,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from worldmodel.errors import GameError
-from worldmodel.schema import PLAYER_FIELDS, Field, Storage
+from worldmodel.games.planes import Columns, Planes, stored_type
+from worldmodel.schema import Field, Storage
 
 _LIMITS = {Storage.UINT16: 65535, Storage.UINT8: 255, Storage.BIT: 1}
 
@@ -32,8 +33,8 @@ class Game:
     """Name of the game: md5 of its replay, or of its content where there is no replay."""
     stage: int
     """Stage id, constant in a game."""
-    columns: dict[tuple[int, str], np.ndarray]
-    """(player, field name) to (T,) values in the field's `storage` type (flags bool, eight packed flags uint8)."""
+    planes: Planes
+    """Every field of both players in T frames, in its `storage` type."""
     sparse: dict[str, SparseRows] = field(default_factory=dict)
     """Group name to its rows; a group without rows may be left out."""
     absent: frozenset[str] = frozenset()
@@ -48,23 +49,12 @@ class Game:
     @property
     def frames(self) -> int:
         """T."""
-        return len(self.columns[0, PLAYER_FIELDS[0].name])
+        return self.planes.frames
 
-
-def stored_type(field: Field) -> np.dtype:
-    """NumPy type of a field's column in a `Game`."""
-    if field.bits == 8:
-        return np.dtype(np.uint8)
-    return np.dtype(bool if field.storage is Storage.BIT else field.storage.value)
-
-
-def is_same(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays of one type hold the same bits (so that -0.0 differs from 0.0)."""
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    if a.dtype == np.float32:
-        a, b = a.view(np.uint32), b.view(np.uint32)
-    return bool((a == b).all())
+    @property
+    def columns(self) -> Columns:
+        """(player, field name) to (T,) values in the field's type (flags bool, eight packed flags uint8)."""
+        return self.planes.columns
 
 
 def check_column(field: Field, player: int, values: np.ndarray) -> np.ndarray:
@@ -90,39 +80,3 @@ def check_column(field: Field, player: int, values: np.ndarray) -> np.ndarray:
         kind = "uint8" if field.bits == 8 else field.storage.value
         raise GameError(f"{where} holds {values[bad[0]]} at row {bad[0]}, outside its storage type {kind}")
     return kept
-
-
-def select_rows(game: Game, rows: np.ndarray, repeats: str) -> Game:
-    """The game with only `rows` (ascending indices into its frames)."""
-    position = np.full(game.frames, -1, dtype=np.int64)
-    position[rows] = np.arange(len(rows))
-    sparse = {}
-    for name, group in game.sparse.items():
-        frames = position[group.frames]
-        kept = np.flatnonzero(frames >= 0)
-        order = kept[np.lexsort((group.slots[kept], frames[kept]))]
-        sparse[name] = SparseRows(
-            frames=frames[order].astype(np.int32),
-            slots=group.slots[order],
-            values={key: values[order] for key, values in group.values.items()},
-        )
-    columns = {key: values.take(rows) for key, values in game.columns.items()}
-    return replace(game, columns=columns, sparse=sparse, repeats=repeats)
-
-
-def drop_repeats(game: Game, frame_ids: np.ndarray) -> Game:
-    """Keep the last row of each frame id: a rollback replays frames, and only its last version happened.
-
-    `frame_ids` (T,): ids as the replay numbers them (from -123 on). GameError where they do not fit the game.
-    """
-    if frame_ids.shape != (game.frames,):
-        raise GameError(f"{len(frame_ids)} frame ids for {game.frames} rows")
-    ids, from_end = np.unique(frame_ids[::-1], return_index=True)
-    if len(ids) > 1 and int(ids[-1]) - int(ids[0]) != len(ids) - 1:
-        gap = ids[:-1][np.diff(ids) > 1][0]
-        raise GameError(f"frame ids skip after {gap}: frames are lost in the file")
-    dropped = game.frames - len(ids)
-    rows = game.frames - 1 - from_end
-    if not dropped and bool((np.diff(rows) > 0).all()):
-        return replace(game, repeats="none")
-    return select_rows(game, rows, f"{dropped} dropped")

@@ -6,51 +6,47 @@ the same values, so one of them is read for all.
 
 from __future__ import annotations
 
-import zlib
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldmodel.errors import GameError
+from worldmodel.games.planes import view_bits
 from worldmodel.schema import FRAMES_PER_SECOND, parsed_type
+
+try:
+    from isal import isal_zlib as inflate  # a third faster
+except ImportError:  # there is no build of it for this machine
+    import zlib as inflate  # type: ignore[no-redef]
 
 ColumnPath = tuple[str, ...]
 MAX_GAME_BYTES = 512 * 2**20
 """A game of an hour is about 50 MB; more than this is no game (or a decompression bomb)."""
 MAX_GAME_FRAMES = 3 * 3600 * FRAMES_PER_SECOND
 """Three hours; a column of a few bytes may claim any length."""
+_INFLATE_ERROR: type[Exception] = inflate.error  # type: ignore[assignment]
 _PARQUET, _ZLIB = b"PAR1", 0x78
 
 
-class Leaves:
-    """The values (T,) of every column under `root`, in the file's own types."""
+class Leaves(dict[ColumnPath, np.ndarray]):
+    """The values (T,) of every column under `root`, in the file's own types; equal columns may be one array."""
 
     def __init__(self, frames: int, values: dict[ColumnPath, np.ndarray]) -> None:
+        super().__init__(values)
         self.frames = frames
-        self._values = values
         self._zero: dict[int, bool] = {}
-
-    def __iter__(self) -> Iterator[ColumnPath]:
-        return iter(self._values)
-
-    def get(self, path: ColumnPath) -> np.ndarray | None:
-        """The column at `path`, or None where the file has none."""
-        return self._values.get(path)
 
     def is_zero(self, path: ColumnPath) -> bool:
         """Whether a column's bits are all zero (-0.0 is not)."""
-        values = self._values[path]
-        if id(values) not in self._zero:
-            self._zero[id(values)] = not view_bits(values).any()
-        return self._zero[id(values)]
-
-
-def view_bits(values: np.ndarray) -> np.ndarray:
-    """Floats as unsigned integers of the same bits; other types as they are."""
-    return values.view(f"u{values.itemsize}") if values.dtype.kind == "f" else values
+        values = self[path]
+        found = self._zero.get(id(values))
+        if found is None:
+            found = self._zero[id(values)] = not view_bits(values).any()
+        return found
 
 
 def read_leaves(data: bytes) -> Leaves:
@@ -59,21 +55,21 @@ def read_leaves(data: bytes) -> Leaves:
     try:
         file = pq.ParquetReader()  # what ParquetFile reads with; that one also indexes every column by name
         file.open(pa.BufferReader(raw), pre_buffer=False)
-        metadata = file.metadata
-        kinds = _list_leaves(file.schema_arrow)
-        _check_size(metadata)
+        shape = _find_shape(file)
+        _check_size(file.metadata)
         # pyarrow aborts the process on some damaged footers; within zlib a checksum has shown that the file is whole.
-        twins = _find_twins(metadata, raw, kinds) if data[0] == _ZLIB else {path: path for path in kinds}
-        chosen = [number for number, (path, twin) in enumerate(twins.items()) if path == twin]
-        table = file.read_all(column_indices=chosen, use_threads=False)
+        twins = _find_twins(file.metadata, raw, shape) if data[0] == _ZLIB else list(range(len(shape.paths)))
+        chosen = [number for number, twin in enumerate(twins) if number == twin]
+        # Batches: `read_all` would join the parts of each column, and there is but one.
+        groups, rows = range(file.metadata.num_row_groups), file.metadata.num_rows
+        batches = list(file.iter_batches(rows, groups, column_indices=chosen, use_threads=False))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise GameError(f"not a parquet file: {explain(error)}") from error
-    read = dict(_walk(_join(table.column("root")), ()))
-    return Leaves(table.num_rows, {path: read[twin] for path, twin in twins.items()})
-
-
-def _join(column: pa.ChunkedArray) -> pa.StructArray:
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+    read: list[np.ndarray] = []
+    parts = [batch.column(0) for batch in batches]
+    _collect(parts[0] if len(parts) == 1 else pa.concat_arrays(parts), (), read)
+    values = dict(zip(chosen, read, strict=True))
+    return Leaves(rows, {path: values[twin] for path, twin in zip(shape.paths, twins, strict=True)})
 
 
 def explain(error: Exception) -> str:
@@ -88,10 +84,10 @@ def _decompress(data: bytes) -> bytes:
         raise GameError("empty file")
     if data[0] != _ZLIB:
         raise GameError(f"neither zlib nor parquet: it begins with {data[:4]!r}")
-    stream = zlib.decompressobj()
+    stream = inflate.decompressobj()
     try:
         raw = stream.decompress(data, MAX_GAME_BYTES)
-    except zlib.error as error:
+    except _INFLATE_ERROR as error:
         raise GameError(f"damaged zlib data: {error}") from error
     if stream.unconsumed_tail:
         raise GameError(f"more than {MAX_GAME_BYTES >> 20} MiB once decompressed: no game is that long")
@@ -100,25 +96,46 @@ def _decompress(data: bytes) -> bytes:
     return raw
 
 
-def _list_leaves(schema: pa.Schema) -> dict[ColumnPath, str]:
-    """Path under `root` to Arrow type of every column, in the file's order."""
+@dataclass(frozen=True)
+class _Shape:
+    """The columns of a file, in its order."""
+
+    schema: pq.ParquetSchema
+    hints: bytes
+    """The Arrow types that the writer left beside the parquet schema."""
+    paths: list[ColumnPath]
+    """Where each column stands under `root`."""
+    kinds: list[tuple[object, ...]]
+    """What decides how a column's stored bytes are to be read."""
+
+
+_SHAPES: deque[_Shape] = deque(maxlen=4)
+"""Shapes met last: comparing takes a fiftieth of the time of making one."""
+
+
+def _find_shape(file: pq.ParquetReader) -> _Shape:
+    schema, hints = file.metadata.schema, (file.metadata.metadata or {}).get(b"ARROW:schema", b"")
+    for known in tuple(_SHAPES):
+        if known.hints == hints and known.schema.equals(schema):
+            return known
+    columns = dict(_list_columns(file.schema_arrow))
+    levels = (schema.column(number).max_definition_level for number in range(len(columns)))
+    kinds: list[tuple[object, ...]] = list(zip(columns.values(), levels, strict=True))
+    _SHAPES.appendleft(_Shape(schema, hints, list(columns), kinds))
+    return _SHAPES[0]
+
+
+def _list_columns(schema: pa.Schema) -> Iterator[tuple[ColumnPath, str]]:
+    """Path under `root` and Arrow type of every column."""
     if "root" not in schema.names:
         raise GameError(f"no column 'root'; the file has {', '.join(schema.names) or 'none'}")
     beside = [name for name in schema.names if name != "root"]
     if beside or len(schema.names) > 1:
         raise GameError(f"unknown column {(beside or ['root'])[0]!r} beside 'root': the schema has no such field")
     root = schema.field("root").type
-    for known, kinds in tuple(_CHECKED):
-        if root.equals(known):
-            return kinds
     if not pa.types.is_struct(root):
         raise GameError(f"column 'root' holds {root}, expected a struct of players and stage")
-    _CHECKED.appendleft((root, dict(_check_struct(root, parsed_type(), ()))))
-    return _CHECKED[0][1]
-
-
-_CHECKED: deque[tuple[pa.DataType, dict[ColumnPath, str]]] = deque(maxlen=4)
-"""Types of `root` met last, and their columns: comparing two types takes half the time of hashing one."""
+    return _check_struct(root, parsed_type(), ())
 
 
 def _check_struct(found: pa.DataType, known: pa.DataType, at: ColumnPath) -> Iterator[tuple[ColumnPath, str]]:
@@ -155,39 +172,41 @@ def _check_size(metadata: pq.FileMetaData) -> None:
         raise GameError(f"more than {MAX_GAME_BYTES >> 20} MiB once decompressed: no game is that long")
 
 
-def _find_twins(metadata: pq.FileMetaData, raw: bytes, kinds: dict[ColumnPath, str]) -> dict[ColumnPath, ColumnPath]:
-    """Each column to the first of the same type and the same stored bytes."""
+def _find_twins(metadata: pq.FileMetaData, raw: bytes, shape: _Shape) -> list[int]:
+    """Each column's number, or that of the first of the same kind and the same stored bytes."""
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    schema = metadata.schema
-    met: dict[tuple[object, ...], list[tuple[ColumnPath, list[bytes]]]] = {}
-    twins = {}
-    for number, (path, kind) in enumerate(kinds.items()):
-        chunks = [_stored_bytes(group.column(number), raw) for group in groups]
+    met: dict[tuple[object, ...], list[tuple[int, list[bytes]]]] = {}
+    twins = []
+    for number, kind in enumerate(shape.kinds):
+        stored = [_stored_bytes(group.column(number), raw) for group in groups]
         # Few columns are of one size: comparing those costs less than hashing all.
-        alike = met.setdefault((kind, schema.column(number).max_definition_level, *map(len, chunks)), [])
-        twin = next((first for first, stored in alike if stored == chunks), None)
-        twins[path] = path if twin is None else twin
-        if twin is None:
-            alike.append((path, chunks))
+        alike = met.setdefault((kind, *map(len, stored)), [])
+        twins.append(next((first for first, other in alike if other == stored), number))
+        if twins[-1] == number:
+            alike.append((number, stored))
     return twins
 
 
 def _stored_bytes(chunk: pq.ColumnChunkMetaData, raw: bytes) -> bytes:
-    start = chunk.dictionary_page_offset or chunk.data_page_offset
-    stored = raw[start : start + chunk.total_compressed_size]
-    if start < 0 or not stored or len(stored) != chunk.total_compressed_size:
+    start, size = chunk.dictionary_page_offset or chunk.data_page_offset, chunk.total_compressed_size
+    stored = raw[start : start + size]
+    if start < 0 or not stored or len(stored) != size:
         raise GameError(f"damaged: column {chunk.path_in_schema} does not lie within the file")
     return stored
 
 
-def _walk(array: pa.Array, at: ColumnPath) -> Iterator[tuple[ColumnPath, np.ndarray]]:
+def _collect(array: pa.StructArray, at: ColumnPath, read: list[np.ndarray]) -> None:
+    """Append the values of every column below a struct, in the file's order."""
     if array.null_count:
         raise GameError(f"{'.'.join(at) or 'root'} has {array.null_count} null values")
-    if not isinstance(array, pa.StructArray):
-        yield at, _read_bits(array) if isinstance(array, pa.BooleanArray) else array.to_numpy(zero_copy_only=False)
-        return
     for number, name in enumerate(array.type.names):
-        yield from _walk(array.field(number), (*at, name))
+        child = array.field(number)
+        if isinstance(child, pa.StructArray):
+            _collect(child, (*at, name), read)
+            continue
+        if child.null_count:
+            raise GameError(f"{'.'.join((*at, name))} has {child.null_count} null values")
+        read.append(_read_bits(child) if isinstance(child, pa.BooleanArray) else child.to_numpy(zero_copy_only=False))
 
 
 def _read_bits(array: pa.BooleanArray) -> np.ndarray:

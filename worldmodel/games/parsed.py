@@ -7,14 +7,20 @@ lack fields; what a file holds beyond the schema is refused rather than dropped.
 from __future__ import annotations
 
 import io
+import math
+import re
+from functools import cache
 
 import numpy as np
 
 from worldmodel.errors import GameError
 from worldmodel.games.absence import find_missing
-from worldmodel.games.game import Game, SparseRows, check_column, drop_repeats, stored_type
-from worldmodel.games.leaves import ColumnPath, Leaves, explain, read_leaves, view_bits
-from worldmodel.schema import PLAYER_FIELDS, PLAYERS, SPARSE, STAGE, Field, Sparse
+from worldmodel.games.game import Game, check_column
+from worldmodel.games.leaves import ColumnPath, Leaves, explain, read_leaves
+from worldmodel.games.planes import Planes, list_places, stored_type
+from worldmodel.games.repeats import describe_dropped, find_last_rows
+from worldmodel.games.sparse import read_sparse
+from worldmodel.schema import SPARSE, STAGE, Field, Storage
 
 
 def read_game(data: bytes, md5: str, entry: dict[str, object], frame_ids: bytes | None = None) -> Game:
@@ -23,30 +29,57 @@ def read_game(data: bytes, md5: str, entry: dict[str, object], frame_ids: bytes 
     Raises GameError with a reason that a person understands.
     """
     leaves = read_leaves(data)
-    columns: dict[tuple[int, str], np.ndarray] = {}
-    absent: set[str] = set()
-    for player in range(PLAYERS):
-        for field in PLAYER_FIELDS:
-            values = leaves.get((f"p{player}", *field.column))
-            if values is None:
-                absent.add(_note_absent(field, player, leaves))
-                values = np.zeros(leaves.frames, dtype=stored_type(field))
-            columns[player, field.name] = check_column(field, player, values)
-    sparse = {group.name: _sparse_rows(leaves, group) for group in SPARSE}
-    absent |= {name for name, rows in sparse.items() if rows is None}
-    game = Game(
+    kept = find_last_rows(_load_ids(frame_ids), leaves.frames) if frame_ids is not None else None
+    planes, lacking = _fill_planes(leaves, kept)
+    sparse = {group.name: read_sparse(leaves, group, kept) for group in SPARSE}
+    absent = lacking | {name for name, rows in sparse.items() if rows is None}
+    return Game(
         md5=md5,
         stage=_stage(leaves),
-        columns=columns,
+        planes=planes,
         sparse={name: rows for name, rows in sparse.items() if rows is not None and len(rows.frames)},
-        absent=frozenset(absent),
-        missing=find_missing(columns, frozenset(absent), entry),
+        absent=absent,
+        missing=find_missing(planes, absent, entry),
+        repeats="unknown" if frame_ids is None else describe_dropped(kept, leaves.frames),
         entry=entry,
     )
-    return game if frame_ids is None else drop_repeats(game, _load_ids(frame_ids))
+
+
+def _fill_planes(leaves: Leaves, kept: np.ndarray | None) -> tuple[Planes, frozenset[str]]:
+    """The fields of both players in the rows that are kept (None: all), and the names of those that have no column."""
+    planes = Planes.allocate(leaves.frames if kept is None else len(kept))
+    absent: set[str] = set()
+    for storage, plane in planes.values.items():
+        for target, (player, field, path, kind) in zip(plane, _list_columns(storage), strict=True):
+            values = leaves.get(path)
+            if values is None:
+                absent.add(_note_absent(field, player, leaves))
+                target[:] = 0
+                continue
+            found = values if kept is None else values.take(kept)
+            target[:] = found if found.dtype == kind else check_column(field, player, found)
+    for player, field in list_places(Storage.FLOAT32):  # NaN and infinity show in the bounds
+        if not all(map(math.isfinite, planes.bounds[player, field.name])):
+            check_column(field, player, planes.column(player, field.name))
+    return planes, frozenset(absent)
+
+
+@cache
+def _list_columns(storage: Storage) -> list[tuple[int, Field, ColumnPath, np.dtype]]:
+    """Player, field, path in the file and type of each row of a plane."""
+    return [(p, field, (f"p{p}", *field.column), stored_type(field)) for p, field in list_places(storage)]
+
+
+_IDS_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '<i4', 'fortran_order': False, 'shape': \((\d+),\), \} *\n", re.DOTALL
+)
+"""What numpy writes before a row of int32; its own reader parses it as Python."""
 
 
 def _load_ids(data: bytes) -> np.ndarray:
+    header = _IDS_HEADER.match(data)
+    if header and len(data) - header.end() == 4 * int(header[1]):
+        return np.frombuffer(data, dtype="<i4", offset=header.end())
     try:
         ids = np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
     except (ValueError, OSError, EOFError) as error:
@@ -75,49 +108,3 @@ def _stage(leaves: Leaves) -> int:
     if not 0 <= stage <= np.iinfo(STAGE.storage.value).max or int(stage) != stage:
         raise GameError(f"stage holds {stage}, outside its storage type {STAGE.storage.value}")
     return int(stage)
-
-
-def _sparse_rows(leaves: Leaves, group: Sparse) -> SparseRows | None:
-    """Rows of a group where any value's bits are not zero; None where the file has no such group."""
-    frames, slots = [np.zeros(0, np.int64)], [np.zeros(0, np.uint8)]
-    parts: dict[str, list[np.ndarray]] = {name: [np.zeros(0, kind)] for name, kind in group.fields}
-    found = False
-    for slot, path in enumerate(group.paths):
-        present = [(*path, name) for name, _ in group.fields if leaves.get((*path, name)) is not None]
-        found |= bool(present)
-        filled = [view_bits(_values(leaves, leaf)) != 0 for leaf in present if not leaves.is_zero(leaf)]
-        if not filled:
-            continue
-        rows = np.flatnonzero(np.logical_or.reduce(filled))
-        frames.append(rows)
-        slots.append(np.full(len(rows), slot, dtype=np.uint8))
-        for name, kind in group.fields:
-            parts[name].append(_take(leaves, (*path, name), rows, kind))
-    if not found:
-        return None
-    frame, slot_of = np.concatenate(frames), np.concatenate(slots)
-    order = np.lexsort((slot_of, frame))
-    return SparseRows(
-        frames=frame[order].astype(np.int32),
-        slots=slot_of[order],
-        values={name: np.concatenate(column)[order] for name, column in parts.items()},
-    )
-
-
-def _values(leaves: Leaves, path: ColumnPath) -> np.ndarray:
-    values = leaves.get(path)
-    return np.zeros(leaves.frames, dtype=bool) if values is None else values
-
-
-def _take(leaves: Leaves, path: ColumnPath, rows: np.ndarray, kind: str) -> np.ndarray:
-    """Some rows of a column in its storage type; all others are zero."""
-    values: np.ndarray = _values(leaves, path)[rows]
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise GameError(f"{'.'.join(path)} has non-finite values")
-    if values.dtype == kind:
-        return values
-    with np.errstate(invalid="ignore", over="ignore"):
-        kept: np.ndarray = values.astype(np.dtype(kind))
-    if not np.array_equal(kept.astype(np.float64), values.astype(np.float64)):
-        raise GameError(f"{'.'.join(path)} holds a value outside its storage type {kind}")
-    return kept

@@ -7,6 +7,7 @@ why there is none: no game is lost without a word.
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,8 +24,10 @@ from worldmodel.storage import Entry, Location
 META = "meta.json"
 """What names the games of a parsed folder."""
 FRAME_IDS = "frame_ids"
-_PREFETCH = 16
-"""Files read ahead of the one being parsed: hides an object store's latency."""
+_THREADS = 16
+"""Requests under way at once: hides an object store's latency."""
+_GROUP = 2
+"""Games that a thread reads in one go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,13 +191,8 @@ class Reading:
 def read_games(units: list[Unit]) -> Iterator[Reading]:
     """All games of some units, in their order; files are read ahead in threads, parsed one at a time."""
     loose = [unit for unit in units if unit.kind == "parsed"]
-    with ThreadPoolExecutor(_PREFETCH) as pool:
-        queue = iter(loose)
-        waiting = [(unit, pool.submit(_fetch, unit)) for unit in islice(queue, _PREFETCH)]
-        while waiting:
-            unit, fetched = waiting.pop(0)
-            waiting.extend((later, pool.submit(_fetch, later)) for later in islice(queue, 1))
-            yield _parse(unit, *fetched.result())
+    for unit, fetched in zip(loose, _read_ahead(loose), strict=True):
+        yield _parse(unit, *fetched)
     for unit in (unit for unit in units if unit.kind != "parsed"):
         if unit.kind == "tar":
             yield from _read_shard(unit)
@@ -202,16 +200,39 @@ def read_games(units: list[Unit]) -> Iterator[Reading]:
             yield from _read_tensors(unit)
 
 
-def _fetch(unit: Unit) -> tuple[bytes, bytes | None, str]:
-    """A game's bytes, its frame ids' bytes, and why they could not be read."""
+Fetched = tuple[bytes, bytes | None, str]
+"""A game's bytes, its frame ids' bytes, and why they could not be read."""
+
+
+def _read_ahead(units: list[Unit]) -> Iterator[Fetched]:
+    """What is stored of each unit, in order, with `_THREADS` requests under way."""
+    groups = [units[first : first + _GROUP] for first in range(0, len(units), _GROUP)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        waiting = deque(pool.submit(_fetch_all, group) for group in groups[:_THREADS])
+        following = iter(groups[_THREADS:])
+        while waiting:
+            fetched = waiting.popleft().result()
+            waiting.extend(pool.submit(_fetch_all, group) for group in islice(following, 1))
+            yield from fetched
+
+
+def _fetch_all(units: list[Unit]) -> list[Fetched]:
+    return [_fetch(unit) for unit in units]
+
+
+def _fetch(unit: Unit) -> Fetched:
     if unit.bytes > MAX_GAME_BYTES:
         return b"", None, f"{unit.bytes} bytes: no game is that long"
     try:
-        data = Location.of(unit.uri).read_bytes()
-        ids = Location.of(unit.frame_ids).read_bytes() if unit.frame_ids else None
+        return _read(unit.uri), _read(unit.frame_ids) if unit.frame_ids else None, ""
     except (OSError, UserError) as error:
         return b"", None, f"cannot be read: {error}"
-    return data, ids, ""
+
+
+def _read(uri: str) -> bytes:
+    location = Location.of(uri)
+    path = location.local_path()
+    return location.read_bytes() if path is None else path.read_bytes()
 
 
 def _parse(unit: Unit, data: bytes, ids: bytes | None, failure: str) -> Reading:

@@ -20,8 +20,9 @@ import torch
 
 from worldmodel.encoding import EncodingConfig, FeatureLayout
 from worldmodel.errors import GameError, UserError
-from worldmodel.games.game import Game, check_column, stored_type
+from worldmodel.games.game import Game, check_column
 from worldmodel.games.leaves import explain
+from worldmodel.games.planes import Planes, stored_type
 from worldmodel.schema import PLAYER_FIELDS, PLAYERS, SPARSE, STAGE, Field, Storage
 from worldmodel.storage import Location
 
@@ -151,7 +152,7 @@ def _game_of(floats: np.ndarray, ints: np.ndarray, layout: FeatureLayout) -> Gam
     digest = hashlib.md5(floats.tobytes() + ints.tobytes(), usedforsecurity=False).hexdigest()
     missing = frozenset(name for name in absent if "." in name)
     return Game(
-        md5=digest, stage=stage, columns=columns, absent=frozenset(absent), missing=missing,
+        md5=digest, stage=stage, planes=Planes.of(columns), absent=frozenset(absent), missing=missing,
         entry={"source": "encoded .pt", "num_frames": len(floats)},
     )  # fmt: skip
 
