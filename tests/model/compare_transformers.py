@@ -14,7 +14,8 @@ from transformers import Mamba2Config
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
 from worldmodel.model.config import EXPANSION, ModelConfig
-from worldmodel.model.mamba2 import EPSILON, KERNEL, Mamba2
+from worldmodel.model.mamba2 import KERNEL, Mamba2
+from worldmodel.model.norm import EPSILON
 
 CASES = {"one chunk": (10, 32), "several chunks": (64, 16), "a part of a chunk left over": (75, 32)}
 """Frames, and frames of a chunk."""

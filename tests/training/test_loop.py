@@ -248,11 +248,12 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 }  # fmt: skip
 """Key to another value, and what else must be set for the key to matter."""
 SPEED_ONLY = {
-    "training.batch_parts",
+    "training.batch_parts", "training.compile",
     "model.chunk_size", "model.backend", "training.device", "training.threads", "training.eval_batch_size",
     "training.log_interval", "training.checkpoint_minutes",
 }  # fmt: skip
-"""Keys that must change nothing but speed and output (`device`, `backend`, `batch_parts`: up to rounding)."""
+"""Keys that must change nothing but speed and output (some only up to rounding: `device`, `backend`,
+`batch_parts`, `compile`)."""
 ELSEWHERE = ("name", "goal", "save_dir", "tracking.", "self_forcing.", "data.dataset_dir", "training.best_")
 """Keys about files, tracking or the choice of a checkpoint, and those of a section that is refused when enabled."""
 

@@ -156,7 +156,8 @@ class Mamba2WorldModel(WorldModel):
     ) -> tuple[Predictions, State]:
         """See `WorldModel.forward`."""
         x = self.dropout(self.frame_proj(self.embed_frames(inputs))).to(self.frame_proj.weight.dtype)
-        positions, found = inputs.controls.size(1), list[Tensor]()
+        found: list[Tensor] = []
+        positions = inputs.controls.size(1)
         for layer, before in zip(self.layers, self._share(state), strict=True):
             keep = positions if layer is self.layers[-1] else x.size(1)
             x, after = layer(x, before, keep=keep, wants_state=wants_state)

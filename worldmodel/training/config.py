@@ -16,6 +16,7 @@ from worldmodel.model.config import ModelConfig
 
 Count = Annotated[int, Field(ge=1)]
 Identifier = Annotated[int, Field(ge=0)]
+CompileMode = Literal["off", "default", "cuda_graphs", "max_autotune"]
 PartCount = Literal[1, 2, 4, 8]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -86,6 +87,10 @@ class TrainingConfig:
     """Share (0 to 1) of the games that are trained on; the others validate."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; `auto`: CUDA where there is one. `null` in a file is `auto`."""
+    compile: CompileMode = "off"
+    """Compile the model's training pass (torch.compile; about a minute at the start): `default`; on a GPU also
+    `cuda_graphs`, which replays a whole pass as one launch, and `max_autotune`, which tries kernels for minutes
+    besides. Speed only: results differ by rounding and by what dropout draws."""
     threads: Count | None = None
     """CPU threads of one worker; None: its share of the machine's cores."""
     eval_batch_size: Count | None = None

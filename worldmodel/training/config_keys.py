@@ -36,7 +36,6 @@ REFUSED = {
     "training.optimizer": "AdamW is the only optimizer",
     "training.muon_lr": "AdamW is the only optimizer",
     "training.adamw_lr": "AdamW is the only optimizer: set `training.lr`",
-    "training.compile": "models are not compiled",
     "training.profile": "timings are sampled in every run",
     "self_forcing.horizon_weights": _SELF_FORCING,
     "self_forcing.selective_bptt": _SELF_FORCING,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from worldmodel.model.world_model import WorldModel
 from worldmodel.training.ahead import Ahead
 from worldmodel.training.checkpoint import Best, Checkpoint, CheckpointState, name_folder
+from worldmodel.training.compiled import compile_pass
 from worldmodel.training.config import ExperimentConfig, TrainingConfig
 from worldmodel.training.feed import Batch, Feed
 from worldmodel.training.loss import compute_loss
@@ -72,6 +73,7 @@ class Trainer:
         self.schedule = Schedule.of(self.training, feed.plan.steps_per_epoch)
         self.optimizer = make_optimizer(model, self.training)
         self.parallel: nn.Module = workers.wrap(model)
+        self._pass = compile_pass(model, self.parallel, self.training.compile, feed.parts // workers.world)
         self.device = feed.worker.device
         self.step = 0
         self.best: Best | None = None
@@ -186,7 +188,7 @@ class Trainer:
     def _compute_part(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         seed_step(self.training.seed, self.step, batch.part)
         with self._autocast():
-            predictions, _ = self.parallel(batch.inputs, wants_state=False)
+            predictions, _ = self._pass(batch.inputs, wants_state=False)
         loss, terms = compute_loss(
             predictions, batch.targets, self.config.loss_weights, batch.denominators, self.training.smooth_l1_beta
         )

@@ -26,7 +26,8 @@ LIVE = (State.CREATED, State.RUNNING)
 FREE_SECTIONS = ("tracking.",)
 FREE_KEYS = frozenset({
     "training.num_epochs", "training.max_steps", "training.device", "training.threads", "training.eval_batch_size",
-    "training.log_interval", "training.checkpoint_minutes", "training.batch_parts", "data.dataset_dir", "save_dir",
+    "training.log_interval", "training.checkpoint_minutes", "training.batch_parts", "training.compile",
+    "data.dataset_dir", "save_dir",
 })  # fmt: skip
 """Settings that may change at a resume; any other would make it another experiment."""
 

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from worldmodel.storage import Location
 from worldmodel.training.budget import Budget
 from worldmodel.training.card import write_card
 from worldmodel.training.checkpoint_list import Recovery, newest_good
+from worldmodel.training.compiled import check_compiler, note_graphs
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import override, read_experiment, to_yaml
 from worldmodel.training.crew import Crew, attach, work
@@ -90,6 +92,7 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     check_world(request.workers)
     check_metric(config)
     device = pick_device(config.training.device)
+    check_compiler(config.training.compile, device)
     if request.init:
         load_users_checkpoint(Path(request.init))  # what cannot be read must not cost the run its name
     older = find_older(storage, config.name, resume=request.resume)
@@ -105,6 +108,7 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     check_budget(cost, request.budget, older)
     if request.auto_batch:
         config = fit_batch(dataset, request, report)
+    notes += note_graphs(config.training.compile, lcm(config.training.batch_parts, request.workers) // request.workers)
     run = start_run(
         storage, config, resume=request.resume, data_fingerprint=dataset.fingerprint,
         world_size=request.workers, device=describe_device(device), blocks=blocks, **cost,
