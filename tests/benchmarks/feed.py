@@ -104,13 +104,13 @@ def _take_samples(plan: Plan, index: Index) -> Samples:
 
 
 def _gather_turns(store: FrameStore, plan: Plan) -> Callable[[], float]:
-    """Typed batches, step after step, plan included."""
-    steps = cycle(range(max(1, plan.samples // plan.batch_size)))
+    """Typed batches, step after step; like its peers, it is told which samples."""
+    batches = cycle([plan.global_batch(step) for step in range(max(1, plan.samples // plan.batch_size))])
 
     def run() -> float:
         began, work = time.process_time(), 0
         while time.process_time() - began < TURN_SECONDS:
-            store.gather(plan.global_batch(next(steps)), plan.shape.frames)
+            store.gather(next(batches), plan.shape.frames)
             work += plan.batch_size * plan.shape.positions
         return work
 

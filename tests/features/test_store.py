@@ -142,3 +142,15 @@ def test_a_damaged_block_is_named_before_anything_is_read(
     with pytest.raises(UserError, match=path.name) as caught:
         open_store(tmp_path, index, blocks)
     assert {"short": "bytes", "changed": "sha256", "gone": "gone"}[damage] in str(caught.value)
+
+
+@given(picks=picks, frames=st.integers(1, 60))
+@settings(max_examples=15, deadline=None)
+def test_what_a_device_selects_is_what_is_copied_here(
+    folder: Path, index: Index, picks: list[tuple[int, float]], frames: int
+) -> None:
+    samples, here, apart = make_samples(index, picks), open_store(folder, index), open_store(folder, index)
+    for pool in apart._pools:
+        pool._rows._is_here = False
+    first, second = (put_together(store, samples, frames) for store in (here, apart))
+    assert all(np.array_equal(first[storage], second[storage]) for storage in Storage)

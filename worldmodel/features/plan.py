@@ -11,6 +11,7 @@ So an epoch has every target exactly once, and a resumed run continues with the 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -170,16 +171,27 @@ class Plan:
         left: np.ndarray = self.targets[samples.games] - samples.starts
         return left.clip(max=self.shape.length)
 
-    def blocks_ahead(self, step: int, partitions: frozenset[int]) -> list[str]:
+    def blocks_ahead(self, step: int, partitions: frozenset[int]) -> tuple[str, ...]:
         """Names of blocks in the order in which some partitions need them, from a step on to the end of what follows.
 
-        They are those of each partition's present group and of the groups behind it, into the next epoch.
+        They are those of each partition's present group and of the groups behind it, into the next epoch. The answer
+        is the same object as for the step before where no group has ended since.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
-        place = position * self.batch_size / self.samples
+        coming = self._coming(epoch, partitions)
+        passed = bisect_left(coming, position * self.batch_size / self.samples, key=lambda visit: visit.end)
+        return self._blocks_after(epoch, partitions, passed)
+
+    @lru_cache(maxsize=2)  # noqa: B019  (a plan lives as long as its run)
+    def _coming(self, epoch: int, partitions: frozenset[int]) -> list[Visit]:
+        """Some partitions' visits in an epoch and the one after, by their ends."""
         visits = [*self._visits(epoch), *(visit.delay() for visit in self._visits(epoch + 1))]
-        coming = sorted((v for v in visits if v.partition in partitions and v.end >= place), key=lambda v: v.begin)
-        return list(dict.fromkeys(name for visit in coming for name in visit.blocks))
+        return sorted((visit for visit in visits if visit.partition in partitions), key=lambda visit: visit.end)
+
+    @lru_cache(maxsize=2)  # noqa: B019
+    def _blocks_after(self, epoch: int, partitions: frozenset[int], passed: int) -> tuple[str, ...]:
+        visits = sorted(self._coming(epoch, partitions)[passed:], key=lambda visit: visit.begin)
+        return tuple(dict.fromkeys(name for visit in visits for name in visit.blocks))
 
     def count_blocks_at_once(self, partitions: frozenset[int]) -> int:
         """Blocks that some partitions' groups have together: what a worker needs at hand at any time."""

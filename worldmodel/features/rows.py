@@ -75,7 +75,7 @@ class RowFormat:
 
     def read(self, rows: UInt8[Tensor, "batch time byte"]) -> dict[Storage, Tensor]:
         """Storage to (B, T, column), typed views of the rows."""
-        parts = dict(zip(self.places, torch.split(rows, self._widths, dim=-1), strict=False))
+        parts = dict(zip(self.places, torch.split_with_sizes(rows, self._widths, -1), strict=False))
         typed = ((storage, kind, parts[storage]) for storage, kind in DTYPES.items())
         return {storage: part if kind is torch.uint8 else part.view(kind) for storage, kind, part in typed}
 
@@ -103,6 +103,9 @@ class RowMatrix:
     def __init__(self, form: RowFormat, rows: int, device: torch.device) -> None:
         self.format, self.count = form, rows
         self._words = torch.empty(rows, form.width // WORD, dtype=torch.int32, device=device)
+        self._is_here = device.type == "cpu"
+        self._bytes = self._words.numpy().view(np.uint8) if self._is_here else np.empty((0, form.width), np.uint8)
+        self._seen: dict[int, np.ndarray] = {}
 
     @property
     def bytes(self) -> int:
@@ -124,13 +127,21 @@ class RowMatrix:
         cut = np.flatnonzero(left < frames)
         if len(cut) > MOST_CUT or starts.max() > self.count - frames:
             return self._take_rows(starts, last, frames)
-        found = self._take_pieces(starts, frames)
+        found = self._pieces(frames)[starts] if self._is_here else self._select_pieces(starts, frames)
         for place in cut.tolist():
             found[place, left[place] :] = found[place, left[place] - 1]
-        return found.view(torch.uint8)
+        return torch.from_numpy(found) if isinstance(found, np.ndarray) else found.view(torch.uint8)
 
-    def _take_pieces(self, starts: np.ndarray, frames: int) -> Int32[Tensor, "batch time word"]:
-        """Each sample as one piece of memory: the matrix seen as overlapping pieces, of which none is made."""
+    def _pieces(self, frames: int) -> np.ndarray:
+        """The matrix seen as overlapping pieces (first row, frame, byte), of which none is made."""
+        if frames not in self._seen:
+            rows, width = self._bytes.shape
+            shape, strides = (rows - frames + 1, frames, width), (width, width, 1)
+            self._seen = {frames: np.lib.stride_tricks.as_strided(self._bytes, shape, strides, writeable=False)}
+        return self._seen[frames]
+
+    def _select_pieces(self, starts: np.ndarray, frames: int) -> Int32[Tensor, "batch time word"]:
+        """Each sample as one piece of the device's memory."""
         words = self.format.width // WORD
         pieces = self._words.as_strided((self.count - frames + 1, frames * words), (words, 1))
         return pieces.index_select(0, self._send(starts)).view(-1, frames, words)

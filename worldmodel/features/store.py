@@ -61,6 +61,7 @@ class FrameStore:
         self._row = np.array([game.row for game in games], dtype=np.int64)
         self._last = np.array([game.frames for game in games], dtype=np.int64) - 1
         self._turn = threading.Lock()
+        self._expected: Sequence[str] = ()
         self.bytes = sum(pool.needed_bytes for pool in self._pools)
         self.is_resident = self.bytes <= options.resident_bytes
         self._open_pools(options)
@@ -84,7 +85,8 @@ class FrameStore:
 
     def expect(self, blocks: Sequence[str]) -> None:
         """Say which blocks come next, in order: where frames stream, they are loaded ahead."""
-        if not self.is_resident:
+        if not self.is_resident and blocks is not self._expected:
+            self._expected = blocks
             places = [self._places[name] for name in blocks if name in self._places]
             for number, pool in enumerate(self._pools):
                 pool.expect([block for pool_number, block in places if pool_number == number])
