@@ -50,7 +50,7 @@ def is_chosen(backend: Backend, device: torch.device) -> bool:
         return device.type == "cuda" and is_installed()
     if not is_installed():
         raise UserError(
-            "model.backend is 'kernels', but mamba_ssm is not installed here: install the 'gpu' extra, "
+            "model.backend is 'kernels', but mamba_ssm and Triton are not installed here: run `make gpu`, "
             "or set model.backend to 'auto' or 'torch'."
         )
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
