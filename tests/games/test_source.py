@@ -13,7 +13,7 @@ from tests.games_on_disk import as_file, name_of, toy_columns, write_folder, wri
 from worldmodel.errors import UserError
 from worldmodel.games import source as source_module
 from worldmodel.games.source import list_source, read_games
-from worldmodel.storage import Location, StorageError
+from worldmodel.storage import StorageError
 
 CONTENT = as_file(toy_columns(1, 30))
 NAME = name_of(CONTENT)
@@ -142,10 +142,10 @@ def test_a_file_that_cannot_be_read_is_a_rejection(folder: Path, monkeypatch: py
     units = list_source(str(folder)).units
     for error in (PermissionError(13, "Permission denied"), StorageError("cannot read it: Forbidden")):
 
-        def refuse(self: Location, error: Exception = error) -> bytes:
+        def refuse(uri: str, error: Exception = error) -> bytes:
             raise error
 
-        monkeypatch.setattr(Location, "read_bytes", refuse)
+        monkeypatch.setattr(source_module, "_read", refuse)
         (reading,) = read_games(units)
         assert reading.game is None
         assert reading.reason.startswith("cannot be read: ")

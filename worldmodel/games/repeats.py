@@ -21,7 +21,7 @@ def find_last_rows(frame_ids: np.ndarray, rows: int) -> np.ndarray | None:
     else:  # more ids than rows: some are lost
         found = np.full(1, -1, dtype=np.int64)
     if (found < 0).any():
-        known = np.unique(frame_ids)
+        known = np.unique(frame_ids).astype(np.int64)
         raise GameError(f"frame ids skip after {known[:-1][np.diff(known) > 1][0]}: frames are lost in the file")
     is_in_order = len(found) == rows and bool((found[:-1] < found[1:]).all())
     return None if is_in_order else found

@@ -16,9 +16,11 @@ import pyarrow as pa
 
 from worldmodel.errors import UserError
 from worldmodel.games.leaves import MAX_GAME_BYTES
-from worldmodel.storage import Location
+from worldmodel.storage import CHUNK_BYTES, Location
 
 _END_BYTES = 1024
+_READ_BYTES = 1 << 16
+"""Bytes that tarfile takes at a time: it copies what is left of them at every read."""
 GAME, ENTRY, IDS = "game", "json", "frame_ids.npy"
 
 
@@ -39,7 +41,8 @@ def iterate_shard(location: Location) -> Iterator[Member]:
     try:
         with location.open_input() as stream:
             is_whole = _has_end_mark(stream)
-            with tarfile.open(fileobj=stream, mode="r|") as archive:
+            buffered = pa.BufferedInputStream(stream, CHUNK_BYTES)  # few requests to a store
+            with tarfile.open(fileobj=buffered, mode="r|", bufsize=_READ_BYTES) as archive:
                 for member in _group(archive):
                     count += 1
                     yield member

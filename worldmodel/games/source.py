@@ -225,14 +225,20 @@ def _fetch(unit: Unit) -> Fetched:
         return b"", None, f"{unit.bytes} bytes: no game is that long"
     try:
         return _read(unit.uri), _read(unit.frame_ids) if unit.frame_ids else None, ""
+    except FileNotFoundError as error:
+        return b"", None, f"cannot be read: there is no file at {error.filename}"
     except (OSError, UserError) as error:
         return b"", None, f"cannot be read: {error}"
 
 
 def _read(uri: str) -> bytes:
+    """A whole file; one that is replaced meanwhile shows as damaged, so an object store is not asked again."""
     location = Location.of(uri)
     path = location.local_path()
-    return location.read_bytes() if path is None else path.read_bytes()
+    if path is not None:
+        return path.read_bytes()
+    with location.open_input() as stream:
+        return bytes(stream.read())
 
 
 def _parse(unit: Unit, data: bytes, ids: bytes | None, failure: str) -> Reading:
