@@ -61,7 +61,7 @@ def _race_readers(options: Options) -> list[Row]:
     return [
         compare(rounds, floor),
         compare(rounds, Pairing(area=AREA, unit=UNIT, measured="tar shards", against="loose files",
-                                goal=Goal(of="ratio", least=0.97))),
+                                goal=Goal(of="ratio", least=0.95))),
         compare(rounds, Pairing(area=AREA, unit=UNIT, measured="loose files", against="a list per field",
                                 goal=Goal(of="ratio", least=10), note=lists)),
     ]  # fmt: skip

@@ -120,6 +120,18 @@ def test_a_block_that_is_gone_or_cut_short_is_encoded_again(tmp_path: Path, is_p
     assert first.index.games == second.index.games
 
 
+def test_a_block_of_the_right_size_with_a_wrong_checksum_is_named_and_encoded_again(tmp_path: Path) -> None:
+    write_games(tmp_path / "games", range(8))
+    first = encode_here(tmp_path / "games", tmp_path / "out")
+    block = first.index.blocks[0]
+    content = (tmp_path / "out" / block.name).read_bytes()
+    (tmp_path / "out" / block.name).write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
+    second = encode_here(tmp_path / "games", tmp_path / "out")
+    assert second.encoded == block.games
+    assert second.warnings[0].startswith(f"block {block.name} was damaged (its sha256 is not that of the index)")
+    assert (tmp_path / "out" / block.name).read_bytes() == content
+
+
 def test_frame_ids_that_appear_later_are_used(tmp_path: Path) -> None:
     names = write_games(tmp_path / "games", range(2))
     assert {g.repeats for g in encode_here(tmp_path / "games", tmp_path / "out").index.games} == {"unknown"}

@@ -23,6 +23,7 @@ from worldmodel.blocks.index import (
     GameEntry,
     Index,
     has_index,
+    hash_file,
     partition_of,
     read_index,
     write_index,
@@ -84,7 +85,8 @@ def encode(
         place, no_games = parse_source(place, target)
     listing = list_source(str(place), training_only=options.training_only)
     known = read_index(target) if has_index(target) else Index(games=[], blocks=[])
-    kept, todo = _divide(known, listing, _find_damaged(target, known))
+    damaged = _find_damaged(target, known)
+    kept, todo = _divide(known, listing, set(damaged))
     results = list(_run(_make_tasks(todo, options), str(target), options, progress))
     audit = _audit_kept(target, known, kept)
     summary = _summarise(kept, results, listing, audit)
@@ -92,13 +94,24 @@ def encode(
     _check_share(summary, options.max_rejected, str(source))
     write_index(target, summary.index)
     _delete_unused(target, summary.index)
-    return replace(summary, rejected=[*no_games, *summary.rejected])
+    told = [f"block {name} was damaged ({reason}): its games were encoded again" for name, reason in damaged.items()]
+    return replace(summary, rejected=[*no_games, *summary.rejected], warnings=[*told, *summary.warnings])
 
 
-def _find_damaged(target: Location, known: Index) -> set[str]:
-    """Blocks that are gone or cut short: their games are encoded again."""
+def _find_damaged(target: Location, known: Index) -> dict[str, str]:
+    """Blocks whose games are encoded again: name to what is wrong with them.
+
+    Blocks on this machine are hashed; in an object store sizes must do, and a run hashes what it fetches.
+    """
     sizes = {entry.name: entry.size for entry in target.list_entries()} if known.blocks else {}
-    return {block.name for block in known.blocks if sizes.get(block.name) != block.bytes}
+    found = {}
+    for block in known.blocks:
+        path = (target / block.name).local_path()
+        if sizes.get(block.name) != block.bytes:
+            found[block.name] = f"it has {sizes.get(block.name, 0)} bytes, the index says {block.bytes}"
+        elif path is not None and hash_file(path) != block.sha256:
+            found[block.name] = "its sha256 is not that of the index"
+    return found
 
 
 def _divide(known: Index, listing: Listing, damaged: set[str]) -> tuple[Index, list[Unit]]:
