@@ -35,7 +35,7 @@ TURN_SECONDS = 0.25
 """CPU-seconds of a turn."""
 SMALL_BLOCK = 1 << 20
 """Bytes of a block where frames stream, so that a hundred games are many blocks."""
-ROOM_SHARE = 0.4
+ROOM_SHARE = 0.45
 """Room of a store that streams, as a share of what its frames need."""
 IN_PROCESS = ("numpy memmap, strided", "numpy memmap, slices")
 """Readers that need numpy alone, and are measured in this process."""

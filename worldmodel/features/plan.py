@@ -194,8 +194,12 @@ class Plan:
         return tuple(dict.fromkeys(name for visit in visits for name in visit.blocks))
 
     def count_blocks_at_once(self, partitions: frozenset[int]) -> int:
-        """Blocks that some partitions' groups have together: what a worker needs at hand at any time."""
-        return sum(min(GROUP_BLOCKS, len(self._blocks[partition])) for partition in partitions)
+        """Blocks that some partitions' groups have together, and one group more.
+
+        That many a worker needs at hand at any time: a partition passes from one group to the next within a batch.
+        """
+        held = [len(self._blocks[partition]) for partition in partitions]
+        return sum(min(GROUP_BLOCKS, count) for count in held) + GROUP_BLOCKS * any(n > GROUP_BLOCKS for n in held)
 
     @lru_cache(maxsize=2)  # noqa: B019  (a plan lives as long as its run)
     def _visits(self, epoch: int) -> list[Visit]:
