@@ -3,6 +3,7 @@
 #   make round1   toy games, Round 1's seven experiments, tables and a report in minutes (DATA=, STORAGE=, NAME=, SEEDS=)
 #   make test     checks and tests
 #   make slow     tests of minutes: jobs on a real head node, monitoring, the real kernels (interpreted)
+#   make test-faults   runs are killed, starved and lied to, and lose nothing (FAULTS=long: for longer)
 #   make gpu      adds the kernels of mamba_ssm, on a machine with an NVIDIA GPU
 #   make check    ruff and mypy
 #   make clean    removes the environment and caches; data and runs stay
@@ -12,6 +13,7 @@ DATA ?=
 STORAGE ?= runs
 NAME ?= $(or $(notdir $(DATA:/=)),round1)
 SEEDS ?= 1
+FAULTS ?= short
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -19,7 +21,7 @@ KERNELS := .venv-kernels
 KERNELS_STAMP := $(KERNELS)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: round1 test slow gpu kernels check clean
+.PHONY: round1 test slow test-faults gpu kernels check clean
 .DELETE_ON_ERROR:
 
 round1: $(STAMP)
@@ -33,6 +35,9 @@ test: $(STAMP)
 
 slow: $(STAMP) $(KERNELS_STAMP)
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
+
+test-faults: $(STAMP)
+	WORLDMODEL_FAULTS="$(FAULTS)" $(BIN)/python -m pytest -m faults -n 2 --dist loadgroup
 
 check: $(STAMP)
 	$(BIN)/ruff check

@@ -34,8 +34,9 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `slow` run only where a `-m` expression chooses tests, such as `-m slow`."""
+    """Tests marked `slow` or `faults` run only where a `-m` expression chooses tests, such as `-m slow`."""
     if not config.option.markexpr:
         for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow: run it with -m slow"))
+            for mark in ("slow", "faults"):
+                if item.get_closest_marker(mark):
+                    item.add_marker(pytest.mark.skip(reason=f"{mark}: run it with -m {mark}"))
