@@ -236,7 +236,7 @@ def test_a_scheduler_ends_what_promises_least_and_its_numbers_stand_apart(
     blocks: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     size = [setting for setting in TINY if "max_steps" not in setting]
-    epochs = ["--scheduler", "asha", "--set", *size, "training.num_epochs=12", "training.log_interval=1"]
+    epochs = ["--scheduler", "asha", "--set", *size, "training.num_epochs=40", "training.log_interval=1"]
     asked = [*ask(tmp_path, blocks)[:6], "--experiments", "baseline", "1a", "2a", "1a-2a", "--json", *epochs]
     assert main(asked) == 0
     found = json.loads(capfd.readouterr().out)
