@@ -1,0 +1,26 @@
+# Sourced on a cluster's machine before Ray is started there: jobs inherit what stands here.
+#
+#     cd ~/worldmodel && . cluster/environment.sh head && ray start ...
+#
+# Every machine takes part with the one token that `ray up` brought from the laptop, or not at all: without a token Ray
+# would start open.
+
+if [ ! -s "$HOME/.ray/auth_token" ]; then
+    echo "error: $HOME/.ray/auth_token is missing: on the laptop, ray get-auth-token --generate; then ray up again" >&2
+    return 2
+fi
+chmod 600 "$HOME/.ray/auth_token"
+export RAY_AUTH_MODE=token
+export RAY_USAGE_STATS_ENABLED=0
+# A stopped job may take this long to save its checkpoints; Ray's own three seconds would kill a large model.
+export RAY_JOB_STOP_WAIT_TIME_S="${RAY_JOB_STOP_WAIT_TIME_S:-60}"
+if [ -x .venv/bin/python ]; then
+    PATH="$PWD/.venv/bin:$PATH"
+    export PATH
+fi
+ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
+if [ "${1:-}" = head ]; then
+    WORLDMODEL_EXPORTS=$(python -m cluster.settings) || return 2
+    eval "$WORLDMODEL_EXPORTS"
+    unset WORLDMODEL_EXPORTS
+fi

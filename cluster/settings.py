@@ -1,0 +1,143 @@
+"""What a cluster's YAML says under `metadata`, read on its head; run, it prints the environment that jobs inherit.
+
+`ray up` leaves the YAML on the head. Jobs inherit the environment in which Ray is started, so the shell that starts Ray
+evaluates what this prints: `eval "$(python -m cluster.settings)"`. Keys from a secret store pass the same way: they
+stand in no file and in no command line.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cluster.secret_store import SecretError, read_secret
+from worldmodel.errors import UserError
+
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
+"""Where Ray's launcher leaves a cluster's YAML on its head."""
+PLACEHOLDER = "CHANGE-ME"
+"""How a value begins that a person must set."""
+SECRETS = ("WANDB_API_KEY",)
+"""Environment variables that are fetched from the cloud's secret store where they are not set."""
+PROVIDERS = {"aws": "aws", "gcp": "gcp", "azure": "azure"}
+"""Kinds of Ray's node providers, and what price files call them."""
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """The settings of a cluster that are ours."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str
+    """URI of games or blocks, which all machines reach."""
+    storage: str
+    """URI below which grids and runs lie."""
+    endpoint: str = ""
+    """URL of an S3 store that is not AWS's; empty: AWS's own."""
+    gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs of each trial that does not say so itself."""
+    preset: str = ""
+    """Preset of trials that name none; empty: the program's own."""
+    head_idle_minutes: Annotated[float, Field(ge=0)] = 30.0
+    """Minutes without a job after which the cluster ends itself, head included; 0: never."""
+    budget_hours: Positive | None = None
+    """Hours after which it ends itself, jobs or not; None: no limit."""
+    budget_usd: Positive | None = None
+    """Dollars of all its machines after which it ends itself, jobs or not; None: no limit."""
+    dollars_per_hour: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Dollars per hour of one machine of each node type; a type that is missing has no known price."""
+    key_vault: str = ""
+    """Name of the Azure Key Vault that holds the keys; empty: none."""
+
+
+def read_config(path: Path = BOOTSTRAP) -> dict[str, Any]:
+    """A cluster's YAML. UserError where it is missing or no mapping."""
+    try:
+        config = yaml.safe_load(path.expanduser().read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read ({error}): this is the file that `ray up` leaves on a head") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds no cluster: expected the mapping that `ray up` leaves on a head")
+    return config
+
+
+def parse_settings(config: Mapping[str, Any]) -> Settings:
+    """Its settings. UserError names all that are unknown, wrong or left at their placeholder."""
+    found = config.get("metadata") or {}
+    unset = [name for name, value in found.items() if str(value).startswith(PLACEHOLDER)]
+    if unset:
+        raise UserError(f"the cluster's YAML leaves unset, under metadata: {', '.join(unset)}: set them at its top")
+    try:
+        return Settings.model_validate(found)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UserError(f"the cluster's YAML, under metadata: {problems}") from error
+
+
+def list_variables(config: Mapping[str, Any], settings: Settings) -> Iterator[tuple[str, str]]:
+    """Names and values of the environment variables that the settings stand for."""
+    kind = PROVIDERS.get(config["provider"]["type"], "")
+    yield "WORLDMODEL_DATA", settings.data
+    yield "WORLDMODEL_STORAGE", settings.storage
+    if settings.endpoint:
+        yield "AWS_ENDPOINT_URL_S3", settings.endpoint
+    if settings.gpus_per_trial:
+        yield "WORLDMODEL_GPUS_PER_TRIAL", f"{settings.gpus_per_trial:g}"
+    if settings.preset:
+        yield "WORLDMODEL_PRESET", settings.preset
+    if kind:
+        yield "WORLDMODEL_PROVIDER", kind
+    price = price_gpu(config, settings)
+    if price is not None:
+        yield "WORLDMODEL_PRICE_PER_HOUR", f"{price:.4g}"
+
+
+def price_gpu(config: Mapping[str, Any], settings: Settings) -> float | None:
+    """Dollars per hour of one GPU; None where the machines that may be started have several prices, or none."""
+    found = set()
+    for name, kind in config.get("available_node_types", {}).items():
+        gpus = (kind.get("resources") or {}).get("GPU", 0)
+        if gpus and kind.get("max_workers", 1):
+            dollars = settings.dollars_per_hour.get(name)
+            found.add(None if dollars is None else dollars / gpus)
+    return found.pop() if len(found) == 1 else None
+
+
+def find_secrets(config: Mapping[str, Any], settings: Settings) -> Iterator[tuple[str, str]]:
+    """Names and values of the keys that the cloud's secret store has and the environment lacks. Never fails: what is
+    missing is said on stderr, and W&B then works offline."""
+    for name in SECRETS:
+        if os.environ.get(name):
+            continue
+        try:
+            value = read_secret(name, config["provider"], settings.key_vault)
+        except SecretError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            continue
+        yield name, value
+
+
+def main() -> int:
+    """Print `export` lines; the exit status is 2 where the settings cannot be used."""
+    try:
+        config = read_config()
+        settings = parse_settings(config)
+        found = [*list_variables(config, settings), *find_secrets(config, settings)]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name, value in found:
+        print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
