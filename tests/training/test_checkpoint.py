@@ -15,17 +15,13 @@ from tests.s3_server import serve_s3, use_s3
 from worldmodel.errors import UserError
 from worldmodel.object_store import StorageError
 from worldmodel.storage import Location
-from worldmodel.training import checkpoint as module
+from worldmodel.training import checkpoint_files as module
 from worldmodel.training.checkpoint import (
-    MANIFEST,
-    OPTIMIZER,
-    STATE,
-    WEIGHTS,
     Best,
     Checkpoint,
-    CheckpointError,
     CheckpointState,
-    fetch_checkpoint,
+    NonFiniteStateError,
+    check_fits,
     load_checkpoint,
     name_folder,
     read_state,
@@ -33,10 +29,21 @@ from worldmodel.training.checkpoint import (
     save_checkpoint,
     take_rng_state,
 )
+from worldmodel.training.checkpoint_files import (
+    MANIFEST,
+    OPTIMIZER,
+    STATE,
+    WEIGHTS,
+    CheckpointError,
+    ForeignCheckpointError,
+    fetch_checkpoint,
+    write_through,
+)
 from worldmodel.training.checkpoint_list import (
     Retention,
     apply_retention,
     find_checkpoint,
+    find_sound,
     list_checkpoints,
     mark_best,
     newest_good,
@@ -163,20 +170,81 @@ def test_damage_is_refused_and_named(run: Location, name: str, damage: str) -> N
         load_checkpoint(file.parent)
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"format": 1, "fil', "[]"])
-def test_a_damaged_manifest_is_refused(run: Location, content: str) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{}", '{"format": 1, "fil', "[]", '{"format": 1, "files": {}}', '{"format": 1, "files": []}',
+        '{"format": 1, "files": {"weights.safetensors": 5}}', '{"format": "1", "files": {}}',
+        '{"format": 1, "files": {"../../escape": {"bytes": 1, "sha256": "' + 64 * "0" + '"}}}',
+    ],
+)  # fmt: skip
+def test_a_damaged_manifest_is_refused(run: Location, tmp_path: Path, content: str) -> None:
     location = save_checkpoint(run, make_checkpoint())
     (location / MANIFEST).write_text(content)
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError, match=r"is damaged|lists no"):
         load_checkpoint(location)
+    with pytest.raises(CheckpointError):
+        fetch_checkpoint(location, tmp_path / "copy")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_newer_format_is_refused(run: Location) -> None:
-    location = save_checkpoint(run, make_checkpoint())
+@pytest.mark.parametrize("version", [module.FORMAT + 1, 0, -1])
+def test_a_foreign_format_is_refused_and_no_older_checkpoint_taken_for_it(run: Location, version: int) -> None:
+    save_checkpoint(run, make_checkpoint(1))
+    location = save_checkpoint(run, make_checkpoint(2))
     manifest = json.loads((location / MANIFEST).read_text())
-    (location / MANIFEST).write_text(json.dumps({**manifest, "format": module.FORMAT + 1}))
-    with pytest.raises(CheckpointError, match=r"format 2.*up to 1; update it"):
-        load_checkpoint(location)
+    (location / MANIFEST).write_text(json.dumps({**manifest, "format": version}))
+    for read in (load_checkpoint, lambda place: newest_good(run)):
+        with pytest.raises(ForeignCheckpointError, match=rf"format {version}, .*reads format 1: "):
+            read(location)
+
+
+def test_a_checkpoint_of_another_model_data_set_or_schema_is_refused_with_every_difference(run: Location) -> None:
+    found = make_checkpoint()
+    location = save_checkpoint(run, found)
+    state, net = found.state.model_copy(update={"data_fingerprint": "abc"}), Net()
+    check_fits(location, found, state, net)  # an unknown fingerprint differs from none
+    found = Checkpoint(weights=found.weights, optimizer=found.optimizer, state=state)
+    other = state.model_copy(update={"data_fingerprint": "xyz", "schema_hash": "1", "model_hash": "2"})
+    net.learned = nn.Linear(6, 3)
+    with pytest.raises(ForeignCheckpointError) as caught:
+        check_fits(location, found, other, net)
+    names = [line.strip().split(":")[0] for line in str(caught.value).splitlines()[1:]]
+    assert names == ["schema_hash", "model_hash", "data_fingerprint", "learned.weight"]
+
+
+@pytest.mark.parametrize("where", ["weights", "optimizer"])
+def test_a_state_that_is_no_number_is_not_saved(run: Location, where: str) -> None:
+    older = save_checkpoint(run, make_checkpoint(1))
+    bad = make_checkpoint(2)
+    next(v for v in getattr(bad, where).values() if v.dim())[:] = float("nan")
+    with pytest.raises(NonFiniteStateError, match="no numbers at step 2"):
+        save_checkpoint(run, bad)
+    assert newest_good(run).location == older
+
+
+def test_a_digest_names_every_bit(run: Location) -> None:
+    one = make_checkpoint()
+    assert one.digest == load_checkpoint(save_checkpoint(run, one)).digest
+    for part in ("weights", "optimizer"):
+        other = make_checkpoint()
+        value = next(v for v in getattr(other, part).values() if v.dim())
+        value.view(torch.uint8).view(-1)[0] ^= 1
+        assert other.digest != one.digest
+
+
+def test_what_a_disk_gives_back_changed_is_not_kept(run: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    older = save_checkpoint(run, make_checkpoint(1))
+
+    def damage(path: Path, content: bytes) -> None:
+        write_through(path, content[:-1] + b"?" if path.name == OPTIMIZER else content)
+
+    monkeypatch.setattr(module, "write_through", damage)
+    for step in (1, 2):  # also in the place of the older one
+        with pytest.raises(StorageError, match=r"optimizer.safetensors: the store returned"):
+            save_checkpoint(run, make_checkpoint(step))
+    assert [e.name for e in older.parent.list_entries()] == [older.name]
+    assert newest_good(run).location == older
 
 
 def test_without_a_manifest_there_is_no_checkpoint(run: Location) -> None:
@@ -194,11 +262,12 @@ def test_a_save_that_dies_leaves_the_older_checkpoint_and_no_newer_one(
 ) -> None:
     older = save_checkpoint(run, make_checkpoint(1))
 
-    def die(path: Path) -> None:
+    def die(path: Path, content: bytes) -> None:
+        write_through(path, content)
         if path.name == after:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_sync", die)
+    monkeypatch.setattr(module, "write_through", die)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(run, make_checkpoint(2))
     assert list_checkpoints(run) == [older]
@@ -304,15 +373,42 @@ def test_a_store_that_damages_bytes_keeps_no_checkpoint(endpoint: str, monkeypat
     use_s3(monkeypatch, endpoint)
     run = Location.of("s3://games/runs/b")
     older = save_checkpoint(run, make_checkpoint(1))
-    upload = Location.upload
+    write = Location.write_bytes
 
-    def damage(self: Location, source: Path) -> str:
-        sent = upload(self, source)
-        if self.name == OPTIMIZER:
-            self.write_bytes(self.read_bytes()[:-1] + b"?")
-        return sent
+    def damage(self: Location, content: bytes) -> None:
+        write(self, content[:-1] + b"?" if self.name == OPTIMIZER else content)
 
-    monkeypatch.setattr(Location, "upload", damage)
+    monkeypatch.setattr(Location, "write_bytes", damage)
     with pytest.raises(StorageError, match=r"optimizer.safetensors: the store returned"):
         save_checkpoint(run, make_checkpoint(2))
     assert list_checkpoints(run) == [older]
+
+
+def test_a_store_that_does_not_answer_says_nothing_of_a_checkpoint(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_s3(monkeypatch, endpoint)
+    run = Location.of("s3://games/runs/c")
+    for step in (1, 2):
+        save_checkpoint(run, make_checkpoint(step))
+    read = Location.read_bytes
+
+    def fail(self: Location) -> bytes:
+        if self.name == WEIGHTS:
+            raise StorageError("503 Slow Down")
+        return read(self)
+
+    monkeypatch.setattr(Location, "read_bytes", fail)
+    with pytest.raises(StorageError, match="503") as caught:
+        newest_good(run)
+    assert not isinstance(caught.value, CheckpointError)
+
+
+def test_a_damaged_checkpoint_that_was_passed_over_costs_no_sound_one(run: Location) -> None:
+    places = [save_checkpoint(run, make_checkpoint(step)) for step in (20, 100)]
+    (places[1] / WEIGHTS).write_bytes(b"torn")
+    for step in (60, 80):  # trained again from 20
+        places.append(save_checkpoint(run, make_checkpoint(step)))
+        apply_retention(run, Retention(), step)
+    assert list_checkpoints(run) == [places[2], places[3], places[1]]
+    assert newest_good(run).location == find_sound(run) == places[3]

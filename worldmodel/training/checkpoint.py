@@ -5,47 +5,42 @@
     state.json              `CheckpointState`
     manifest.json           bytes and sha256 of the others; written last
 
-`checkpoints/best.json` names the best one. Which are kept is decided in `worldmodel.training.checkpoint_list`.
+`checkpoints/best.json` names the best one. Which are kept is decided in `worldmodel.training.checkpoint_list`, how the
+files are written and verified in `worldmodel.training.checkpoint_files`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
-from safetensors.torch import save_file as write_tensors
+from safetensors.torch import save as write_tensors
 from torch import Tensor, nn
 
-from worldmodel.errors import UserError
-from worldmodel.object_store import StorageError, explain_failure
 from worldmodel.schema import model_hash, schema_hash
 from worldmodel.storage import Location
+from worldmodel.training.checkpoint_files import (
+    FORMAT,
+    OPTIMIZER,
+    STATE,
+    WEIGHTS,
+    CheckpointError,
+    ForeignCheckpointError,
+    read_manifest,
+    read_verified,
+    write_files,
+)
 from worldmodel.training.optimizer_state import flatten_optimizer
 
-FORMAT = 1
-"""Version of the layout above; a newer one is refused."""
-FOLDER, WEIGHTS, OPTIMIZER, STATE, MANIFEST, BEST = (
-    "checkpoints", "weights.safetensors", "optimizer.safetensors", "state.json", "manifest.json", "best.json",
-)  # fmt: skip
-
-LEFTOVER = ".writing-"
-"""What the name of a checkpoint under way begins with."""
-
-
-class CheckpointError(UserError):
-    """A checkpoint that is damaged, absent or from another version; the message names the file and what to do."""
+FOLDER, BEST = "checkpoints", "best.json"
 
 
 class Best(BaseModel):
@@ -59,7 +54,7 @@ class Best(BaseModel):
     """Its value in the metric's own unit."""
     step: int
     """Optimizer steps done when it was measured."""
-    path: str
+    path: Annotated[str, Field(pattern=r"^checkpoints/step-\d{8,}$")]
     """The checkpoint, relative to the run folder."""
 
 
@@ -92,6 +87,8 @@ class CheckpointState(BaseModel):
     """Generator name to its state in hex; see `take_rng_state`."""
     metrics: dict[str, float | None] = {}
     """The last metrics; None where one was not finite."""
+    learning_rate: float | None = None
+    """Of the step that comes next, by the schedule under which this was saved; None: it does not say."""
     sums: tuple[float, ...] = ()
     """What the training metrics of the epoch under way have gathered, of all workers: `Metrics.to_vector`."""
 
@@ -106,11 +103,31 @@ class Checkpoint:
     """What `flatten_optimizer` took."""
     state: CheckpointState
 
+    @cached_property
+    def digest(self) -> str:
+        """12 hex digits that name every bit of weights and optimizer, wherever the tensors lie."""
+        found = hashlib.sha256()
+        for part in (self.weights, self.optimizer):
+            for name in sorted(part):
+                value = part[name].detach().cpu().contiguous()
+                found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+                found.update(value.reshape(-1).view(torch.uint8).numpy())
+        return found.hexdigest()[:12]
+
+    def find_non_finite(self) -> str | None:
+        """Name of the first tensor that holds something which is no number; None: all are sound."""
+        everything = {**self.weights, **{f"optimizer {name}": value for name, value in self.optimizer.items()}}
+        return next((name for name, value in everything.items() if not torch.isfinite(value).all()), None)
+
     @classmethod
     def of(cls, model: nn.Module, optimizer: torch.optim.Optimizer, state: CheckpointState) -> Checkpoint:
         """A copy of a run's present state: training may go on while it is being written."""
         weights = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
         return cls(weights=weights, optimizer=flatten_optimizer(model, optimizer), state=state)
+
+
+class NonFiniteStateError(RuntimeError):
+    """A state that must not be saved: it would take the place of the last good one."""
 
 
 def name_folder(step: int) -> str:
@@ -126,19 +143,19 @@ def save_checkpoint(run: Location, checkpoint: Checkpoint) -> Location:
 
     Raises:
         StorageError: the folder cannot be written, or the store returned other bytes than it was sent.
+        NonFiniteStateError: a weight is no number; the older checkpoints stay.
     """
+    if bad := checkpoint.find_non_finite():
+        raise NonFiniteStateError(f"{bad} holds values that are no numbers at step {checkpoint.state.step}: not saved")
     target = run / name_folder(checkpoint.state.step)
-    checkpoint = _inherit_tags(target, checkpoint)
-    beside = target.parent.local_path()
-    with explain_failure(str(target), "write"):
-        if beside is not None:
-            beside.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=LEFTOVER, dir=beside))
-        try:
-            _write_files(temporary, checkpoint)
-            _publish(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    state = _inherit_tags(target, checkpoint.state).model_dump_json(indent=1)
+    CheckpointState.model_validate_json(state)  # what cannot be read again must not be kept
+    content = {
+        WEIGHTS: write_tensors(dict(checkpoint.weights)),
+        OPTIMIZER: write_tensors(dict(checkpoint.optimizer)),
+        STATE: state.encode(),
+    }
+    write_files(target, content)
     return target
 
 
@@ -146,15 +163,14 @@ def load_checkpoint(location: Location) -> Checkpoint:
     """The checkpoint in a folder, every byte verified.
 
     Raises:
-        CheckpointError: it does not exist, is damaged (names the file, expected and found), or is of a newer format.
+        CheckpointError: it does not exist or is damaged (names the file, expected and found).
+        ForeignCheckpointError: it is of another format.
     """
     manifest = read_manifest(location)
-    content = {name: _read_verified(location / name, entry) for name, entry in manifest.items()}
+    content = {name: read_verified(location / name, entry) for name, entry in manifest.files.items()}
     try:
         state = CheckpointState.model_validate_json(content[STATE])
         weights, optimizer = read_tensors(content[WEIGHTS]), read_tensors(content[OPTIMIZER])
-    except KeyError as error:
-        raise CheckpointError(f"{location}: the manifest lists no {error.args[0]}; use an older checkpoint") from None
     except (ValidationError, SafetensorError) as error:
         raise CheckpointError(f"{location}: cannot be understood: {error}; use an older checkpoint") from error
     return Checkpoint(weights=weights, optimizer=optimizer, state=state)
@@ -166,45 +182,29 @@ def read_state(location: Location) -> CheckpointState:
     Raises:
         CheckpointError: as `load_checkpoint`.
     """
-    entry = read_manifest(location).get(STATE, {})
+    entry = read_manifest(location).files[STATE]
     try:
-        return CheckpointState.model_validate_json(_read_verified(location / STATE, entry))
+        return CheckpointState.model_validate_json(read_verified(location / STATE, entry))
     except ValidationError as error:
         raise CheckpointError(f"{location / STATE}: cannot be understood: {error}") from error
 
 
-def read_manifest(location: Location) -> dict[str, dict[str, Any]]:
-    """File name to `bytes` and `sha256` of a checkpoint's files.
-
-    Raises:
-        CheckpointError: there is no manifest, so no checkpoint; or it is damaged or of a newer format.
-    """
-    try:
-        manifest = json.loads((location / MANIFEST).read_bytes())
-        version, files = int(manifest["format"]), dict(manifest["files"])
-    except StorageError as error:
-        raise CheckpointError(f"{location} is no checkpoint: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{location / MANIFEST} is damaged ({error}); use an older checkpoint") from error
-    if version > FORMAT:
-        raise CheckpointError(
-            f"{location} has format {version}, but this version of worldmodel reads formats up to {FORMAT}; update it"
-        )
-    return files
-
-
-def fetch_checkpoint(location: Location, target: Path) -> list[Path]:
-    """Downloads a checkpoint into a local folder and verifies it; an interrupted download continues. Returns its files.
-
-    Raises:
-        CheckpointError: there is none, or its bytes are not those that were saved.
-    """
-    manifest = read_manifest(location)
-    for name, entry in manifest.items():
-        if not _has_sha256(target / name, entry["sha256"]):
-            (location / name).copy_to(target / name, expected_sha256=entry["sha256"])
-    (location / MANIFEST).copy_to(target / MANIFEST)
-    return [target / name for name in (*manifest, MANIFEST)]
+def check_fits(location: Location, checkpoint: Checkpoint, expected: CheckpointState, model: nn.Module) -> None:
+    """ForeignCheckpointError, with every difference, where a checkpoint is not of this schema, data set or model."""
+    state = checkpoint.state
+    problems = [
+        f"{name}: the checkpoint has {getattr(state, name)}, expected {getattr(expected, name)}"
+        for name in ("schema_hash", "model_hash", "data_fingerprint")
+        if getattr(state, name) and getattr(expected, name) and getattr(state, name) != getattr(expected, name)
+    ]
+    here = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    there = {name: tuple(value.shape) for name, value in checkpoint.weights.items()}
+    names = [name for name in sorted(here.keys() | there.keys()) if here.get(name) != there.get(name)]
+    problems += [f"{n}: the checkpoint has {there.get(n, 'none')}, the model {here.get(n, 'none')}" for n in names[:3]]
+    if problems:
+        more = f"\n  and {len(names) - 3} more of the model" if len(names) > 3 else ""
+        text = "\n  ".join(problems)
+        raise ForeignCheckpointError(f"{location} is not a checkpoint of this experiment:\n  {text}{more}")
 
 
 def take_rng_state() -> dict[str, str]:
@@ -225,73 +225,8 @@ def restore_rng_state(states: Mapping[str, str]) -> None:
             torch.cuda.set_rng_state(state)
 
 
-def _inherit_tags(target: Location, checkpoint: Checkpoint) -> Checkpoint:
+def _inherit_tags(target: Location, state: CheckpointState) -> CheckpointState:
     older: tuple[str, ...] = ()
     with suppress(CheckpointError):
         older = read_state(target).tags
-    tags = tuple(dict.fromkeys((*older, *checkpoint.state.tags)))
-    state = checkpoint.state.model_copy(update={"tags": tags})
-    return Checkpoint(weights=checkpoint.weights, optimizer=checkpoint.optimizer, state=state)
-
-
-def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
-    write_tensors(dict(checkpoint.weights), folder / WEIGHTS)
-    write_tensors(dict(checkpoint.optimizer), folder / OPTIMIZER)
-    (folder / STATE).write_text(checkpoint.state.model_dump_json(indent=1))
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": Location.of(folder / name).compute_sha256()}
-        for name in (WEIGHTS, OPTIMIZER, STATE)
-    }
-    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1))
-    for path in (*folder.iterdir(), folder):
-        _sync(path)
-
-
-def _publish(temporary: Path, target: Location) -> None:
-    """Makes the files of `temporary` the checkpoint at `target`."""
-    local = target.local_path()
-    if local is None:
-        _upload(temporary, target)
-        return
-    if local.exists():
-        local.rename(temporary.with_suffix(".old"))
-    temporary.chmod(0o755)
-    temporary.rename(local)
-    _sync(local.parent)
-    shutil.rmtree(temporary.with_suffix(".old"), ignore_errors=True)
-
-
-def _upload(temporary: Path, target: Location) -> None:
-    (target / MANIFEST).delete()
-    for name in (WEIGHTS, OPTIMIZER, STATE, MANIFEST):
-        sent = (target / name).upload(temporary / name)
-        stored = (target / name).compute_sha256()
-        if stored != sent:
-            (target / MANIFEST).delete()
-            raise StorageError(f"{target / name}: the store returned sha256 {stored} for {sent}; it is not kept")
-
-
-def _read_verified(location: Location, entry: Mapping[str, Any]) -> bytes:
-    try:
-        content = location.read_bytes()
-    except StorageError as error:
-        raise CheckpointError(f"{location.parent} is damaged: {error}; use an older checkpoint") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != entry.get("sha256"):
-        raise CheckpointError(
-            f"{location} is damaged: sha256 {found} ({len(content)} bytes), expected {entry.get('sha256')} "
-            f"({entry.get('bytes')} bytes); use an older checkpoint"
-        )
-    return content
-
-
-def _has_sha256(path: Path, expected: str) -> bool:
-    return path.is_file() and Location.of(path).compute_sha256() == expected
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return state.model_copy(update={"tags": tuple(dict.fromkeys((*older, *state.tags)))})

@@ -8,19 +8,15 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from worldmodel.object_store import MissingError
+from worldmodel.object_store import MissingError, StorageError
 from worldmodel.storage import Location
-from worldmodel.training.checkpoint import (
-    BEST,
-    FOLDER,
+from worldmodel.training.checkpoint import BEST, FOLDER, Best, Checkpoint, load_checkpoint, name_folder, read_state
+from worldmodel.training.checkpoint_files import (
     LEFTOVER,
     MANIFEST,
-    Best,
-    Checkpoint,
     CheckpointError,
-    load_checkpoint,
-    name_folder,
-    read_state,
+    ForeignCheckpointError,
+    read_manifest,
 )
 
 _NAME = re.compile(r"step-(\d{8,})")
@@ -57,14 +53,31 @@ def list_checkpoints(run: Location) -> list[Location]:
 
 
 def newest_good(run: Location) -> Recovery:
-    """The newest checkpoint whose every byte is as it was saved; report the complaints."""
+    """The newest checkpoint whose every byte is as it was saved; report the complaints.
+
+    Raises:
+        ForeignCheckpointError: a newer one is of another format, so that an older one would lose what was learnt.
+        StorageError: a store did not answer, which says nothing of what it holds.
+    """
     complaints: list[str] = []
     for location in reversed(list_checkpoints(run)):
         try:
             return Recovery(checkpoint=load_checkpoint(location), location=location, complaints=tuple(complaints))
+        except ForeignCheckpointError:
+            raise
         except CheckpointError as error:
             complaints.append(str(error))
     return Recovery(checkpoint=None, location=None, complaints=tuple(complaints))
+
+
+def find_sound(run: Location) -> Location | None:
+    """The newest checkpoint whose bytes are as they were saved, without its tensors in memory; None: there is none."""
+    for location in reversed(list_checkpoints(run)):
+        with suppress(StorageError, CheckpointError):
+            files = read_manifest(location).files
+            if all((location / name).compute_sha256() == entry.sha256 for name, entry in files.items()):
+                return location
+    return None
 
 
 def mark_best(run: Location, best: Best) -> None:
@@ -111,11 +124,15 @@ def find_checkpoint(run: Location, which: str = "newest") -> Location:
     return chosen[0]
 
 
-def apply_retention(run: Location, policy: Retention) -> list[Location]:
-    """Deletes the checkpoints that the policy does not keep, and what an interrupted save left; returns the deleted."""
+def apply_retention(run: Location, policy: Retention, step: int | None = None) -> list[Location]:
+    """Deletes the checkpoints that the policy does not keep, and what an interrupted save left; returns the deleted.
+
+    `step`: the newest that this process has saved; later ones, which it passed over as damaged, count for nothing.
+    """
     there = list_checkpoints(run)
     best = read_best(run) if policy.keep_best else None
-    kept = set(there[len(there) - policy.keep_last :] if policy.keep_last else [])
+    sound = [c for c in there if step is None or c.uri <= (run / name_folder(step)).uri]
+    kept = {*(sound[len(sound) - policy.keep_last :] if policy.keep_last else []), *there[len(sound) :]}
     doomed = [c for c in there if c not in kept and not (best and c == run / best.path)]
     doomed = [c for c in doomed if not (policy.keep_epochs and _has_tag(c, "epoch"))]
     for location in doomed:

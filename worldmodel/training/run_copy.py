@@ -8,7 +8,8 @@ from worldmodel.errors import UserError
 from worldmodel.object_store import MissingError
 from worldmodel.storage import Location
 from worldmodel.training.card import CARD
-from worldmodel.training.checkpoint import BEST, FOLDER, MANIFEST, fetch_checkpoint
+from worldmodel.training.checkpoint import BEST, FOLDER
+from worldmodel.training.checkpoint_files import MANIFEST, fetch_checkpoint
 from worldmodel.training.checkpoint_list import read_best
 from worldmodel.training.run import CONFIG, EVALUATION, RECORD
 from worldmodel.training.run_folder import read_record
