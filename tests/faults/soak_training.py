@@ -42,11 +42,14 @@ def train_for(minutes: float, folder: Path, every: float = EVERY) -> tuple[list[
         sys.executable, "-m", "worldmodel.cli.main", "train", str(folder / "soak.yaml"), "--data", str(folder / "toy"),
         "--storage", str(folder / "runs"), "--budget-hours", str(minutes / 60),
     ]  # fmt: skip
-    with (folder / "out.txt").open("w") as out, subprocess.Popen(
-        command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    ) as process:
-        with watching(process.pid, every) as watch:
-            status = process.wait()
+    with (
+        (folder / "out.txt").open("w") as out,
+        subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        ) as process,
+        watching(process.pid, every) as watch,
+    ):
+        status = process.wait()
     record = json.loads((folder / "runs" / "soak" / "run.json").read_text())
     return watch.samples, status, int(record["step"])
 

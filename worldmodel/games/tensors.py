@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import pickle
+import struct
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +25,7 @@ from worldmodel.games.game import Game, check_column
 from worldmodel.games.leaves import explain
 from worldmodel.games.planes import Planes, stored_type
 from worldmodel.schema import PLAYER_FIELDS, PLAYERS, SPARSE, STAGE, Field, Storage
-from worldmodel.storage import Location
+from worldmodel.storage import Location, Stream
 
 _KEYS = ("floats", "ints", "game_lengths", "encoding_config")
 """What a file must hold; offsets follow from the lengths."""
@@ -33,6 +34,11 @@ _INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 _ROUNDING = 1e-3
 """Below this a whole number was scaled in another order than ours."""
 _FLAGS = ("state_age_as_embed", "press_events", "projectiles", "state_flags", "hitstun")
+_MALFORMED = (
+    RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, OSError, LookupError, TypeError,
+    AttributeError, ArithmeticError, AssertionError, MemoryError, struct.error,
+)  # fmt: skip
+"""What torch and the standard library raise on files that are damaged, or made to look like a `.pt`."""
 
 
 def iterate_tensors(location: Location) -> Iterator[Game | GameError]:
@@ -41,10 +47,16 @@ def iterate_tensors(location: Location) -> Iterator[Game | GameError]:
     UserError where the file is none of the users' encodings or disagrees with its own configuration.
     """
     payload = _load(location)
-    floats, ints = payload["floats"].numpy(), payload["ints"].numpy()
-    lengths = [int(length) for length in payload["game_lengths"]]
+    try:
+        floats, ints = (payload[name].detach().resolve_neg().numpy() for name in ("floats", "ints"))
+        lengths = [int(length) for length in payload["game_lengths"]]
+        offsets = [int(offset) for offset in payload.get("game_offsets", _add_up(lengths))]
+        count = int(payload.get("num_games", len(lengths)))
+    except _MALFORMED as error:
+        raise UserError(f"{location}: what it says of its games cannot be understood: {explain(error)}") from error
     layout = _resolve(payload["encoding_config"], floats.shape[1], ints.shape[1], str(location))
-    _check_lengths(payload, lengths, str(location))
+    _check_lengths(lengths, len(floats), len(ints), str(location))
+    _check_offsets(lengths, offsets, count, str(location))
     start = 0
     for length in lengths:
         rows = slice(start, start + length)
@@ -55,30 +67,46 @@ def iterate_tensors(location: Location) -> Iterator[Game | GameError]:
             yield error
 
 
-def _check_lengths(payload: dict[str, Any], lengths: list[int], where: str) -> None:
-    rows = len(payload["floats"])
-    if sum(lengths) != rows or len(payload["ints"]) != rows or min(lengths, default=0) < 0:
-        raise UserError(
-            f"{where}: game_lengths add up to {sum(lengths)}, floats has {rows} frames, ints {len(payload['ints'])}"
-        )
-    starts = [0, *itertools.accumulate(lengths)]
-    offsets = [int(offset) for offset in payload.get("game_offsets", starts)]
+def _check_lengths(lengths: list[int], floats: int, ints: int, where: str) -> None:
+    if sum(lengths) != floats or ints != floats or min(lengths, default=0) < 0:
+        raise UserError(f"{where}: game_lengths add up to {sum(lengths)}, floats has {floats} frames, ints {ints}")
+
+
+def _check_offsets(lengths: list[int], offsets: list[int], count: int, where: str) -> None:
+    starts = _add_up(lengths)
     if offsets not in (starts, starts[:-1]):
         raise UserError(f"{where}: game_offsets do not follow from game_lengths, the games would be cut wrongly")
-    if int(payload.get("num_games", len(lengths))) != len(lengths):
-        raise UserError(f"{where}: num_games is {payload['num_games']}, but there are {len(lengths)} game_lengths")
+    if count != len(lengths):
+        raise UserError(f"{where}: num_games is {count}, but there are {len(lengths)} game_lengths")
+
+
+def _add_up(lengths: list[int]) -> list[int]:
+    return [0, *itertools.accumulate(lengths)]
 
 
 def _load(location: Location) -> dict[str, Any]:
     try:
         with location.open_input() as stream:
-            if not zipfile.is_zipfile(stream):
-                raise ValueError("it is no zip archive, which torch.save writes")
+            _check_archive(stream)
             stream.seek(0)
             path = location.local_path()
             payload = torch.load(path or stream, map_location="cpu", weights_only=True, mmap=path is not None)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, LookupError) as error:
+    except _MALFORMED as error:
         raise UserError(f"{location} is not a readable .pt file: {explain(error)}") from error
+    return _check_payload(payload, location)
+
+
+def _check_archive(stream: Stream) -> None:
+    """ValueError where a file is not what torch.save writes: a zip archive whose files are not compressed."""
+    if not zipfile.is_zipfile(stream):
+        raise ValueError("it is no zip archive, which torch.save writes")
+    with zipfile.ZipFile(stream) as archive:
+        for info in archive.infolist():
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+                raise ValueError(f"{info.filename!r} in it is compressed, which torch.save never does")
+
+
+def _check_payload(payload: Any, location: Location) -> dict[str, Any]:
     expected = f"expected the users' encoded games ({', '.join(_KEYS)})"
     if not isinstance(payload, dict) or any(key not in payload for key in _KEYS):
         lacking = [key for key in _KEYS if not isinstance(payload, dict) or key not in payload]
@@ -88,9 +116,20 @@ def _load(location: Location) -> dict[str, Any]:
         if not isinstance(value, torch.Tensor) or value.ndim != 2 or value.dtype not in kinds:
             found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
             raise UserError(f"{location}: {name} is {found}, expected a matrix with a row for each frame: {expected}")
+        if (
+            value.layout != torch.strided
+            or value.device.type != "cpu"
+            or _count_bytes(value) > location.measure_bytes()
+        ):
+            raise UserError(f"{location}: {name} claims {_count_bytes(value)} bytes, which the file does not hold")
     if not isinstance(payload["encoding_config"], dict):
         raise UserError(f"{location}: encoding_config is a {type(payload['encoding_config']).__name__}, not a dict")
     return payload
+
+
+def _count_bytes(value: torch.Tensor) -> int:
+    """Bytes of a tensor whose numbers stand each for itself: one may show a single number a million times."""
+    return value.numel() * value.element_size()
 
 
 def _resolve(saved: dict[str, Any], float_width: int, class_width: int, where: str) -> FeatureLayout:
