@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from tests.s3_server import serve_s3, use_s3
 from worldmodel.appender import open_appender
 from worldmodel.errors import UserError
-from worldmodel.object_store import MissingError, StorageError
+from worldmodel.object_store import AZURE, MissingError, StorageError, _may_exist
 from worldmodel.storage import Location
 
 
@@ -224,6 +225,21 @@ def test_a_bucket_that_does_not_exist_is_named(endpoint: str, monkeypatch: pytes
             act()
 
 
+def test_who_may_only_use_a_folder_of_a_bucket_is_not_asked_about_the_bucket() -> None:
+    class Refusing(pafs.LocalFileSystem):
+        def get_file_info(self, bucket: str) -> pafs.FileInfo:
+            raise OSError(f"When getting information for bucket {bucket!r}: AWS Error ACCESS_DENIED")
+
+    assert _may_exist(Refusing(), "games")
+
+
+def test_azure_needs_the_name_of_an_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in AZURE:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(StorageError, match="set AZURE_STORAGE_ACCOUNT"):
+        Location.of("az://games/x").exists()
+
+
 def test_a_server_that_does_not_answer_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     use_s3(monkeypatch, "http://127.0.0.1:1")
     with pytest.raises(StorageError, match="check the network and AWS_ENDPOINT_URL"):
@@ -236,7 +252,14 @@ def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
         Location.of(tmp_path / "file" / "inside").write_text("x")
 
 
-@pytest.mark.parametrize(("text", "says"), [("s3://", "names no bucket"), ("ftp://host/a", "scheme 'ftp' is unknown")])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("s3://", "names no bucket"),
+        ("ftp://host/a", "scheme 'ftp' is unknown"),
+        ("abfss://games@mine.dfs.core.windows.net/a", "AZURE_STORAGE_ACCOUNT=mine and write az://games/a$"),
+    ],
+)
 def test_impossible_places_are_refused(text: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         Location.of(text)
@@ -245,7 +268,7 @@ def test_impossible_places_are_refused(text: str, says: str) -> None:
 PARTS = st.lists(st.text("abcXYZ019-_. ", min_size=1, max_size=8).filter(lambda p: p not in (".", "..")), min_size=1)
 
 
-@pytest.mark.parametrize("root", ["/root", "s3://bucket", "gs://bucket/deep"])
+@pytest.mark.parametrize("root", ["/root", "s3://bucket", "gs://bucket/deep", "az://container"])
 @settings(deadline=None)
 @given(parts=PARTS)
 def test_joining_and_parent_are_inverse(root: str, parts: list[str]) -> None:
@@ -262,3 +285,4 @@ def test_relative_paths_and_file_uris_are_absolute_places(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     assert Location.of("a/b") == Location.of(tmp_path / "a" / "b") == Location.of(f"file://{tmp_path}/a/b")
     assert Location.of("gcs://bucket/a/") == Location.of("gs://bucket/a")
+    assert Location.of("abfs://container/a/") == Location.of("az://container/a")

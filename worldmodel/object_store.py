@@ -1,4 +1,4 @@
-"""How S3 and Google Cloud Storage are opened, and how what they refuse becomes one message that says what to set."""
+"""How S3, Google's and Azure's storage are opened, and how what they refuse becomes a message that says what to set."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import cache
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -22,51 +23,93 @@ class MissingError(StorageError):
     """There is no such file."""
 
 
-def _settings() -> tuple[str | None, str | None, str | None, str | None]:
-    """What of the environment decides which store answers: endpoint, region, key and profile."""
+class DamagedError(StorageError):
+    """Stored bytes are not those that were saved."""
+
+
+AZURE = ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_KEY", "AZURE_STORAGE_CONNECTION_STRING")
+
+
+def read_settings() -> tuple[str | None, ...]:
+    """What of the environment decides which store answers: endpoint, region, key and profile, then what Azure needs."""
     read = os.environ.get
     endpoint = read("AWS_ENDPOINT_URL_S3") or read("AWS_ENDPOINT_URL")
     region = read("AWS_REGION") or read("AWS_DEFAULT_REGION")
-    return endpoint or None, region or None, read("AWS_ACCESS_KEY_ID"), read("AWS_PROFILE")
+    named = (read("AWS_ACCESS_KEY_ID"), read("AWS_PROFILE"), *map(read, AZURE))
+    return endpoint or None, region or None, *named
 
 
 def open_store(scheme: str, bucket: str) -> pafs.FileSystem:
-    """The file system of `scheme` (`s3` or `gs`) for a bucket, as the environment describes it; opened once.
+    """The file system of `scheme` (`s3`, `gs` or `az`) for a bucket, as the environment describes it; opened once.
 
     Raises:
         StorageError: there is no such bucket.
     """
-    return _open_store(scheme, bucket, _settings())
+    return _open_store(scheme, bucket, read_settings())
 
 
 @cache
 def _open_store(scheme: str, bucket: str, settings: tuple[str | None, ...]) -> pafs.FileSystem:
     if scheme == "gs":
         return pafs.GcsFileSystem(retry_time_limit=timedelta(seconds=60))
-    endpoint, region = settings[:2]
-    if region is None:
-        region = "us-east-1" if endpoint else pafs.resolve_s3_region(bucket)
-    store = pafs.S3FileSystem(endpoint_override=endpoint, region=region, connect_timeout=10)
+    if scheme == "az":
+        store = _open_azure(*settings[-len(AZURE) :])
+        where, remedy = "this storage account", "set AZURE_STORAGE_ACCOUNT"
+    else:
+        endpoint, region = settings[:2]
+        if region is None:
+            region = "us-east-1" if endpoint else pafs.resolve_s3_region(bucket)
+        store = pafs.S3FileSystem(endpoint_override=endpoint, region=region, connect_timeout=10)
+        where, remedy = endpoint or "S3", "set AWS_ENDPOINT_URL and AWS_REGION"
     # Listing a bucket that does not exist looks like an empty folder, so a typo is found here, once.
-    if store.get_file_info(bucket).type == pafs.FileType.NotFound:
-        raise StorageError(
-            f"there is no bucket {bucket!r} at {endpoint or 'S3'}; create it, or set AWS_ENDPOINT_URL and AWS_REGION"
-        )
+    if not _may_exist(store, bucket):
+        raise StorageError(f"there is no bucket {bucket!r} at {where}; create it, or {remedy}")
     return store
 
 
+def _may_exist(store: pafs.FileSystem, bucket: str) -> bool:
+    """False where there is no such bucket; who may only use a folder of it is not told, and goes on."""
+    try:
+        return bool(store.get_file_info(bucket).type != pafs.FileType.NotFound)
+    except OSError as error:
+        if "ACCESS_DENIED" not in str(error):
+            raise
+        return True
+
+
+def _open_azure(account: str | None, key: str | None, connection: str | None) -> pafs.FileSystem:
+    """Azure's storage: an account and its key, or the identity of the machine or of `az login`; or what the text that
+    Azure calls a connection string says, which can name an emulator's address.
+    """
+    said = dict(part.split("=", 1) for part in (connection or "").split(";") if "=" in part)
+    account, key = said.get("AccountName") or account, said.get("AccountKey") or key
+    if not account:
+        raise StorageError("az:// needs the name of a storage account: set AZURE_STORAGE_ACCOUNT")
+    endpoint = urlsplit(said.get("BlobEndpoint", ""))
+    is_elsewhere = bool(endpoint.netloc) and not endpoint.netloc.startswith(f"{account}.")
+    place = {"authority": endpoint.netloc, "scheme": endpoint.scheme} if is_elsewhere else {}
+    options = {f"{api}_storage_{name}": value for api in ("blob", "dfs") for name, value in place.items()}
+    return pafs.AzureFileSystem(account, account_key=key or None, **options)
+
+
 HINTS = (
-    (("NO_SUCH_BUCKET", "' not found"), "check the bucket's name, AWS_ENDPOINT_URL and AWS_REGION"),
-    (("ACCESS_DENIED", "Forbidden", "INVALID_ACCESS_KEY", "SIGNATURE", "credential", "EXPIRED", "PERMISSION_DENIED"),
+    (("NO_SUCH_BUCKET", "' not found", "NoSuchBucket", "ContainerNotFound"),
+     "check the bucket's name, AWS_ENDPOINT_URL and AWS_REGION"),
+    (("ACCESS_DENIED", "Forbidden", "INVALID_ACCESS_KEY", "SIGNATURE", "credential", "EXPIRED", "PERMISSION_DENIED",
+      "AccessDenied", "InvalidAccessKey", "SignatureDoesNotMatch", "ExpiredToken", "AuthenticationFailed",
+      "AuthorizationPermissionMismatch", "AuthorizationFailure"),
      "check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role; for "
-     "gs:// GOOGLE_APPLICATION_CREDENTIALS) and what they may do with this bucket"),
-    (("NETWORK_CONNECTION", "curlCode", "resolve", "timed out", "Timeout", "UNAVAILABLE"),
+     "gs:// GOOGLE_APPLICATION_CREDENTIALS; for az:// AZURE_STORAGE_KEY or `az login`) and what they may do with this "
+     "bucket"),
+    (("NETWORK_CONNECTION", "curlCode", "resolve", "timed out", "Timeout", "UNAVAILABLE", "Could not connect",
+      "Connection was closed", "Connection refused"),
      "check the network and AWS_ENDPOINT_URL"),
     (("PermanentRedirect", "Moved Permanently", "301"), "set AWS_REGION to the bucket's region"),
 )  # fmt: skip
 
 
-def _find_hint(place: str, error: Exception) -> str:
+def find_hint(place: str, error: Exception) -> str:
+    """What to do about an error of a store or a disk."""
     if "://" not in place:
         return "choose a folder on a disk with room that you may write to" if isinstance(error, OSError) else ""
     found = (advice for marks, advice in HINTS if any(mark in str(error) for mark in marks))
@@ -84,4 +127,4 @@ def explain_failure(place: str, doing: str) -> Iterator[None]:
         raise MissingError(f"there is no file at {place}") from error
     except (OSError, pa.ArrowException) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise StorageError(f"cannot {doing} {place}: {reason}; {_find_hint(place, error)}") from error
+        raise StorageError(f"cannot {doing} {place}: {reason}; {find_hint(place, error)}") from error

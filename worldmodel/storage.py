@@ -1,4 +1,4 @@
-"""A place for files, on a local disk, on S3 or on Google Cloud Storage: one small vocabulary over `pyarrow.fs`.
+"""A place for files, on a local disk, on S3, Google Cloud Storage or Azure: one small vocabulary over `pyarrow.fs`.
 
 Whole files only ever appear complete: a local file is written beside its target, synced and renamed; an object store
 publishes an object when its upload has ended.
@@ -21,14 +21,14 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from worldmodel.object_store import MissingError, StorageError, explain_failure, open_store
+from worldmodel.object_store import DamagedError, MissingError, StorageError, explain_failure, open_store
 
 CHUNK_BYTES = 4 << 20
 """Bytes read at a time when a file is copied or hashed."""
 READ_TRIES = 5
 """Times that an object is read which is replaced meanwhile."""
 Stream: TypeAlias = io.BufferedIOBase | pa.NativeFile
-SCHEMES = {"s3": "s3", "gs": "gs", "gcs": "gs"}
+SCHEMES = {"s3": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Location:
     """A file or folder somewhere; make one with `Location.of`. Holds text alone, so it can be sent to any worker."""
 
     uri: str
-    """An absolute local path, or `s3://bucket/key`, `gs://bucket/key`; never ends in `/`."""
+    """An absolute local path, or `s3://bucket/key`, `gs://bucket/key`, `az://container/key`; never ends in `/`."""
 
     @classmethod
     def of(cls, where: str | os.PathLike[str] | Location) -> Location:
@@ -65,9 +65,15 @@ class Location:
         if "://" not in text:
             return cls(str(Path(text).expanduser().absolute()))
         if parts.scheme not in SCHEMES:
-            raise StorageError(f"{text}: scheme {parts.scheme!r} is unknown; use a local path, s3:// or gs://")
+            raise StorageError(f"{text}: scheme {parts.scheme!r} is unknown; use a local path, s3://, gs:// or az://")
         if not parts.netloc:
             raise StorageError(f"{text} names no bucket; write {parts.scheme}://BUCKET/FOLDER")
+        if "@" in parts.netloc and SCHEMES[parts.scheme] == "az":
+            container, account = parts.netloc.split("@", 1)
+            raise StorageError(
+                f"{text} names its account in the address; set AZURE_STORAGE_ACCOUNT={account.split('.')[0]} and write "
+                f"az://{container}{parts.path}"
+            )
         return cls(f"{SCHEMES[parts.scheme]}://{text.split('://', 1)[1].strip('/')}")
 
     def __str__(self) -> str:
@@ -78,7 +84,7 @@ class Location:
 
     @property
     def scheme(self) -> str:
-        """`file`, `s3` or `gs`."""
+        """`file`, `s3`, `gs` or `az`."""
         return self.uri.split("://", 1)[0] if "://" in self.uri else "file"
 
     @property
@@ -216,7 +222,7 @@ class Location:
 
         Raises:
             MissingError: there is no such file.
-            StorageError: the bytes do not have `expected_sha256`; nothing is left at `target`.
+            DamagedError: the bytes do not have `expected_sha256`; nothing is left at `target`.
         """
         with explain_failure(str(target), "write"):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +234,7 @@ class Location:
             actual = self._download(partial)
         if expected_sha256 not in (None, actual):
             partial.unlink()
-            raise StorageError(
+            raise DamagedError(
                 f"{self} is damaged: sha256 is {actual}, expected {expected_sha256}; fetch it again or use another"
             )
         partial.replace(target)
