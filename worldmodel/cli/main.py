@@ -20,6 +20,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixe
 
 from worldmodel.cli.blocks import Audit, Encode
 from worldmodel.cli.compare import Compare
+from worldmodel.cli.doctor import Doctor
 from worldmodel.cli.evaluate import Evaluate
 from worldmodel.cli.fields import Schema
 from worldmodel.cli.follow import Stop, Tail
@@ -45,6 +46,7 @@ Command = (
     Annotated[Games, subcommand("games")]
     | Annotated[Encode, subcommand("encode")]
     | Annotated[Audit, subcommand("audit")]
+    | Annotated[Doctor, subcommand("doctor")]
     | Annotated[Plan, subcommand("plan")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
