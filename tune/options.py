@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 
@@ -15,6 +15,7 @@ from tune.grid import ROUND1, GridOptions
 from worldmodel.errors import UserError
 from worldmodel.storage import Location
 from worldmodel.training.budget import Budget
+from worldmodel.training.presets import PRESETS
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 """What a grid may be called: it is a folder's name and W&B's group."""
@@ -22,6 +23,9 @@ NOT_SET = ("name", "goal", "save_dir", "training.seed", "data.dataset_dir")
 """Settings that the grid makes itself."""
 STORAGE = "WORLDMODEL_STORAGE"
 """Environment variable: where grids lie that do not say so."""
+DATA, GPUS, PRESET = "WORLDMODEL_DATA", "WORLDMODEL_GPUS_PER_TRIAL", "WORLDMODEL_PRESET"
+"""Environment variables: what a grid that does not say so itself trains on, the GPUs of each worker, the preset. A
+cluster sets them, so that the same command does there what the cluster is for."""
 UPLOADS = "runtime_resources/working_dir_files"
 """Part of the path of a job's uploaded folder, which Ray deletes when the job has ended."""
 
@@ -31,7 +35,7 @@ class Round1:
     """Train Round 1's experiments and compare them."""
 
     data: str = ""
-    """Folder or URI of games or blocks; empty: toy games are made."""
+    """Folder or URI of games or blocks ($WORLDMODEL_DATA says the default); empty: toy games are made."""
     storage: str = ""
     """Folder or URI that holds the grid's folder; empty: $WORLDMODEL_STORAGE, else runs."""
     name: str = "round1"
@@ -43,13 +47,14 @@ class Round1:
     arch: Literal["mamba2", "mlp"] = "mamba2"
     """Architecture of all trials."""
     preset: Literal["laptop", "round1"] = "laptop"
-    """laptop: 1.3 million parameters, minutes on two cores; round1: the published setting."""
+    """laptop: 1.3 million parameters, minutes on two cores; round1: the published setting. $WORLDMODEL_PRESET says the
+    default."""
     targets: Literal["all", "published"] = "all"
     """What is predicted; published: the 14 numbers and 4 classes of Round 1's time."""
     epochs: int | None = None
     """Epochs per trial; None: the preset's."""
     gpus_per_trial: float = 0.0
-    """GPUs of each worker; a fraction packs several trials on one."""
+    """GPUs of each worker ($WORLDMODEL_GPUS_PER_TRIAL says the default); a fraction packs several trials on one."""
     workers_per_trial: int = 1
     """Ray Train workers of each trial."""
     scheduler: Literal["none", "asha"] = "none"
@@ -84,6 +89,18 @@ class Round1:
     def budget(self) -> Budget:
         """Its limits. UserError where one is no number above 0."""
         return Budget(hours=self.budget_hours, usd=self.budget_usd)
+
+
+def read_defaults() -> Round1:
+    """What holds where the command line says nothing. UserError where an environment variable cannot be used."""
+    preset, gpus = os.environ.get(PRESET) or Round1.preset, os.environ.get(GPUS) or "0"
+    if preset not in PRESETS:
+        raise UserError(f"{PRESET}={preset}: expected one of {', '.join(PRESETS)}")
+    try:
+        share = float(gpus)
+    except ValueError as error:
+        raise UserError(f"{GPUS}={gpus}: expected a number of GPUs, as 1 or 0.25") from error
+    return Round1(data=os.environ.get(DATA, ""), preset=cast(Any, preset), gpus_per_trial=share)
 
 
 def grid_options(options: Round1, blocks: str, toy_settings: dict[str, Any]) -> GridOptions:

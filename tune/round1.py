@@ -24,7 +24,7 @@ if __package__ in (None, ""):  # run as a script: its own package lies one folde
 from tune.costs import GridCosts, check_price, describe_costs
 from tune.grid import Trial, make_trials
 from tune.live import show_live
-from tune.options import Round1, check_halving, check_name, grid_options
+from tune.options import Round1, check_halving, check_name, grid_options, read_defaults
 from tune.record import GRID, GridRecord, TrialName, read_grid
 from tune.report import REPORT, render_terminal, to_json, write_report
 from tune.results import TrialResult, read_trial
@@ -58,9 +58,8 @@ STOPPED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the grid; the exit status is 0 where every trial finished, 1 where one did not, 2 for a wrong request, 130
     where it was asked to stop."""
-    options = tyro.cli(Round1, args=arguments)
     try:
-        return run(options)
+        return run(tyro.cli(Round1, args=arguments, default=read_defaults()))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
