@@ -35,41 +35,49 @@ def pack_games(source: str, out: str, shard_mb: float = 200) -> PackSummary:
         raise UserError(f"shards of {shard_mb} MB: found {shard_mb}, expected more than 0")
     target, number, games, total = Location.of(out), 0, 0, 0
     rejected = [asdict(r) for r in listing.rejected]
-    buffer, archive = _new_archive()
+    buffer = bytearray()
     for unit in listing.units:
         try:
-            _add_game(archive, unit)
+            buffer += pack_game(unit)
         except (OSError, UserError) as error:
             rejected.append({"file": f"games/{unit.name}", "reason": f"cannot be read: {error}"})
             continue
         games += 1
-        if buffer.tell() >= shard_mb * 1e6:
-            total, number = total + _close(buffer, archive, target, number), number + 1
-            buffer, archive = _new_archive()
-    if buffer.tell():
-        total, number = total + _close(buffer, archive, target, number), number + 1
+        if len(buffer) >= shard_mb * 1e6:
+            total, number = total + _write(buffer, target, number), number + 1
+            buffer = bytearray()
+    if buffer:
+        total, number = total + _write(buffer, target, number), number + 1
     (target / "rejected.json").write_text(json.dumps(rejected, indent=1))
     return PackSummary(shards=number, games=games, bytes=total, rejected=len(rejected))
 
 
-def _new_archive() -> tuple[io.BytesIO, tarfile.TarFile]:
-    buffer = io.BytesIO()
-    return buffer, tarfile.open(fileobj=buffer, mode="w")
+def pack_game(unit: Unit) -> bytes:
+    """A parsed game as members of a shard; the same game gives the same bytes. A shard is games, then `end_shard`.
 
-
-def _add_game(archive: tarfile.TarFile, unit: Unit) -> None:
+    Raises OSError or UserError where it cannot be read.
+    """
     data = Location.of(unit.uri).read_bytes()
     ids = Location.of(unit.frame_ids).read_bytes() if unit.frame_ids else b""
+    buffer = io.BytesIO()
+    archive = tarfile.open(fileobj=buffer, mode="w")  # noqa: SIM115  closing it would end the shard
     _add(archive, f"{unit.name}.{GAME}", data)
     _add(archive, f"{unit.name}.{ENTRY}", json.dumps(unit.entry).encode())
     if ids:
         _add(archive, f"{unit.name}.{IDS}", ids)
+    return buffer.getvalue()
 
 
-def _close(buffer: io.BytesIO, archive: tarfile.TarFile, target: Location, number: int) -> int:
-    archive.close()
-    (target / f"shard-{number:06d}.tar").write_bytes(buffer.getvalue())
-    return buffer.tell()
+def end_shard(size: int) -> bytes:
+    """What follows the games of a shard, which take `size` bytes: two blocks of zeros, filled up to a whole record."""
+    end = 2 * tarfile.BLOCKSIZE
+    return bytes(end + -(size + end) % tarfile.RECORDSIZE)
+
+
+def _write(games: bytearray, target: Location, number: int) -> int:
+    games += end_shard(len(games))
+    (target / f"shard-{number:06d}.tar").write_bytes(bytes(games))
+    return len(games)
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
