@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # Makes this machine's Python environment, once: a second run finds it and takes a second.
 #
+#     bash cluster/install.sh [EXTRA]      EXTRA: of pyproject.toml, as gcp: what Ray's launcher needs on such a head
+#
 # An environment on the PATH whose packages are those of constraints.txt (a container, a machine image) is used as it
 # is. Otherwise .venv is made in the checkout; it outlives restarts, and is made anew when the packages asked for change.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+extra=${1:-}
 stamp=.venv/.installed
 wanted=$(cat pyproject.toml constraints.txt cluster/install.sh | sha256sum | cut -c1-16)
 
-is_complete() { command -v python3 >/dev/null && python3 cluster/packages.py; }
+is_complete() { command -v python3 >/dev/null && python3 cluster/packages.py $extra; }
 
 find_python() {
     for name in python3.13 python3.12 python3.11 python3; do
@@ -30,7 +33,10 @@ if [ ! -e .venv ] && is_complete; then
     echo "install: the environment on the PATH has every package"
     exit 0
 fi
+bin=.venv/bin
+add() { "$bin/python" -m pip install --quiet --constraint constraints.txt "$@"; }
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    [ -z "$extra" ] || "$bin/python" cluster/packages.py "$extra" || add --editable ".[$extra]"
     echo "install: .venv is up to date"
     exit 0
 fi
@@ -40,17 +46,12 @@ if ! python=$(find_python); then
     python=$(find_python) || { echo "error: no Python of 3.11 or newer: choose a newer machine image" >&2; exit 2; }
 fi
 "$python" -m venv .venv
-bin=.venv/bin
-"$bin/python" -m pip install --quiet --constraint constraints.txt torch
-"$bin/python" -m pip install --quiet --constraint constraints.txt --editable .
+add torch
+add --editable ".${extra:+[$extra]}"
 if command -v nvidia-smi >/dev/null; then
     # The same as `make gpu`. Without the kernels training works and is slower; `worldmodel doctor` says so.
-    "$bin/python" -m pip install --quiet --constraint constraints.txt --editable ".[gpu]" &&
-        MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE "$bin/python" -m pip install --quiet \
-            --constraint constraints.txt --no-build-isolation --no-deps mamba-ssm ||
+    add --editable ".[gpu]" &&
+        MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE add --no-build-isolation --no-deps mamba-ssm ||
         echo "install: mamba_ssm could not be installed" >&2
-fi
-if [ -n "${1:-}" ]; then # what the launcher's node provider needs on the head
-    "$bin/python" -m pip install --quiet --constraint constraints.txt --requirement "cluster/requirements-$1.txt"
 fi
 echo "$wanted" > "$stamp"

@@ -1,5 +1,7 @@
 """Whether the Python that runs this has the packages that pyproject.toml asks for, in the versions of constraints.txt.
 
+    python cluster/packages.py [EXTRA ...]
+
 Runs before anything is installed, so it needs the standard library alone. Exit status 0: it has; 1: it has not.
 """
 
@@ -11,11 +13,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def list_missing() -> list[str]:
-    """Packages that are missing or have another version."""
+def list_missing(extras: list[str]) -> list[str]:
+    """Packages that are missing or have another version; `extras`: of pyproject.toml, beside what it always needs."""
     import tomllib
 
-    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
     names = [re.split(r"[\[<>=!~ ;]", line, maxsplit=1)[0] for line in asked]
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = dict(line.split("==", 1) for line in lines if "==" in line and not line.startswith("#"))
@@ -36,4 +39,4 @@ def _has(name: str, wanted: str | None) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(sys.version_info < (3, 11) or bool(list_missing()))
+    sys.exit(sys.version_info < (3, 11) or bool(list_missing(sys.argv[1:])))
