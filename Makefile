@@ -4,6 +4,7 @@
 #   make test     checks and tests
 #   make slow     tests of minutes: jobs on a real head node, monitoring, the real kernels (interpreted)
 #   make test-faults   runs are killed, starved and lied to, and lose nothing (FAULTS=long: for longer)
+#   make test-cluster  clusters are launched on hosts in namespaces, and every cloud's files checked (root, Linux)
 #   make gpu      adds the kernels of mamba_ssm, on a machine with an NVIDIA GPU
 #   make check    ruff and mypy
 #   make clean    removes the environment and caches; data and runs stay
@@ -21,7 +22,7 @@ KERNELS := .venv-kernels
 KERNELS_STAMP := $(KERNELS)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: round1 test slow test-faults gpu kernels check clean
+.PHONY: round1 test slow test-faults test-cluster gpu kernels check clean
 .DELETE_ON_ERROR:
 
 round1: $(STAMP)
@@ -38,6 +39,12 @@ slow: $(STAMP) $(KERNELS_STAMP)
 
 test-faults: $(STAMP)
 	WORLDMODEL_FAULTS="$(FAULTS)" $(BIN)/python -m pytest -m faults -n 2 --dist loadgroup
+
+# What launches clusters runs in namespaces of its own, where it reaches nothing else and all of it ends with pytest.
+test-cluster: $(STAMP)
+	tests/cluster/lab/install_packages.sh
+	@status=0; $(BIN)/python -m pytest tests/cluster tests/infra -m "not lab" || status=$$?; \
+	tests/cluster/lab/run.sh $(BIN)/python -m pytest tests/cluster -m lab -s || status=$$?; exit $$status
 
 check: $(STAMP)
 	$(BIN)/ruff check
