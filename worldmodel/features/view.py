@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from worldmodel.blocks.layout import Layout, layout_named
+from worldmodel.blocks.layout import layout_named
 from worldmodel.encoding import EncodingConfig, FeatureLayout
 from worldmodel.features.batch import Inputs, Targets
+from worldmodel.features.columns import ColumnPlan, number_sources
 from worldmodel.features.plan import Samples, SampleShape
 from worldmodel.features.store import Frames, FrameStore, Items
 from worldmodel.schema import (
@@ -24,12 +25,7 @@ from worldmodel.schema import (
     PLAYER_FIELDS,
     PLAYERS,
     STAGE,
-    Code,
-    Field,
-    Kind,
-    Storage,
     Target,
-    code_table,
 )  # fmt: skip
 
 _FAR = 1e6
@@ -64,7 +60,7 @@ class FeatureView:
     def __init__(self, config: EncodingConfig, device: torch.device | str = "cpu") -> None:
         self.layout: FeatureLayout = config.layout
         self.config, self.device = config, torch.device(device)
-        self._columns = {name: _ColumnPlan(self.layout, layout_named(name), self.device) for name in ("tight", "wide")}
+        self._columns = {name: ColumnPlan(self.layout, layout_named(name), self.device) for name in ("tight", "wide")}
         self._places = _TargetPlaces(self.layout, self.device)
 
     def view(self, store: FrameStore, samples: Samples, shape: SampleShape) -> tuple[Inputs, Targets]:
@@ -144,7 +140,7 @@ class FeatureView:
         stage = stages.clamp(max=STAGE.vocabulary - 1)[:, None, None].expand(-1, numbers.size(1), 1)
         return Decoded(numbers, torch.cat([plan.read_classes(frames.columns), stage], dim=-1))
 
-    def _nearest_items(self, plan: _ColumnPlan, frames: Frames) -> Tensor:
+    def _nearest_items(self, plan: ColumnPlan, frames: Frames) -> Tensor:
         """(B, T, P x 3): scaled dx, dy of the active item nearest to each player, and the count of active items."""
         x, y = plan.read_positions(frames.columns)
         if frames.items is None:
@@ -162,130 +158,12 @@ def _nearest(items: Items, x: Float[Tensor, "batch time player"], y: Float[Tenso
     return torch.stack([*found, count.to(x.dtype) * ITEM_SCALE["count"]], dim=-1)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where one output number comes from, and its place in the users' order."""
-
-    player: int
-    field: Field
-    bit: int
-    place: int
-
-
-class _ColumnPlan:
-    """Which stored columns become which numbers and classes, as index tensors: a handful of gathers for all fields."""
-
-    def __init__(self, features: FeatureLayout, layout: Layout, device: torch.device) -> None:
-        self._device = device
-        self._layout = layout
-        sources, items = _number_sources(features)
-        plain = {s: [x for x in sources if self._storage(x) is s and not layout.code(x.field)] for s in Storage}
-        coded = [x for x in sources if layout.code(x.field)]
-        self._plain = {
-            s: (self._index(found), self._scales(found)) for s, found in plain.items() if s is not Storage.BIT
-        }
-        self._coded = self._index(coded)
-        self._tables, self._table_of = self._code_tables(coded)
-        bits = [layout.places[x.player, x.field.name][1] + x.bit for x in plain[Storage.BIT]]
-        self._bytes, self._shifts = (
-            self._tensor([b // 8 for b in bits]),
-            self._tensor([b % 8 for b in bits]).to(torch.uint8),
-        )
-        read = [*plain[Storage.FLOAT32], *plain[Storage.UINT16], *plain[Storage.UINT8], *coded, *plain[Storage.BIT]]
-        self.number_order = torch.argsort(self._tensor([*(x.place for x in read), *items]))
-        self._plan_classes(features)
-
-    def _plan_classes(self, features: FeatureLayout) -> None:
-        wanted = [(p, f) for p in range(PLAYERS) for f in features.categories]
-        read: list[int] = []
-        self._class_columns: list[tuple[Storage, Tensor]] = []
-        for storage in (Storage.FLOAT32, Storage.UINT16, Storage.UINT8):
-            chosen = [n for n, (_, f) in enumerate(wanted) if self._layout.storage(f) is storage]
-            places = [self._layout.places[wanted[n][0], wanted[n][1].name][1] for n in chosen]
-            self._class_columns.append((storage, self._tensor(places)))
-            read += chosen
-        self._class_order = torch.argsort(self._tensor(read))
-        self._empty = self._tensor([-1 if f.empty is None else f.empty for _, f in wanted])
-        self._shift = self._tensor([0 if f.empty is None else 1 for _, f in wanted])
-        self._highest = self._tensor([f.vocabulary - 1 for _, f in wanted])
-
-    def _storage(self, source: _Source) -> Storage:
-        return self._layout.storage(source.field)
-
-    def _tensor(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self._device)
-
-    def _index(self, sources: list[_Source]) -> Tensor:
-        return self._tensor([self._layout.places[x.player, x.field.name][1] for x in sources])
-
-    def _scales(self, sources: list[_Source]) -> Tensor:
-        scales = [x.field.scale if x.field.kind is Kind.CONTINUOUS else 1.0 for x in sources]
-        return torch.tensor(scales, dtype=torch.float32, device=self._device)
-
-    def _code_tables(self, sources: list[_Source]) -> tuple[Tensor, Tensor]:
-        """All tables end to end, and where each source's table begins."""
-        first, begins = 0, {}
-        for code in Code:
-            begins[code] = first
-            first += len(code_table(code))
-        tables = torch.from_numpy(np.concatenate([code_table(code) for code in Code])).to(self._device)
-        return tables, self._tensor([begins[x.field.code] for x in sources if x.field.code])
-
-    def read_numbers(self, columns: dict[Storage, Tensor]) -> Tensor:
-        """(B, T, float) scaled numbers, flags and controls, in reading order (see `number_order`)."""
-        parts = []
-        for storage, (index, scales) in self._plain.items():
-            if len(index):
-                parts.append(_widen(columns[storage].index_select(-1, index), storage).to(torch.float32) * scales)
-        if len(self._coded):
-            codes = columns[Storage.UINT8].index_select(-1, self._coded).to(torch.int64)
-            parts.append(self._tables[codes + self._table_of])
-        flags = (columns[Storage.BIT].index_select(-1, self._bytes) >> self._shifts) & 1
-        return torch.cat([*parts, flags.to(torch.float32)], dim=-1)
-
-    def read_classes(self, columns: dict[Storage, Tensor]) -> Tensor:
-        """(B, T, class) indices of both players, clipped into their vocabularies; `state_age` is truncated."""
-        parts = [_widen(columns[s].index_select(-1, i), s).to(torch.int64) for s, i in self._class_columns if len(i)]
-        values = torch.cat(parts, dim=-1).index_select(-1, self._class_order)
-        values = torch.where(values == self._empty, 0, values + self._shift)
-        return torch.minimum(values.clamp(min=0), self._highest)
-
-    def read_positions(self, columns: dict[Storage, Tensor]) -> tuple[Tensor, Tensor]:
-        """x and y (B, T, P) of the players, Melee units."""
-        floats = columns[Storage.FLOAT32]
-        x, y = ([self._layout.places[p, name][1] for p in range(PLAYERS)] for name in ("x", "y"))
-        return floats[..., x], floats[..., y]
-
-
-def _widen(values: Tensor, storage: Storage) -> Tensor:
-    """int16 that carries uint16 bits becomes int32; other types stay."""
-    return values.to(torch.int32) & 0xFFFF if storage is Storage.UINT16 else values
-
-
-def _number_sources(features: FeatureLayout) -> tuple[list[_Source], list[int]]:
-    """Every number of a frame with its place, and the places of the nearest items' numbers."""
-    sources: list[_Source] = []
-    items: list[int] = []
-    place = 0
-    for player in range(PLAYERS):
-        for field in features.continuous:
-            sources.append(_Source(player, field, 0, place))
-            place += 1
-        extra = features.continuous_width - len(features.continuous)
-        items += range(place, place + extra)
-        place += extra
-        for field in (*features.flags, *features.controls):
-            sources += [_Source(player, field, bit, place + bit) for bit in range(field.bits)]
-            place += field.bits
-    return sources, items
-
-
 class _TargetPlaces:
     """Where targets and controls lie among a frame's numbers and classes."""
 
     def __init__(self, features: FeatureLayout, device: torch.device) -> None:
         self._device = device
-        sources, _ = _number_sources(features)
+        sources, _ = number_sources(features)
         places = {(x.player, x.field.name, x.bit): x.place for x in sources}
         number = {f.name: n for n, f in enumerate(PLAYER_FIELDS)}
         self._numbers: dict[str, tuple[Tensor, bool]] = {}
