@@ -29,6 +29,7 @@ from worldmodel.cli.leaderboard import Leaderboard
 from worldmodel.cli.plan import Plan
 from worldmodel.cli.runs import Export, Fetch, Runs, Show
 from worldmodel.cli.train import Train
+from worldmodel.cli.upload import Upload
 from worldmodel.cli.verb import Verb, to_json
 from worldmodel.errors import UserError
 
@@ -44,6 +45,7 @@ class Games:
 
 Command = (
     Annotated[Games, subcommand("games")]
+    | Annotated[Upload, subcommand("upload")]
     | Annotated[Encode, subcommand("encode")]
     | Annotated[Audit, subcommand("audit")]
     | Annotated[Doctor, subcommand("doctor")]

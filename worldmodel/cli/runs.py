@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
-from worldmodel.cli.verb import Result, Verb, metavar
+from worldmodel.cli.verb import Result, Verb, as_result, metavar, showing_bytes
 from worldmodel.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -146,16 +146,24 @@ class Show(RunVerb):
 
 @dataclass(frozen=True, kw_only=True)
 class Fetch(RunVerb):
-    """Bring a run here: its record, metrics and one checkpoint, verified; an interrupted download goes on."""
+    """Bring a run here: its record, metrics and one checkpoint; or the games of an upload (name its folder or URI).
+
+    All bytes are verified; an interrupted download goes on.
+    """
 
     dest: Annotated[Positional[Path], metavar("DEST")]
-    """Folder that becomes a copy of the run folder."""
+    """Folder that becomes a copy of the run's, or of the upload's."""
     checkpoint: Annotated[str | None, metavar("best|newest|STEP")] = None
     """Which one; None: the best where one has been named, else the newest."""
 
     def run(self) -> Result:
+        from worldmodel.games.download import fetch_games, is_upload
+        from worldmodel.storage import Location
         from worldmodel.training.run_copy import fetch_run
 
+        if is_upload(games := Location.of(self.path)):
+            with showing_bytes() as progress:
+                return as_result(fetch_games(games, self.dest, progress))
         location, _ = self.find()
         chosen = choose_checkpoint(location, self.checkpoint)
         files = fetch_run(location, chosen, self.dest)

@@ -24,6 +24,8 @@ from worldmodel.storage import Entry, Location
 META = "meta.json"
 """What names the games of a parsed folder."""
 FRAME_IDS = "frame_ids"
+UNFINISHED = "upload-unfinished.json"
+"""Stands in a folder while games are brought there (`upload.py`, `download.py`)."""
 _THREADS = 16
 """Requests under way at once: hides an object store's latency."""
 _GROUP = 2
@@ -88,6 +90,8 @@ def list_source(source: str, *, training_only: bool = True) -> Listing:
         raise UserError(f"{location} is a file: {EXPECTED}")
     found = location.list_entries()
     names = {entry.name for entry in found}
+    if UNFINISHED in names:
+        raise UserError(f"{location} is not whole: an upload or a fetch into it has not ended; run that command again")
     shards = [entry for entry in found if entry.name.endswith(".tar") and not entry.is_folder]
     if META in names:
         return _list_parsed(location, names, training_only)
