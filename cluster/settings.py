@@ -18,14 +18,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.secret_store import SecretError, read_secret
+from worldmodel.doctor.cluster_files import find_placeholders
 from worldmodel.errors import UserError
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 """Where Ray's launcher leaves a cluster's YAML on its head."""
-PLACEHOLDER = "CHANGE-ME"
-"""How a value begins that a person must set."""
-SECRETS = ("WANDB_API_KEY",)
-"""Environment variables that are fetched from the cloud's secret store where they are not set."""
+WANDB, STORE = ("WANDB_API_KEY",), ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+"""Environment variables that are fetched from the cloud's secret store where they are not set: W&B's key always, those
+of an S3 store outside AWS. On AWS they would take the place of the machine's identity."""
 PROVIDERS = {"aws": "aws", "gcp": "gcp", "azure": "azure"}
 """Kinds of Ray's node providers, and what price files call them."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -56,6 +56,8 @@ class Settings(BaseModel):
     """Dollars per hour of one machine of each node type; a type that is missing has no known price."""
     key_vault: str = ""
     """Name of the Azure Key Vault that holds the keys; empty: none."""
+    identities: dict[str, str] = {}
+    """Names that the YAML uses further down."""
 
 
 def read_config(path: Path = BOOTSTRAP) -> dict[str, Any]:
@@ -72,8 +74,7 @@ def read_config(path: Path = BOOTSTRAP) -> dict[str, Any]:
 def parse_settings(config: Mapping[str, Any]) -> Settings:
     """Its settings. UserError names all that are unknown, wrong or left at their placeholder."""
     found = config.get("metadata") or {}
-    unset = [name for name, value in found.items() if str(value).startswith(PLACEHOLDER)]
-    if unset:
+    if unset := find_placeholders(found):
         raise UserError(f"the cluster's YAML leaves unset, under metadata: {', '.join(unset)}: set them at its top")
     try:
         return Settings.model_validate(found)
@@ -114,7 +115,8 @@ def price_gpu(config: Mapping[str, Any], settings: Settings) -> float | None:
 def find_secrets(config: Mapping[str, Any], settings: Settings) -> Iterator[tuple[str, str]]:
     """Names and values of the keys that the cloud's secret store has and the environment lacks. Never fails: what is
     missing is said on stderr, and W&B then works offline."""
-    for name in SECRETS:
+    is_foreign = config["provider"]["type"] != "aws" and settings.storage.startswith("s3://")
+    for name in (*WANDB, *(STORE if is_foreign else ())):
         if os.environ.get(name):
             continue
         try:

@@ -1,0 +1,103 @@
+"""What a cloud says when it starts no machine, in one sentence, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Why a cloud refused."""
+
+    marks: tuple[str, ...]
+    """Texts of the clouds' own messages, any of which tells it."""
+    found: str
+    remedy: str
+
+
+REFUSALS = (
+    Refusal(
+        marks=("NoCredentialsError", "Unable to locate credentials", "NoCredentials", "DefaultCredentialsError",
+               "could not be found. Please", "Please run 'az login'", "CredentialUnavailableError"),
+        found="this laptop has no credentials for the cloud",
+        remedy="log in: `aws configure sso` or `aws configure`; `gcloud auth application-default login`; `az login`",
+    ),
+    Refusal(
+        marks=("ExpiredToken", "RequestExpired", "TokenRefreshRequired", "SSOTokenLoadError",
+               "UnauthorizedSSOTokenError", "RefreshError", "Reauthentication is needed", "AADSTS70043",
+               "AADSTS700082"),
+        found="the credentials have expired",
+        remedy="log in again: `aws sso login`; `gcloud auth application-default login`; `az login`",
+    ),
+    Refusal(
+        marks=("AuthFailure", "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException",
+               "invalid_grant", "InvalidAuthenticationToken"),
+        found="the cloud does not know these credentials",
+        remedy="check AWS_PROFILE or the keys; `aws sts get-caller-identity`, `gcloud auth list` or `az account show` "
+        "says who you are",
+    ),
+    Refusal(
+        marks=("VcpuLimitExceeded", "MaxSpotInstanceCountExceeded", "QuotaExceeded", "QUOTA_EXCEEDED",
+               "GPUS_ALL_REGIONS", "OperationNotAllowed", "exceeding approved", "Quota '"),
+        found="your quota for such machines is too small in this region",
+        remedy="ask the cloud to raise it (AWS: Service Quotas, 'All P4, P3 and P2 Spot Instance Requests', 96 vCPUs "
+        "for one p4d; Google: preemptible A100 GPUs; Azure: NCADS_A100_v4 spot cores), or lower max_workers, or "
+        "choose another region",
+    ),
+    Refusal(
+        marks=("InsufficientInstanceCapacity", "ZONE_RESOURCE_POOL_EXHAUSTED", "SkuNotAvailable", "AllocationFailed",
+               "SpotMaxPriceTooLow", "OverconstrainedAllocationRequest"),
+        found="the cloud has no such machine free there now",
+        remedy="name more availability zones or another region, use the cheaper GPU type, or try again later",
+    ),
+    Refusal(
+        marks=("Invalid IAM Instance Profile", "InvalidIamInstanceProfile", "Invalid value for field "
+               "'resource.serviceAccounts", "was not found. (resource type: serviceAccount", "invalidServiceAccount"),
+        found="an identity that the YAML names does not exist",
+        remedy="make worldmodel-head and worldmodel-worker first: infra/README.md",
+    ),
+    Refusal(
+        marks=("UnauthorizedOperation", "AccessDenied", "is not authorized to perform", "AuthorizationFailed",
+               "Required 'compute.", "PERMISSION_DENIED", "permission on"),
+        found="these credentials may not do that",
+        remedy="log in as somebody who may start machines and pass on the identities worldmodel-head and "
+        "worldmodel-worker",
+    ),
+    Refusal(
+        marks=("Could not connect to the endpoint URL", "EndpointConnectionError", "Invalid endpoint",
+               "Invalid value for field 'region'", "Unknown zone", "LocationNotAvailableForResourceType",
+               "InvalidParameterValue) when calling the DescribeAvailabilityZones", "No usable subnets"),
+        found="the region or zone is wrong, or has no network for you",
+        remedy="check provider.region and provider.availability_zone in the YAML, and that your account has a default "
+        "network there",
+    ),
+    Refusal(
+        marks=("InvalidAMIID", "InvalidParameterValue) when calling the RunInstances operation: Invalid parameter: ssm",
+               "The resource 'projects/ubuntu-os", "PlatformImageNotFound"),
+        found="the machine image does not exist there",
+        remedy="name another image in the YAML (ImageId, sourceImage, imageSku), of Ubuntu 24.04 or newer",
+    ),
+    Refusal(
+        marks=("Setup command failed", "Setup command `"),
+        found="the head was started, but its set-up failed",
+        remedy="see the set-up's own message above",
+    ),
+    Refusal(
+        marks=("Permission denied (publickey", "SSH still not available", "wait_ready timeout"),
+        found="the machine is there, but SSH does not let us in",
+        remedy="check auth.ssh_user and auth.ssh_private_key, and that port 22 is open on your network",
+    ),
+    Refusal(
+        marks=("Start command failed",),
+        found="the head is set up, but Ray did not start there",
+        remedy="see the message above; `ray attach` opens a shell there",
+    ),
+)  # fmt: skip
+
+
+def explain(output: str) -> str:
+    """What went wrong and what to do, from what the launcher printed; empty: not known."""
+    for refusal in REFUSALS:
+        if any(mark in output for mark in refusal.marks):
+            return f"{refusal.found}: {refusal.remedy}"
+    return ""

@@ -1,0 +1,221 @@
+"""Starts a cluster: what `ray up` does, with a check before it, one message after it where it fails, and the tunnel.
+
+    python cluster/up.py cluster/a100.yaml       then: ray job submit -- python tune/round1.py
+
+Before: nothing left to set, the files that go along, one token for laptop, head and workers, credentials. After: a
+machine that a failed start left is ended, unless it was there before; else the dashboard of the head, where jobs are
+submitted, answers at http://127.0.0.1:8265 through SSH.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+import yaml
+
+if __package__ in (None, ""):  # run as a script: its own package lies one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from cluster.launch_errors import explain
+from cluster.settings import parse_settings
+from worldmodel.doctor.cluster_files import find_placeholders
+from worldmodel.errors import UserError
+
+TOKEN = Path("~/.ray/auth_token")
+"""Where Ray looks for the token, on every machine."""
+TUNNELS = Path("~/.worldmodel")
+"""Where the processes that hold tunnels are noted."""
+LINES = 400
+"""Last lines of the launcher's output that are searched for a reason."""
+PATIENCE = 60.0
+"""Seconds that the tunnel may take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Up:
+    """Start a cluster and the tunnel to it."""
+
+    file: tyro.conf.Positional[Path]
+    """The cluster's YAML."""
+    tunnel_port: int = 8265
+    """Port of this laptop at which the head's dashboard answers; 0: no tunnel."""
+    keep: bool = False
+    """Leave the machines of a failed start, to look at them."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Start it; the exit status is 0 where it runs, 2 where something is to be set, the launcher's where that fails."""
+    options = tyro.cli(Up, args=arguments, description=__doc__)
+    try:
+        return run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(options: Up) -> int:
+    """Check, start, connect. UserError says what is to be set."""
+    config = check_file(options.file)
+    ensure_token()
+    check_credentials(config)
+    was_there = bool(list_machines(config))
+    status, output = launch(options.file)
+    if status:
+        say(f"error: {options.file}: {explain(output) or 'the start failed; the reason stands above'}")
+        _clean_up(options, was_there=was_there)
+        return status
+    if options.tunnel_port:
+        open_tunnel(options.file, config["cluster_name"], options.tunnel_port)
+        say(f"the dashboard: http://127.0.0.1:{options.tunnel_port}")
+    say(f"now: export RAY_AUTH_MODE=token; ray job submit -- python tune/round1.py\nend: ray down {options.file}")
+    return 0
+
+
+def check_file(path: Path) -> dict[str, Any]:
+    """The YAML's content. UserError names all that is unset, wrong or missing."""
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict) or "provider" not in config:
+        raise UserError(f"{path} is no file of `ray up`: it has no provider")
+    if unset := find_placeholders(config):
+        raise UserError(f"{path} leaves unset: {', '.join(unset)}: set them at its top")
+    parse_settings(config)
+    token = str(TOKEN)
+    sources = [name for name in (config.get("file_mounts") or {}).values() if name != token]
+    absent = [name for name in sources if not Path(name).expanduser().exists()]
+    if absent:
+        raise UserError(f"{', '.join(absent)}: not found in {Path.cwd()}; start from the checkout's folder")
+    return config
+
+
+def ensure_token() -> None:
+    """Make the token that laptop, head and workers share, if there is none; readable by its owner alone."""
+    path = TOKEN.expanduser()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        subprocess.run(["ray", "get-auth-token", "--generate"], check=True, stdout=subprocess.DEVNULL)
+    path.chmod(0o600)
+    if not path.read_text().strip():
+        path.unlink()
+        ensure_token()
+
+
+def check_credentials(config: Mapping[str, Any]) -> None:
+    """UserError where the cloud does not let this laptop in, before anything is asked for."""
+    kind = config["provider"]["type"]
+    try:
+        if kind == "aws":
+            import boto3
+
+            boto3.client("sts", region_name=config["provider"]["region"]).get_caller_identity()
+        elif kind == "gcp":
+            import google.auth
+
+            google.auth.default()
+        elif kind == "azure":
+            subprocess.run(["az", "account", "show"], check=True, capture_output=True, text=True)
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"Azure: {explain(error.stderr) or error.stderr.strip()}") from error
+    except FileNotFoundError as error:
+        raise UserError("Azure: its command line is missing: install `az`, then `az login`") from error
+    except Exception as error:  # whatever a cloud's client raises, the message says it
+        text = f"{type(error).__name__}: {error}"
+        raise UserError(f"{kind}: {explain(text) or text}") from error
+
+
+def list_machines(config: Mapping[str, Any]) -> dict[str, str]:
+    """Machines of this cluster that are there, and so cost money; own machines cost none."""
+    from cluster.machines import find_machines
+
+    return find_machines(config, "true").list_kinds()
+
+
+def launch(path: Path) -> tuple[int, str]:
+    """Run `ray up`; its exit status, and the end of what it said."""
+    process = subprocess.Popen(
+        ["ray", "up", "--yes", "--no-config-cache", str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+    lines: deque[str] = deque(maxlen=LINES)
+    assert process.stdout is not None
+    for line in process.stdout:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        lines.append(line)
+    return process.wait(), "".join(lines)
+
+
+def _clean_up(options: Up, *, was_there: bool) -> None:
+    if was_there or options.keep:
+        say(f"what is there stays; to end it: ray down {options.file}")
+        return
+    ended = subprocess.run(["ray", "down", "--yes", str(options.file)], check=False, capture_output=True, text=True)
+    if ended.returncode:
+        say(f"error: machines may be left, and cost money: run ray down {options.file}\n{ended.stdout}{ended.stderr}")
+    else:
+        say(f"nothing is left of it (ray down {options.file})")
+
+
+def open_tunnel(path: Path, name: str, port: int) -> None:
+    """Connect a port of this laptop with the head's dashboard, in place of an older tunnel. UserError: no answer."""
+    note = TUNNELS.expanduser() / f"tunnel-{name}-{port}.pid"
+    note.parent.mkdir(parents=True, exist_ok=True)
+    _end_older(note)
+    process = subprocess.Popen(
+        ["ray", "dashboard", str(path), "--port", str(port)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    note.write_text(str(process.pid))
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and process.poll() is None:
+        answer = ask_dashboard(port)
+        if answer == "open":
+            raise UserError("the head takes jobs without a token: run `ray up` again, and see that the token is there")
+        if answer == "closed":
+            return
+        time.sleep(1)
+    raise UserError(
+        f"the tunnel does not answer at port {port} (is another program there?): ray dashboard {path} --port OTHER"
+    )
+
+
+def _end_older(note: Path) -> None:
+    try:
+        os.killpg(int(note.read_text()), 15)
+    except (OSError, ValueError):
+        return
+    time.sleep(1)
+
+
+def ask_dashboard(port: int) -> Literal["closed", "open", ""]:
+    """Whether jobs need a token there ("closed") or not ("open"); empty: no answer."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/jobs/", timeout=5):
+            return "open"
+    except urllib.error.HTTPError as error:
+        return "closed" if error.code in (401, 403) else ""
+    except (OSError, urllib.error.URLError):
+        return ""
+
+
+def say(text: str) -> None:
+    """Tell people something."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
