@@ -41,8 +41,8 @@ def check_shared_memory(room: Room | None) -> Iterator[Check]:
     elif room.free < FAIR_SHARED:
         yield warned(
             name, f"{format_bytes(room.free)} free of {format_bytes(room.total)}: Ray falls back to a disk, and "
-            "several workers of one machine may hang", "start the container with --shm-size=4g or more (Kubernetes: a memory "
-            "volume at /dev/shm)",
+            "several workers of one machine may hang",
+            "start the container with --shm-size=4g or more (Kubernetes: a memory volume at /dev/shm)",
         )  # fmt: skip
     else:
         yield passed(name, f"{format_bytes(room.free)} free of {format_bytes(room.total)}")

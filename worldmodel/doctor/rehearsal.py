@@ -36,7 +36,7 @@ from worldmodel.training.workers import Workers
 
 FOLDER = ".rehearsal"
 """How the folder begins that holds a rehearsal; names that begin with a point are no runs."""
-GAMES, STEPS = 2, 2
+GAMES, FRAMES, STEPS = 2, 320, 2
 SETTINGS: dict[str, Any] = {
     "name": "rehearsal", "model.d_model": 32, "model.d_state": 16, "model.headdim": 16, "model.n_layers": 1,
     "model.chunk_size": 16, "model.dropout": 0.0, "training.sequence_length": 32, "training.batch_size": 8,
@@ -99,7 +99,7 @@ def _try_part(name: str, work: Callable[[], tuple[Found, str]]) -> tuple[Found, 
 
 def _encode_toys(blocks: str) -> tuple[None, str]:
     with tempfile.TemporaryDirectory(prefix="worldmodel-rehearsal-") as folder:
-        write_toy_games(Path(folder), GAMES, seed=0)
+        write_toy_games(Path(folder), GAMES, seed=0, longest=FRAMES)
         summary = encode(folder, blocks, EncodeOptions(cpus=0))
     return None, f"{len(summary.index.games)} toy games, {summary.index.frames:,} frames"
 

@@ -70,18 +70,18 @@ class ToyGame:
         return digest.hexdigest()
 
 
-def write_toy_games(out: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
+def write_toy_games(out: Path, count: int, seed: int = 0, longest: int | None = None) -> list[dict[str, Any]]:
     """Play `count` games and write them in the parsed layout under `out`. Returns the entries of its `meta.json`.
 
     A game is a function of (seed, its number): more games under one seed begin with the same ones. Games that `out`
-    holds already stay.
+    holds already stay. `longest`: frames after which a game is broken off; None: each is played to its end.
     """
     if count < 1:
         raise UserError(f"{count} toy games asked for, expected at least 1")
     open_output(out)
     entries = read_entries(out)
     for index in range(count):
-        game = play_game(seed, index)
+        game = play_game(seed, index, longest)
         frame_ids = np.arange(FIRST_FRAME_ID, FIRST_FRAME_ID + game.frames, dtype=np.int32)
         entry = _describe(game, f"toy-{seed}-{index}")
         entries[game.md5] = write_parsed(out, assemble_frames(game.columns), entry, frame_ids)
@@ -98,8 +98,8 @@ def _describe(game: ToyGame, name: str) -> Entry:
     )  # fmt: skip
 
 
-def play_game(seed: int, index: int) -> ToyGame:
-    """Game number `index` of a seed."""
+def play_game(seed: int, index: int, longest: int | None = None) -> ToyGame:
+    """Game number `index` of a seed, or its first `longest` frames."""
     dice = random.Random(seed * 1_000_003 + index)
     stage = STAGES[index % len(STAGES)]
     bodies = [CHARACTERS[int(dice.random() * len(CHARACTERS))] for _ in range(PLAYERS)]
@@ -114,7 +114,7 @@ def play_game(seed: int, index: int) -> ToyGame:
     calm = 0
     for f in fighters:
         f.enter(Action.ENTRY, ENTRY_FRAMES)
-    while not is_over(fighters):
+    while not is_over(fighters) and (longest is None or len(rows[0]) < longest):
         play_frame(fighters, players, shots)
         _record(fighters, shots, rows, items)
         calm = 0 if any(f.action in DEADS for f in fighters) else calm + 1
