@@ -6,6 +6,7 @@
 #   make test-faults   runs are killed, starved and lied to, and lose nothing (FAULTS=long: for longer)
 #   make test-cluster  clusters are launched on hosts in namespaces, and every cloud's files checked (root, Linux)
 #   make gpu      adds the kernels of mamba_ssm, on a machine with an NVIDIA GPU
+#   make bench    measures speed against other libraries, on real games where they are at hand; minutes
 #   make check    ruff and mypy
 #   make clean    removes the environment and caches; data and runs stay
 
@@ -20,9 +21,11 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 KERNELS := .venv-kernels
 KERNELS_STAMP := $(KERNELS)/.installed
+PEERS := .venv-peers
+PEERS_STAMP := $(PEERS)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: round1 test slow test-faults test-cluster gpu kernels check clean
+.PHONY: round1 test slow bench test-faults test-cluster gpu kernels check clean
 .DELETE_ON_ERROR:
 
 round1: $(STAMP)
@@ -46,6 +49,10 @@ test-cluster: $(STAMP)
 	@status=0; $(BIN)/python -m pytest tests/cluster tests/infra -m "not lab" || status=$$?; \
 	tests/cluster/lab/run.sh $(BIN)/python -m pytest tests/cluster -m lab -s || status=$$?; exit $$status
 
+# One thread, as the yardstick was measured; BENCH="quality" or another area measures that one alone.
+bench: $(STAMP) $(PEERS_STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks $(BENCH)
+
 check: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -58,7 +65,7 @@ gpu: $(STAMP)
 kernels: $(KERNELS_STAMP)
 
 clean:
-	rm -rf .venv $(KERNELS) .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv $(KERNELS) $(PEERS) .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 
 # torch comes first and alone, so that the machine's own pip settings decide which build of it is taken.
 $(STAMP): pyproject.toml constraints.txt
@@ -75,11 +82,22 @@ MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE $(1)/python -m pip install --q
 	--no-build-isolation --no-deps mamba-ssm
 endef
 
-# What the tests compare the model with, in an environment that adds it to the packages of .venv.
+# An environment that adds what others made to the packages of .venv.
+define add_environment
+$(BIN)/python -m venv --clear --without-pip $(1)
+$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	> "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+$(1)/bin/python -m pip install --quiet --constraint constraints.txt --requirement $(2)
+endef
+
+# What the tests compare the model with.
 $(KERNELS_STAMP): $(STAMP) tests/model/kernels.txt
-	$(BIN)/python -m venv --clear --without-pip $(KERNELS)
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-		> "$$($(KERNELS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
-	$(KERNELS)/bin/python -m pip install --quiet --constraint constraints.txt --requirement tests/model/kernels.txt
+	$(call add_environment,$(KERNELS),tests/model/kernels.txt)
 	$(call install_kernels,$(KERNELS)/bin)
+	touch $@
+
+# What the benchmarks compare with.
+$(PEERS_STAMP): $(STAMP) tests/model/kernels.txt tests/benchmarks/peers/requirements.txt
+	$(call add_environment,$(PEERS),tests/benchmarks/peers/requirements.txt --requirement tests/model/kernels.txt)
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps mosaicml-streaming
 	touch $@
