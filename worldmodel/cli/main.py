@@ -23,10 +23,12 @@ from worldmodel.cli.compare import Compare
 from worldmodel.cli.doctor import Doctor
 from worldmodel.cli.evaluate import Evaluate
 from worldmodel.cli.fields import Schema
+from worldmodel.cli.film import Film
 from worldmodel.cli.follow import Stop, Tail
 from worldmodel.cli.games import Pack, Parse, Toy
 from worldmodel.cli.leaderboard import Leaderboard
 from worldmodel.cli.plan import Plan
+from worldmodel.cli.play import Play
 from worldmodel.cli.runs import Export, Fetch, Runs, Show
 from worldmodel.cli.train import Train
 from worldmodel.cli.upload import Upload
@@ -52,6 +54,8 @@ Command = (
     | Annotated[Plan, subcommand("plan")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Film, subcommand("film")]
+    | Annotated[Play, subcommand("play")]
     | Annotated[Runs, subcommand("runs")]
     | Annotated[Show, subcommand("show")]
     | Annotated[Tail, subcommand("tail")]
