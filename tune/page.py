@@ -14,6 +14,7 @@ from tune.page_tables import render_table, render_trials
 from tune.record import GridRecord
 from tune.results import Table, TrialResult
 from worldmodel.errors import UserError
+from worldmodel.film.page import FILM
 from worldmodel.storage import Location
 from worldmodel.training.record import State
 from worldmodel.training.reporter import format_count, format_duration, format_usd
@@ -43,7 +44,13 @@ def to_html(
     body += [_heading("Not finished"), _list(failures, style="bad")] if failures else []
     history = {trial.name: _read_history(folder / trial.name) for trial in trials}
     body += [_heading("Learning curves"), charts.render(draw_curves(history, trials, colors)), _paragraph(CURVE_NOTE)]
-    body += [_heading("Trials"), render_trials(trials), _heading("What the words mean"), _list(FOOTNOTES, style="note")]
+    films = [trial.name for trial in trials if (folder / trial.name / FILM).exists()]
+    body += [
+        _heading("Trials"),
+        render_trials(trials, films),
+        _heading("What the words mean"),
+        _list(FOOTNOTES, style="note"),
+    ]
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<title>{html.escape(folder.name)}</title>\n'

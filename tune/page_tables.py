@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from urllib.parse import quote
 
 from tune.columns import ACTION, CHANGE, POSITION, PREVIOUS, SHORTER, Column, shorten_commit
 from tune.export import describe_trial
 from tune.results import Row, Statistic, Table, TrialResult
+from worldmodel.film.page import FILM
 from worldmodel.training.reporter import format_duration, format_usd
 
 MEAN, SPREAD, DIFFERENCE, PUBLISHED = "mean ±", "sd", "vs baseline", "published"
@@ -88,13 +89,14 @@ def _render_reference(name: str, values: Mapping[str, float], groups: Groups) ->
     return f'<tr class="reference">{"".join(cells)}</tr>'
 
 
-def render_trials(trials: Sequence[TrialResult]) -> str:
-    """Every trial, with its card."""
-    head = f"<tr>{''.join(_cell(name, kind='th') for name in TRIAL_HEADS)}</tr>"
-    return _wrap(head, [f"<tr>{''.join(_trial_cells(trial))}</tr>" for trial in trials])
+def render_trials(trials: Sequence[TrialResult], films: Collection[str] = ()) -> str:
+    """Every trial, with its card, and its film where it is among `films` (names of trials)."""
+    heads = (*TRIAL_HEADS, *(["film"] if films else []))
+    head = f"<tr>{''.join(_cell(name, kind='th') for name in heads)}</tr>"
+    return _wrap(head, [f"<tr>{''.join(_trial_cells(trial, films))}</tr>" for trial in trials])
 
 
-def _trial_cells(trial: TrialResult) -> Iterator[str]:
+def _trial_cells(trial: TrialResult, films: Collection[str]) -> Iterator[str]:
     told, values = describe_trial(trial), trial.values
     state = "stopped early" if trial.is_stopped_early else told["state"] or "not started"
     yield _cell(trial.name)
@@ -108,7 +110,13 @@ def _trial_cells(trial: TrialResult) -> Iterator[str]:
     yield _cell(_format_cost(told["cost_usd"]))
     yield _cell(_format_cost(told["estimated_cost_usd"]), "small")
     yield _cell(shorten_commit(told["commit"] or ""), "small")
-    yield f'<td><a href="{html.escape(link_to(told["card"]))}">card</a></td>' if told["card"] else _cell("")
+    yield _link(told["card"], "card") if told["card"] else _cell("")
+    if films:
+        yield _link(f"{trial.name}/{FILM}", "film") if trial.name in films else _cell("")
+
+
+def _link(path: str, text: str) -> str:
+    return f'<td><a href="{html.escape(link_to(path))}">{text}</a></td>'
 
 
 def link_to(path: str) -> str:
