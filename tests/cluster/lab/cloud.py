@@ -21,7 +21,8 @@ from typing import Any
 
 import boto3
 
-from tests.cluster.lab.hosts import BIN, GATEWAY, Host, call
+from tests.cluster.lab.hosts import BIN, Host
+from tests.cluster.lab.machine import GATEWAY, call
 
 REGION, PORT = "us-west-2", 5566
 ENDPOINT = f"http://{GATEWAY}:{PORT}"

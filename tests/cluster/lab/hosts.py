@@ -14,80 +14,23 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from tests.cluster.lab.command import Command
+from tests.cluster.lab.machine import LINK, SEARCHED, call
 from tests.cluster.lab.waiting import wait_for
 
 ROOT = Path(__file__).parents[3]
-ISOLATED = "WORLDMODEL_LAB"
-"""Environment variable that `run.sh` sets."""
-LINK, GATEWAY = "lab0", "10.77.0.1"
-"""The link, and the address of the tests' own processes on it: object storage and a cloud's API."""
 OWN_FOLDERS = ("/root", "/home", "/tmp")
 """What a host does not share with the machine."""
 START_SECONDS = 20
 BIN = Path(__file__).parent / "bin"
 """What a cloud's image has and this machine may lack, in a form that fits a host here."""
-PROGRAMS = ("sshd", "rsync", "ssh", "ssh-keygen", "ip", "unshare", "nsenter", "mount")
-SEARCHED = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
-
-
-def require_lab() -> None:
-    """Skip where hosts cannot be made, with the reason."""
-    if os.geteuid() != 0:
-        pytest.skip("hosts in namespaces need root")
-    missing = [name for name in PROGRAMS if not shutil.which(name, path=SEARCHED)]
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)} (make test-cluster installs the Debian packages)")
-    if not os.environ.get(ISOLATED):
-        pytest.skip("needs namespaces of its own: run it with make test-cluster (the kernel may refuse them)")
-
-
-def make_link() -> None:
-    """The link that hosts hang on, and this process's address on it. Made once."""
-    if Path(f"/sys/class/net/{LINK}").exists() or _says(["ip", "link", "show", LINK]):
-        return
-    call("ip", "link", "set", "lo", "up")
-    call("ip", "link", "add", LINK, "type", "bridge")
-    call("ip", "address", "add", f"{GATEWAY}/32", "dev", LINK)
-    call("ip", "link", "set", LINK, "up")
-    call("ip", "route", "add", "default", "dev", LINK, "src", GATEWAY)
-    call("mount", "-t", "tmpfs", "tmpfs", "/run")  # names of our own, gone with our mounts
-    for name in ("netns", "sshd"):
-        Path("/run", name).mkdir()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """A command that was begun on a host."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    said: Path
-    """File that what it says goes to."""
-
-    def read(self) -> str:
-        """What it has said so far."""
-        return self.said.read_text(errors="replace")
-
-    def wait(self, seconds: float, tell: Callable[[], str] = str) -> int:
-        """Its exit status; fails the test where it has none in time, with what it and `tell` say."""
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.stop()
-            pytest.fail(f"{self.name}: not within {seconds:g} s\n{self.read()[-3000:]}\n{tell()}")
-
-    def stop(self) -> None:
-        """End it."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 @dataclass(kw_only=True)
@@ -129,6 +72,7 @@ class Host:
         call("ip", "netns", "add", self.name)
         call("ip", "link", "add", f"v{self.name}"[:15], "type", "veth", "peer", "name", "eth0", "netns", self.name)
         call("ip", "link", "set", f"v{self.name}"[:15], "master", LINK, "up")
+        self._configure("link", "set", "eth0", "address", _make_hardware_address(self.address))
         for address in self.addresses:
             self._configure("address", "add", f"{address}/32", "dev", "eth0")
         for device in ("lo", "eth0"):
@@ -169,8 +113,11 @@ class Host:
         answer: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> Command:
-        """Begin a command at the host's own keyboard, as root, in a folder; `answer` is what is typed."""
+        """Begin a command at the host's own keyboard, as root, in a folder. `answer` is what is typed, in a terminal:
+        some programs ask nobody else."""
         words = ["bash", "-c", command] if isinstance(command, str) else list(command)
+        if answer:
+            words = ["script", "--quiet", "--return", "--command", shlex.join(words), "/dev/null"]
         self._count += 1
         said, typed = self.folder / f"said/{self._count}", self.folder / f"said/{self._count}.typed"
         said.parent.mkdir(exist_ok=True)
@@ -254,27 +201,16 @@ class Host:
         return "\n".join(lines)
 
 
-def call(*words: str) -> None:
-    """Run a command of the machine. CalledProcessError, with what it said, where it fails."""
-    subprocess.run(list(words), check=True, capture_output=True, text=True, env={"PATH": SEARCHED})
-
-
-def make_key(folder: Path) -> tuple[Path, str]:
-    """A new SSH key: the file of its private half, and its public half."""
-    folder.mkdir(parents=True, exist_ok=True)
-    call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key"))
-    return folder / "key", (folder / "key.pub").read_text()
-
-
-def _says(words: Sequence[str]) -> bool:
-    return subprocess.run(words, capture_output=True, check=False, env={"PATH": SEARCHED}).returncode == 0
-
-
 def _find_kept_folders() -> list[Path]:
     """What must stay visible of the folders that a host has of its own: the environment and the checkout."""
     wanted = {Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve(), ROOT.resolve()}
     hidden = [path for path in sorted(wanted) if str(path).startswith(tuple(f"{own}/" for own in OWN_FOLDERS))]
     return [path for path in hidden if not any(other in path.parents for other in hidden)]
+
+
+def _make_hardware_address(address: str) -> str:
+    """That of a host's network card: the same whenever it is switched on, for its neighbours remember it."""
+    return ":".join(["02", "00", *(f"{int(part):02x}" for part in address.split("."))])
 
 
 def _quote(value: str) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.lab.hosts import ROOT, Command, Host
+from tests.cluster.lab.command import Command
+from tests.cluster.lab.hosts import ROOT, Host
 
 LAB = Path(__file__).parent
 CHECKOUT = "/root/checkout"
@@ -24,7 +25,8 @@ class Laptop:
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.host = Host(
-            name="laptop", addresses=("10.77.0.5",), folder=folder, keys="", environment=environment
+            name="laptop", addresses=("10.77.0.5",), folder=folder, keys="",
+            environment={"PYTHONPATH": CHECKOUT, **environment},
         ).start()  # fmt: skip
         copy_checkout(self.checkout)
         self.run("ray get-auth-token --generate", 60)

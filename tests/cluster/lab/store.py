@@ -15,7 +15,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
-from tests.cluster.lab.hosts import GATEWAY
+from tests.cluster.lab.machine import GATEWAY
 from tests.cluster.lab.waiting import wait_for
 
 KEY, SECRET = "lab", "lab-secret"
