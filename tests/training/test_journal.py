@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.s3_server import serve_s3, use_s3
-from tests.training.tiny_runs import CPU, configure, write_blocks
+from tests.training.tiny_runs import CPU, configure, open_data, write_blocks
+from worldmodel.errors import UserError
 from worldmodel.object_store import StorageError
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint_list import list_checkpoints, newest_good, read_best
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import as_values, to_yaml
+from worldmodel.training.feed import Batch
 from worldmodel.training.journal import Journal
 from worldmodel.training.log_file import LOG, TIME
 from worldmodel.training.run import Run
@@ -88,8 +92,14 @@ def test_a_resume_says_where_it_goes_on_and_mends_the_pointer_to_the_best(blocks
     resumed = start_run(Location.of(tmp_path), two, resume=True)
     half = resumed.record.step
     shown = train(resumed, two, blocks, resume=True)
-    assert f"resumed from step-{half:08d}: step {half} of {2 * half}, next learning rate" in shown
-    assert "next batch 0 of epoch 2" in shown
+    assert f"resumed from step-{half:08d}: step {half} of {2 * half}\n" in shown
+    before, after = re.findall(r"  (?:before|after): +(.*)", shown)
+    position = re.fullmatch(
+        rf"step {half}, next learning rate (\S+), next batch 0 of epoch 2, checkpoint ([0-9a-f]{{12}})", after
+    )
+    assert position
+    assert re.sub("rate [^,]*", "rate", before) == re.sub("rate [^,]*", "rate", after)  # the schedule is longer now
+    assert float(position[1]) > 0
     found = read_best(run.location)
     assert found is not None
     assert (found == best) == (found.step == half)
@@ -124,6 +134,54 @@ def test_a_best_metric_that_nothing_counts_for_is_noted(blocks: Path, tmp_path: 
     is_measured = "val_action/cat_edge" in record.metrics
     assert (record.best is not None) == is_measured
     assert any("no best" in note for note in record.notes) == (not is_measured)
+
+
+def test_a_run_of_which_no_checkpoint_is_sound_does_not_begin_again_by_itself(blocks: Path, tmp_path: Path) -> None:
+    config = configure({"training.num_epochs": 1})
+    run = start_run(Location.of(tmp_path), config)
+    train(run, config, blocks)
+    (list_checkpoints(run.location)[-1] / "state.json").write_text("torn")
+    with pytest.raises(UserError, match=r"no checkpoint of .* is sound; remove its checkpoints.*\n.*state.json"):
+        train(start_run(Location.of(tmp_path), config, resume=True), config, blocks, resume=True)
+
+
+@pytest.mark.parametrize("change", [{"model.d_model": 48}, {"data.max_games": 6}, {"encoding.press_events": True}])
+def test_a_checkpoint_of_another_experiment_is_refused_and_named(
+    blocks: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    one = {"training.num_epochs": 1}
+    found = [open_data(config, blocks).fingerprint for config in (configure(one), configure(one, **change))]
+    run = start_run(Location.of(tmp_path / "run"), configure(one), data_fingerprint=found[0])
+    other = start_run(Location.of(tmp_path / "other"), configure(one, **change), data_fingerprint=found[1])
+    train(run, configure(one), blocks)
+    train(other, configure(one, **change), blocks)
+    foreign = list_checkpoints(other.location)[-1]
+    for entry in foreign.list_entries():
+        (run.location / "checkpoints/step-00009999" / entry.name).write_bytes((foreign / entry.name).read_bytes())
+    resumed = start_run(Location.of(tmp_path / "run"), configure(one), resume=True)
+    with pytest.raises(UserError, match=r"step-00009999 is not a checkpoint of this experiment"):
+        train(resumed, configure(one), blocks, resume=True)
+    assert read_record(run.location).state == "failed"
+
+
+def test_a_spike_of_the_loss_is_noted_with_its_step(blocks: Path, tmp_path: Path) -> None:
+    config = configure({"training.lr": 1e-9, "training.log_interval": 2, "training.warmup_pct": 0.0})
+    run = start_run(Location.of(tmp_path), config)
+    job = Job(config=to_yaml(config), run=str(run.location), blocks=str(blocks), workers=1, resume=False, init="")
+    with run.recording(), Journal(run, config, io.StringIO()) as journal:
+        trainer, recovery = make_trainer(job, config, Workers(device=CPU))
+        journal.begin(trainer, recovery)
+        learn, at = trainer._learn, 14
+
+        def learn_badly(batches: list[Batch]) -> Any:
+            loss, terms, norm = learn(batches)
+            return (loss * 50 if trainer.step == at else loss), terms, norm
+
+        trainer._learn = learn_badly  # type: ignore[method-assign]
+        trainer.run(journal.hooks)
+    spikes = [note for note in read_record(run.location).notes if "loss spike" in note]
+    assert len(spikes) == 1
+    assert f"at step {at + 1}, " in spikes[0]
 
 
 def test_the_log_is_what_the_terminal_showed_over_all_attempts_with_the_time(blocks: Path, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ class Checkpoint:
             for name in sorted(part):
                 value = part[name].detach().cpu().contiguous()
                 found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-                found.update(value.reshape(-1).view(torch.uint8).numpy())
+                found.update(value.reshape(-1).view(torch.uint8).numpy().data)
         return found.hexdigest()[:12]
 
     def find_non_finite(self) -> str | None:

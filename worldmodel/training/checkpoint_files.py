@@ -13,9 +13,9 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from worldmodel.errors import UserError
 from worldmodel.object_store import MissingError, StorageError, explain_failure
@@ -40,6 +40,15 @@ class ForeignCheckpointError(CheckpointError):
     """A sound checkpoint that is not this run's or not of this version: an older one is no way around it."""
 
 
+def _check_name(name: str) -> str:
+    if name not in FILES:
+        raise ValueError(f"{name!r} is no file of a checkpoint")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_check_name)]
+
+
 class FileEntry(BaseModel):
     """What a manifest says of one file."""
 
@@ -55,7 +64,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
 
     format: int = FORMAT
-    files: dict[Literal["weights.safetensors", "optimizer.safetensors", "state.json"], FileEntry]
+    files: dict[FileName, FileEntry]
 
     @property
     def digest(self) -> str:

@@ -135,6 +135,11 @@ class Feed:
             self._part(everything, part, self.parts) for part in range(self.worker.rank, self.parts, self.worker.world)
         ]
 
+    def parts_of(self, step: int) -> list[Samples]:
+        """The samples of each of `batches(step)`; an empty part's batch holds a masked one instead."""
+        everything, mine = self.plan.global_batch(step), range(self.worker.rank, self.parts, self.worker.world)
+        return [everything if self.parts == 1 else self._own(everything, part, self.parts) for part in mine]
+
     def batch(self, step: int) -> Batch:
         """This worker's whole share of step `step`, in one piece."""
         return self._part(self.plan.global_batch(step), self.worker.rank, self.worker.world)

@@ -17,7 +17,7 @@ from worldmodel.training.loop import Hooks, Trainer
 from worldmodel.training.record import Seconds
 from worldmodel.training.reporter import Interval, Reporter
 from worldmodel.training.run import Run
-from worldmodel.training.schedule import compute_learning_rate
+from worldmodel.training.spikes import SpikeWatch
 from worldmodel.training.tracking import Tracker
 
 SHOWN = ("val_loss/total", "val_metric/position_mae", "val_metric/action_acc", "val_metric/action_change_acc")
@@ -36,6 +36,7 @@ class Journal:
         self._stack.callback(self._log.close)
         self._stack.callback(self.tracker.close)
         self._before = run.record.seconds
+        self._spikes = SpikeWatch()
 
     @property
     def hooks(self) -> Hooks:
@@ -67,19 +68,22 @@ class Journal:
             self.run.note(complaint)
             self.say(f"warning: {complaint}")
         if recovery and recovery.checkpoint:
-            self._say_resumed(recovery)
+            self._say_resumed(recovery, recovery.checkpoint)
             best = recovery.checkpoint.state.best
             if best and best != read_best(self.run.location):  # the run may have died between checkpoint and pointer
                 mark_best(self.run.location, best)
 
-    def _say_resumed(self, recovery: Recovery) -> None:
-        trainer = self.trainer
-        rate = compute_learning_rate(trainer.schedule, min(trainer.step, trainer.schedule.total_steps - 1))
-        name = recovery.location.name if recovery.location else ""
+    def _say_resumed(self, recovery: Recovery, checkpoint: Checkpoint) -> None:
+        """Where the run stood when it was saved, and where it stands now, read from the trainer itself."""
+        saved, now = checkpoint.state, self.trainer.take(self.trainer.locate())
         self.say(
-            f"resumed from {name}: step {trainer.step} of {trainer.schedule.total_steps}, next learning rate "
-            f"{rate:.3e}, next batch {trainer.step % trainer.schedule.steps_per_epoch} of epoch {trainer.epoch + 1}"
+            f"resumed from {recovery.location.name if recovery.location else ''}: step {saved.step} of "
+            f"{self.trainer.schedule.total_steps}"
         )
+        self.say(f"  before: {_describe_position(saved, checkpoint.digest)}")
+        self.say(f"  after:  {_describe_position(now.state, now.digest)}")
+        if now.digest != checkpoint.digest:
+            raise RuntimeError(f"the state that was restored is not the one in {recovery.location}")
 
     def say(self, text: str) -> None:
         """Show a line, and keep it with the run's last lines."""
@@ -92,6 +96,9 @@ class Journal:
     def _note_interval(self, interval: Interval, values: dict[str, float]) -> None:
         self.tracker.log(values, interval.step)
         self.reporter.show(interval)
+        if spike := self._spikes.judge(interval.loss, interval.peak_loss, interval.peak_step):
+            self.run.note(spike)
+            self.say(f"note: {spike}")
         self.run.note_step(
             interval.step, epoch=self.trainer.epoch, seconds=self._seconds(), metrics=self._merge(values),
             wandb=self.tracker.address,
@@ -125,7 +132,7 @@ class Journal:
         if best and best.step == state.step and "best" in state.tags:
             mark_best(self.run.location, best)
         self.run.update(checkpoint=f"{folder.parent.name}/{folder.name}", best=best)
-        apply_retention(self.run.location, Retention())
+        apply_retention(self.run.location, Retention(), state.step)
 
     def _merge(self, values: dict[str, float]) -> dict[str, float | None]:
         clean = {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -145,3 +152,12 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()
+
+
+def _describe_position(state: CheckpointState, digest: str) -> str:
+    """Step, learning rate, place in the data and content of a state."""
+    rate = "not known" if state.learning_rate is None else f"{state.learning_rate:.6e}"
+    return (
+        f"step {state.step}, next learning rate {rate}, next batch {state.step_in_epoch} of epoch {state.epoch + 1}, "
+        f"checkpoint {digest}"
+    )

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from worldmodel.training.config import ExperimentConfig, TrainingConfig
 from worldmodel.training.feed import Batch, Feed
 from worldmodel.training.loss import compute_loss
 from worldmodel.training.metrics import Metrics
+from worldmodel.training.nonfinite import NonFiniteError, explain_non_finite
 from worldmodel.training.optimizer_state import restore_optimizer
 from worldmodel.training.reporter import Interval
 from worldmodel.training.schedule import Schedule, compute_learning_rate
@@ -53,10 +54,16 @@ class Hooks:
 class _Sums:
     """What is measured between two lines."""
 
-    loss: Tensor
+    names: tuple[str, ...] = ()
+    """What the tensors below hold a number of: "loss", the loss terms, "norm" (of the gradient)."""
+    totals: Tensor
+    """Sums over the steps."""
     first_bad: Tensor
-    """The first step (from 0) whose loss or gradient was no number; `NEVER` where all were."""
-    terms: dict[str, Tensor] = field(default_factory=dict)
+    """The first step (from 0) in which each was no number; `NEVER` where it always was one."""
+    peaks: Tensor
+    """The largest value of a step."""
+    peak_steps: Tensor
+    """That step, from 0."""
     steps: int = 0
     targets: int = 0
     watch: Stopwatch
@@ -97,16 +104,24 @@ class Trainer:
             self._metrics.from_vector(torch.tensor(checkpoint.state.sums, dtype=torch.float64))
 
     def checkpoint(self, *tags: str) -> Checkpoint:
-        """The present state, for saving."""
-        state = CheckpointState(
+        """The present state, for saving. All workers call it together."""
+        sums = tuple(self.workers.sum(self._metrics.to_vector()).tolist()) if self._is_within_epoch else ()
+        return self.take(self.locate(*tags).model_copy(update={"sums": sums}))
+
+    def take(self, state: CheckpointState) -> Checkpoint:
+        """This worker's own weights and optimizer as they are."""
+        return Checkpoint.of(self.model, self.optimizer, state)
+
+    def locate(self, *tags: str) -> CheckpointState:
+        """Where the run stands, apart from what the epoch under way has gathered."""
+        return CheckpointState(
             step=self.step,
             epoch=self.epoch,
             step_in_epoch=self.step % self.schedule.steps_per_epoch,
             tags=tags,
             best=self.best,
-            sums=tuple(self.workers.sum(self._metrics.to_vector()).tolist()) if self._is_within_epoch else (),
+            learning_rate=compute_learning_rate(self.schedule, self.step),
         )
-        return Checkpoint.of(self.model, self.optimizer, state)
 
     def run(self, hooks: Hooks) -> str | None:
         """Train to the last step. Returns None, or the reason why it stopped earlier."""
@@ -143,8 +158,8 @@ class Trainer:
 
     def _begin_interval(self) -> _Sums:
         zero = torch.zeros((), device=self.device)
-        first_bad = torch.full((), NEVER, device=self.device)
-        return _Sums(loss=zero, first_bad=first_bad, watch=Stopwatch(self.device))
+        never = torch.full((), NEVER, device=self.device)
+        return _Sums(totals=zero, first_bad=never, peaks=zero, peak_steps=never, watch=Stopwatch(self.device))
 
     def _is_time_to_ask(self) -> bool:
         """Whether worker 0 is asked now; with several workers, which must wait for its answer, only now and then."""
@@ -202,13 +217,14 @@ class Trainer:
 
     def _note_step(self, targets: int, loss: Tensor, terms: dict[str, Tensor], norm: Tensor) -> None:
         """Add to the interval, on the device: nothing here waits for it."""
-        self._sums.loss = self._sums.loss + loss
-        is_good = torch.isfinite(loss) & torch.isfinite(norm)
-        self._sums.first_bad = torch.where(is_good, self._sums.first_bad, self._sums.first_bad.clamp(max=self.step - 1))
-        for name, value in {**terms, "norm": norm}.items():
-            self._sums.terms[name] = self._sums.terms.get(name, torch.zeros_like(value)) + value
-        self._sums.steps += 1
-        self._sums.targets += targets
+        sums, values = self._sums, torch.stack([loss, *terms.values(), norm])
+        sums.names = ("loss", *terms, "norm")
+        sums.totals = sums.totals + values
+        sums.first_bad = torch.where(torch.isfinite(values), sums.first_bad, sums.first_bad.clamp(max=self.step - 1))
+        sums.peak_steps = torch.where(values > sums.peaks, self.step - 1, sums.peak_steps)
+        sums.peaks = torch.maximum(sums.peaks, values)
+        sums.steps += 1
+        sums.targets += targets
 
     def _is_interval_over(self) -> bool:
         return self._sums.steps >= self._log_every
@@ -216,11 +232,12 @@ class Trainer:
     def _close_interval(self) -> tuple[Interval, dict[str, float]]:
         """Read the interval's sums (the one wait for the device), check them, begin the next."""
         done, self._sums = self._sums, self._begin_interval()
-        sums = self.workers.mean(torch.stack([done.loss, *done.terms.values()]).double()) / done.steps
-        loss, *rest = sums.tolist()
-        terms = dict(zip(done.terms, rest, strict=True))
-        if not math.isfinite(loss) or not math.isfinite(terms["norm"]):
-            raise NonFiniteError(self._describe_batch(self.workers.least(done.first_bad), terms))
+        sums = self.workers.mean(done.totals.double()) / done.steps
+        values = dict(zip(done.names, sums.tolist(), strict=True))
+        loss = values["loss"]
+        if not math.isfinite(loss) or not math.isfinite(values["norm"]):
+            raise NonFiniteError(self._explain_non_finite(done))
+        peak, peak_step = self.workers.find_peak(done.peaks[0], done.peak_steps[0])
         seconds, shares = done.watch.seconds, done.watch.read()
         if self.training.log_interval is None:
             self._log_every = self.workers.share(max(1, round(LINES_SECONDS * done.steps / seconds)))
@@ -229,6 +246,8 @@ class Trainer:
             total_steps=self.schedule.total_steps,
             epoch=(self.step - 1) // self.schedule.steps_per_epoch + 1,
             loss=loss,
+            peak_loss=peak,
+            peak_step=peak_step + 1,
             learning_rate=compute_learning_rate(self.schedule, self.step - 1),
             step_seconds=seconds / done.steps,
             targets_per_second=done.targets / seconds,
@@ -238,22 +257,19 @@ class Trainer:
         )
         return interval, {
             "batch/loss": loss,
-            "batch/grad_norm": terms["norm"],
+            "batch/grad_norm": values["norm"],
             "lr": interval.learning_rate,
             "epoch": self.step / self.schedule.steps_per_epoch,
             "speed/targets_per_second": interval.targets_per_second,
             **{f"speed/{name}_share": share for name, share in vars(shares).items() if share is not None},
         }
 
-    def _describe_batch(self, step: int, terms: dict[str, float]) -> str:
-        bad = [name for name, value in terms.items() if not math.isfinite(value)]
-        games = sorted({self.feed.plan.games[g].md5 for g in self.feed.plan.global_batch(step).games})
-        more = f" and {len(games) - 3} more" if len(games) > 3 else ""
-        return (
-            f"the loss or its gradient is no number at step {step + 1} (not finite since: {', '.join(bad)}); that "
-            f"batch is of games {', '.join(games[:3])}{more}. The last good checkpoint stays: lower training.lr, or "
-            "look at the ranges in the encode audit"
-        )
+    def _explain_non_finite(self, done: _Sums) -> str:
+        first = dict(zip(done.names, self.workers.least(done.first_bad), strict=True))
+        step = min(first.values())
+        batches = self._ahead.take(step) if self._ahead else self.feed.batches(step)
+        terms = [name for name, bad in first.items() if bad == step]
+        return explain_non_finite(self.feed, self.workers, batches, step, terms)
 
     def _end_epoch(self, hooks: Hooks) -> None:
         self._show_interval(hooks)
@@ -281,10 +297,6 @@ class Trainer:
             return False
         self.best = Best(metric=name, value=value, step=self.step, path=name_folder(self.step))
         return True
-
-
-class NonFiniteError(RuntimeError):
-    """The loss is no longer a number; the last good checkpoint stays."""
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

@@ -24,6 +24,10 @@ class Interval:
     """The epoch under way, counted from 1."""
     loss: float
     """Mean training loss."""
+    peak_loss: float = 0.0
+    """Largest loss of a step."""
+    peak_step: int = 0
+    """That step, counted from 1."""
     learning_rate: float
     """Learning rate of the last step."""
     step_seconds: float

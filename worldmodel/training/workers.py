@@ -47,11 +47,20 @@ class Workers:
         """Mean over workers."""
         return self.sum(values) / self.world
 
-    def least(self, value: Tensor) -> int:
-        """The smallest of the workers' whole numbers."""
+    def least(self, values: Tensor) -> list[int]:
+        """The smallest of the workers' whole numbers, place by place."""
         if self.world > 1:
-            dist.all_reduce(value, op=dist.ReduceOp.MIN)
-        return int(value.item())
+            dist.all_reduce(values, op=dist.ReduceOp.MIN)
+        return [int(value) for value in values.tolist()]
+
+    def find_peak(self, value: Tensor, step: Tensor) -> tuple[float, int]:
+        """The largest of the workers' values, and the step in which it was."""
+        if self.world == 1:
+            return float(value), int(step)
+        largest = value.clone()
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        steps = torch.where(value == largest, step, torch.full_like(step, 2**62))
+        return float(largest), self.least(steps.reshape(1))[0]
 
     def decide(self, mine: bool) -> bool:
         """Worker 0's answer, for all."""
@@ -64,6 +73,10 @@ class Workers:
         told = torch.tensor([mine], device=self.device)
         dist.broadcast(told, src=0)
         return int(told.item())
+
+    def are_same(self, mine: int) -> bool:
+        """Whether all workers have worker 0's number; every worker learns it."""
+        return self.least(torch.tensor([int(self.share(mine) == mine)], device=self.device)) == [1]
 
     def agree(self, reason: str | None) -> str | None:
         """Worker 0's reason to stop, for all (the others learn only that there is one)."""
