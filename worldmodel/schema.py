@@ -178,6 +178,11 @@ class Field:
         return self.label or self.name
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it is a number that the game counts in whole steps from 0 on (`tight` holds it as an integer)."""
+        return self.kind is Kind.CONTINUOUS and self.tight is not None
+
+    @property
     def column(self) -> tuple[str, ...]:
         """Path under the player's struct in the parsed layout."""
         return self.path or (self.name,)

@@ -14,23 +14,19 @@ import numpy as np
 import torch
 
 from worldmodel.encoding import EncodingConfig
-from worldmodel.errors import UserError
 from worldmodel.features.plan import Samples
 from worldmodel.features.store import FrameStore
 from worldmodel.features.view import FeatureView
-from worldmodel.model.build import build_model
 from worldmodel.model.world_model import WorldModel
 from worldmodel.object_store import StorageError
+from worldmodel.rollout.loading import load_model, open_games
 from worldmodel.storage import Location
 from worldmodel.training.baselines import MostFrequentNextAction, kinematic, persistence
 from worldmodel.training.card import write_card
-from worldmodel.training.checkpoint import load_checkpoint
 from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.data import Dataset, open_dataset, prepare_blocks
-from worldmodel.training.device import pick_device
+from worldmodel.training.data import Dataset
 from worldmodel.training.feed import Worker, measure_room, open_store, sample_shape
 from worldmodel.training.run import EVALUATION
-from worldmodel.training.run_folder import read_config, read_record
 from worldmodel.training.validation import CHUNK, METRIC_VERSION, open_validation, validate
 
 FITTED_FRAMES = 2_000_000
@@ -64,38 +60,18 @@ def evaluate(run: Location, checkpoint: Location, data: str = "") -> Evaluation:
 
     The result is also written into the run folder as `evaluation.json`, and its rows onto the run's card.
     """
-    config, record = read_config(run), read_record(run)
-    device = _pick_device(config)
-    blocks = prepare_blocks(data, config.save_dir, print) if data else record.blocks
-    if not blocks:
-        raise UserError(f"run {record.name!r} does not say where its data are: name them with --data")
-    try:
-        dataset = open_dataset(blocks, config)
-    except UserError as error:
-        raise UserError(f"{error}; name the games or blocks with --data where they lie elsewhere now") from error
-    saved = load_checkpoint(checkpoint)
-    torch.manual_seed(config.training.seed)
-    sizes = config.model if device.type == "cuda" else replace(config.model, backend="auto")
-    model = build_model(sizes, config.encoding.layout).to(device)
-    model.load_state_dict(dict(saved.weights))
-    found = _measure(dataset, config, model, device)
-    notes = []
-    if record.data_fingerprint and dataset.fingerprint != record.data_fingerprint:
-        notes.append(f"other games than the run's: {dataset.fingerprint}, the run has {record.data_fingerprint}")
+    loaded = load_model(run, checkpoint)
+    config = loaded.config
+    dataset, notes = open_games(run, config, data)
+    found = _measure(dataset, config, loaded.model, loaded.device)
     evaluation = Evaluation(
-        run=str(run), checkpoint=checkpoint.name, step=saved.state.step, data_fingerprint=dataset.fingerprint,
+        run=str(run), checkpoint=loaded.checkpoint, step=loaded.step, data_fingerprint=dataset.fingerprint,
         metric_version=METRIC_VERSION, horizon=1 + config.encoding.lookahead,
         encoding_targets=config.encoding.targets,
         games=len(dataset.split.validation), targets=int(found["model"]["metric/targets"]), rows=found,
-        notes=tuple(notes),
+        notes=notes,
     )  # fmt: skip
     return _keep(run, evaluation)
-
-
-def _pick_device(config: ExperimentConfig) -> torch.device:
-    """The run's own device, or what there is: a run of a GPU can be evaluated anywhere."""
-    wish = config.training.device
-    return pick_device("auto" if wish == "cuda" else wish)
 
 
 def _keep(run: Location, evaluation: Evaluation) -> Evaluation:

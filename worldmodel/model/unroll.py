@@ -1,0 +1,152 @@
+"""A model that feeds itself: frame by frame, from facts to facts, with what it remembers carried along.
+
+    unroller = Unroller(CarriedMemory(model), Feedback(layout))
+    unroller.begin(facts)             # C true frames, of which the last ones are the context
+    frame = unroller.step(controls)   # the frame after them, and so on
+
+Under lookahead L a model predicts frame n from frames up to n - 1 - L and the controls up to n, as a change against
+frame n - 1. So it is rolled with a context that lags: it has seen the frames up to n - 1 - L, true ones first and then
+its own, and what it predicts is added to its own frame n - 1. One frame comes out of a step whatever L is.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from worldmodel.encoding import FeatureLayout
+from worldmodel.features.batch import Inputs, Predictions
+from worldmodel.features.facts import FactEncoder, Facts
+from worldmodel.features.feedback import Feedback
+from worldmodel.model.state import State
+from worldmodel.model.world_model import WorldModel
+
+
+class Memory(ABC):
+    """What a predictor keeps of the frames behind the present one."""
+
+    context: int = 1
+    """Frames that a prediction needs at least."""
+
+    @abstractmethod
+    def begin(self, inputs: Inputs | None) -> None:
+        """Forget all, and see frames that are not predicted from (None: there are none)."""
+
+    @abstractmethod
+    def predict(self, inputs: Inputs) -> Predictions:
+        """See one more frame (T = N = 1) of each game, and predict from it."""
+
+
+class CarriedMemory(Memory):
+    """The recurrent state of a model: a frame costs the same however many are behind it."""
+
+    def __init__(self, model: WorldModel) -> None:
+        self._model = model
+        self.state: State | None = None
+
+    def begin(self, inputs: Inputs | None) -> None:
+        """See `Memory.begin`."""
+        self.state = None if inputs is None else self._model(inputs)[1]
+
+    def predict(self, inputs: Inputs) -> Predictions:
+        """See `Memory.predict`."""
+        state = self._model.empty_state(len(inputs.floats)) if self.state is None else self.state
+        predictions, self.state = self._model.step(inputs, state)
+        return predictions
+
+
+class WindowMemory(Memory):
+    """The last K frames, which are read again for each frame: what a model trained on windows knows."""
+
+    def __init__(self, model: WorldModel) -> None:
+        self._model, self.context = model, model.config.context_len
+        self._seen: Inputs | None = None
+
+    def begin(self, inputs: Inputs | None) -> None:
+        """See `Memory.begin`."""
+        self._seen = inputs
+
+    def predict(self, inputs: Inputs) -> Predictions:
+        """See `Memory.predict`."""
+        if self._seen is not None:
+            floats = torch.cat([self._seen.floats, inputs.floats], 1)[:, -self.context :]
+            classes = torch.cat([self._seen.classes, inputs.classes], 1)[:, -self.context :]
+            inputs = Inputs(floats, classes, inputs.controls)
+        self._seen = inputs
+        predictions: Predictions = self._model(inputs, wants_state=False)[0]
+        return predictions
+
+
+class NoMemory(Memory):
+    """Predictions that need the present frame alone, such as the baselines."""
+
+    def __init__(self, predict: Callable[[Inputs], Predictions]) -> None:
+        self._predict = predict
+
+    def begin(self, inputs: Inputs | None) -> None:
+        """See `Memory.begin`."""
+
+    def predict(self, inputs: Inputs) -> Predictions:
+        """See `Memory.predict`."""
+        return self._predict(inputs)
+
+
+class Unroller:
+    """Rolls B games on from given frames."""
+
+    def __init__(self, memory: Memory, feedback: Feedback) -> None:
+        self.memory, self.feedback = memory, feedback
+        self.layout: FeatureLayout = feedback.layout
+        self.lookahead = self.layout.config.lookahead
+        self.encoder = FactEncoder(self.layout, feedback.device)
+        self._frames: Facts | None = None
+
+    @property
+    def context(self) -> int:
+        """True frames that a roll needs at least before its first own one."""
+        return self.memory.context + self.lookahead
+
+    @property
+    def frames(self) -> Facts:
+        """The last frames, own or true: as many as the next step needs."""
+        assert self._frames is not None, "begin comes first"
+        return self._frames
+
+    def begin(self, facts: Facts) -> None:
+        """Start behind the last of these true frames (at least `context`); all are seen."""
+        assert facts.frames >= self.context, f"{facts.frames} frames are fewer than the {self.context} needed"
+        self.feedback.choice.restart()
+        behind = facts.frames - 1 - self.lookahead
+        self.memory.begin(self._encode(facts.cut(slice(0, behind)), None) if behind else None)
+        self._frames = facts.cut(slice(-max(2, 1 + self.lookahead), None))
+
+    def step(self, controls: Float[Tensor, "batch player control"]) -> Facts:
+        """The next frame (T = 1) under these controls of both players; the one after goes on from it."""
+        predictions = self.predict(controls)
+        return self.accept(self.feedback.advance(self.frames, predictions, controls))
+
+    def predict(self, controls: Float[Tensor, "batch player control"]) -> Predictions:
+        """What the model says of the next frame; `accept` must follow."""
+        context = self.frames.cut(slice(self.frames.frames - 1 - self.lookahead, self.frames.frames - self.lookahead))
+        return self.memory.predict(self._encode(context, controls))
+
+    def accept(self, frame: Facts) -> Facts:
+        """Take a frame (T = 1), own or true, for the one that has come."""
+        self._frames = self.frames.join(frame).cut(slice(-max(2, 1 + self.lookahead), None))
+        return frame
+
+    def _encode(self, facts: Facts, controls: Tensor | None) -> Inputs:
+        floats, classes = self.encoder.encode(facts)
+        if controls is None:  # frames that are only seen: what conditions a prediction does not matter
+            return Inputs(floats, classes, floats.new_zeros(len(floats), 1, self.layout.control_width))
+        given = torch.cat([self.frames.controls[:, -1 - self.lookahead :], controls.unsqueeze(1)], 1)
+        return Inputs(floats, classes, self.encoder.encode_controls(given))
+
+
+def make_memory(model: WorldModel, mode: str) -> Memory:
+    """What a model trained in a mode ("sequence" or "window") remembers in a rollout: what it did in training."""
+    return CarriedMemory(model) if mode == "sequence" else WindowMemory(model)
