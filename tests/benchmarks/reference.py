@@ -105,7 +105,9 @@ class Model(nn.Module):
         self.final = Norm(WIDTH)
         self.outputs = nn.ModuleList(nn.Linear(WIDTH, width) for width in HEADS)
 
-    def forward(self, frames: Float[Tensor, "batch time frame"], controls: Float[Tensor, "batch control"]) -> list[Tensor]:
+    def forward(
+        self, frames: Float[Tensor, "batch time frame"], controls: Float[Tensor, "batch control"]
+    ) -> list[Tensor]:
         """What each head says of the frame after the window."""
         x = self.frame_proj(frames)
         for norm, block in zip(self.norms, self.blocks, strict=True):
@@ -135,7 +137,7 @@ class ReferenceStep:
         return BATCH
 
 
-def compute_loss(outputs: list[Tensor], classes: Int[Tensor, "batch"]) -> Float[Tensor, ""]:
+def compute_loss(outputs: list[Tensor], classes: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
     """The sum of one term per head, each read by the host as it comes."""
     total = outputs[0].new_zeros(())
     for place, out in enumerate(outputs):

@@ -1,6 +1,7 @@
 """One peer in a process of its own: `python -m tests.benchmarks.peers.serve NAME FOLDER`.
 
-Every line on stdin asks for a turn of so many seconds; the answer is a line of JSON: targets and what they took.
+NAME is one of `readers.py`'s, or any other for transformers' mixer in the yardstick's step. Every line on stdin asks
+for a turn of so many seconds; the answer is a line of JSON: targets and what they took.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 
 from tests.benchmarks.peers.readers import READERS
 from tests.benchmarks.peers.typed import Samples
+from tests.benchmarks.reference import BATCH
 
 
 def main() -> None:
@@ -24,13 +26,22 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     torch.set_num_threads(1)
-    name, folder = sys.argv[1], Path(sys.argv[2])
-    samples = Samples.load(folder)
-    batches = READERS[name](folder, samples)
+    batches, targets = open_peer(sys.argv[1], Path(sys.argv[2]))
     next(batches)
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
-        print(json.dumps(take_turn(batches, samples.targets, float(line))), file=answers, flush=True)
+        print(json.dumps(take_turn(batches, targets, float(line))), file=answers, flush=True)
+
+
+def open_peer(name: str, folder: Path) -> tuple[Iterator[Any], int]:
+    """What the peer gives again and again, and the targets of each."""
+    if name in READERS:
+        samples = Samples.load(folder)
+        return READERS[name](folder, samples), samples.targets
+    from tests.benchmarks.peers.mixer import make_step
+
+    step = make_step()
+    return iter(step.run, None), BATCH
 
 
 def take_turn(batches: Iterator[Any], targets: int, seconds: float) -> dict[str, float]:
