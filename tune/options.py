@@ -67,6 +67,8 @@ class Round1:
     """Settings of all trials, over the preset's: KEY=VALUE with keys of an experiment file, as training.lr=0.001."""
     resume: bool = False
     """Go on with the grid of that name: finished trials stay, the others go on from their checkpoints."""
+    skip_doctor: bool = False
+    """Begin without the checks of `worldmodel doctor`."""
     dry_run: bool = False
     """Print what would run, and stop."""
     json: bool = False

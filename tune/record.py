@@ -10,6 +10,7 @@ from worldmodel.errors import UserError
 from worldmodel.storage import Location
 from worldmodel.training.record import Living, make_command, read_commit
 from worldmodel.training.run_folder import judge_life
+from worldmodel.training.timeline import Phase
 
 GRID = "grid.json"
 
@@ -41,6 +42,8 @@ class GridRecord(Living):
     """What the Ray it ran on had in all: CPUs, GPUs, machines."""
     at_once: int = 1
     """Trials that run at once."""
+    phases: list[Phase] = Field(default_factory=list)
+    """What passed before the trials, in the newest attempt; see `tune.timeline`."""
     started: datetime = Field(default_factory=lambda: datetime.now(UTC))
     seconds: float = 0.0
     """Wall clock of the grid, over all attempts."""

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import tyro
 
 if __package__ in (None, ""):  # run as a script: its own package lies one folder up
@@ -23,11 +24,13 @@ if __package__ in (None, ""):  # run as a script: its own package lies one folde
 
 from tune.costs import GridCosts, check_price, describe_costs
 from tune.grid import Trial, make_trials
+from tune.health import check_health, wait_for_machine
 from tune.live import show_live
 from tune.options import Round1, check_halving, check_name, grid_options, read_defaults
 from tune.record import GRID, GridRecord, TrialName, read_grid
 from tune.report import REPORT, render_terminal, to_json, write_report
 from tune.results import TrialResult, read_trial
+from tune.timeline import DOCTOR, MACHINES, RAY, FirstStep, prepend_submission
 from tune.trials import WAITING, Cluster, Resources, TrialRun, check_reach, is_done, plan_resources, run_trials
 from tune.watch import GridWatch
 from worldmodel.blocks.index import has_index, read_index
@@ -43,6 +46,7 @@ from worldmodel.training.data import filter_of
 from worldmodel.training.record import State
 from worldmodel.training.run import Run
 from worldmodel.training.run_folder import LIVE, add_resume
+from worldmodel.training.timeline import DATA, begin_timeline
 
 TOY_GAMES = 40
 TOY_SETTINGS: dict[str, Any] = {"training.num_epochs": 1, "training.batch_size": 8, "model.output_scale": 0.01}
@@ -55,11 +59,11 @@ STOPPED = 130
 """Exit status of a grid that was asked to stop."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the grid; the exit status is 0 where every trial finished, 1 where one did not, 2 for a wrong request, 130
-    where it was asked to stop."""
+def main(arguments: Sequence[str] | None = None, since: float | None = None) -> int:
+    """Run the grid; the exit status is 0 where every trial finished, 1 where one did not, 2 for a wrong request or what
+    the doctor found, 130 where it was asked to stop. `since`: when the process began, in seconds since 1970."""
     try:
-        return run(tyro.cli(Round1, args=arguments, default=read_defaults()))
+        return run(tyro.cli(Round1, args=arguments, default=read_defaults()), since)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -68,14 +72,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STOPPED
 
 
-def run(options: Round1) -> int:
+def run(options: Round1, since: float | None = None) -> int:
     """Check the request, prepare the data, run what is missing, write the report."""
+    timeline = begin_timeline(since)
     check_name(options.name)
     wished = make_trials(grid_options(options, options.data, TOY_SETTINGS))
     check_world(options.workers_per_trial)
     check_halving(options, wished[0].config.training.num_epochs)
     budget, older = options.budget, _find_older(options)
     join_ray()
+    timeline.mark(RAY)
+    prepend_submission(timeline)
     cluster = Cluster.find()
     resources = plan_resources(cluster, options.gpus_per_trial, options.workers_per_trial)
     check_reach(cluster, [options.place, *([options.data] if options.data else [])])
@@ -86,15 +93,22 @@ def run(options: Round1) -> int:
     _check_writable(options.folder)
     if options.dry_run:
         return show_plan(options, wished, resources)
+    if not options.skip_doctor:
+        wait_for_machine(resources, say)
+        timeline.mark(MACHINES)
+        check_health(options, resources, cluster, wished[0].config.tracking.wandb, say)
+        timeline.mark(DOCTOR)
     blocks = prepare_data(options)
+    timeline.mark(DATA)
     trials = make_trials(grid_options(options, blocks, TOY_SETTINGS))
     _check_games(blocks, trials)
     todo = [trial for trial in trials if not is_done(options.folder, trial, halving=options.scheduler == "asha")]
     say(f"{options.folder}: {resources.describe(len(todo))}; {len(trials) - len(todo)} done before")
     record = _make_record(options, trials, resources, older)
     record.cluster = {"CPUs": cluster.cpus, "GPUs": cluster.gpus, "machines": cluster.machines}
-    costs = GridCosts(budget=budget, record=record, say=say)
-    watch = GridWatch(folder=options.folder, trials=trials, record=record, judge=costs.judge)
+    record.phases = timeline.phases
+    costs, first = GridCosts(budget=budget, record=record, say=say), FirstStep(record, say)
+    watch = GridWatch(folder=options.folder, trials=trials, record=record, judge=costs.judge, hear=first.look)
     how = TrialRun(
         folder=options.folder, resources=resources, halving=options.scheduler == "asha", is_over=lambda: watch.is_over
     )
@@ -255,4 +269,4 @@ def leave(status: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    leave(main())
+    leave(main(since=psutil.Process().create_time()))

@@ -35,6 +35,8 @@ class GridWatch:
     record: GridRecord
     judge: Callable[[float, Sequence[RunRecord]], str | None] = lambda seconds, records: None
     """Why the grid must stop now, from its seconds over all attempts and the records of its runs: its budget."""
+    hear: Callable[[Sequence[RunRecord]], None] = lambda records: None
+    """Takes the records of its runs at every look."""
     reason: str = ""
     """Why it stops; empty: it goes on."""
     _signals: list[int] = field(default_factory=list)
@@ -107,6 +109,7 @@ class GridWatch:
         if not self.reason and stop.exists():
             self.reason = stop.read_text().strip() or "asked by a stop file"
         records = self.read_records()
+        self.hear(list(records.values()))
         self.reason = self.reason or self.judge(self.seconds, list(records.values())) or ""
         if not self.reason:
             return

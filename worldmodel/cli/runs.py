@@ -115,18 +115,47 @@ class Runs(StorageVerb):
 
 @dataclass(frozen=True, kw_only=True)
 class Show(RunVerb):
-    """Show one run's card and how it ended."""
+    """Show one run's card and how it ended, or how long it took to begin (of a grid as well)."""
+
+    timeline: bool = False
+    """Show the time of each phase up to the first training step instead."""
 
     def run(self) -> Result:
         from worldmodel.training.run_folder import describe_end
 
+        if self.timeline:
+            return self.read_timeline()
         location, record = self.find()
         card = location / "card.md"
         text = card.read_text() if card.exists() else None
         facts = {"location": str(location), "card": text, "end": describe_end(record), "cost_usd": record.cost_usd}
         return {**record.model_dump(mode="json"), **facts}
 
+    def read_timeline(self) -> Result:
+        """The phases of the run, or of the grid with its first trial's."""
+        from tune.record import GRID, read_grid
+        from tune.timeline import join_phases
+        from worldmodel.storage import Location
+        from worldmodel.training.run_folder import find_runs
+        from worldmodel.training.timeline import is_complete
+
+        location = Location.of(self.path)
+        if (location / GRID).exists():
+            runs = [run.record for run in find_runs(location)]
+            phases = join_phases(read_grid(location), runs)
+        else:
+            location, record = self.find()
+            phases = list(record.phases)
+        return {
+            "location": str(location),
+            "phases": [phase.model_dump(mode="json") for phase in phases],
+            "seconds": round(sum(phase.seconds for phase in phases), 3),
+            "has_begun": is_complete(phases),
+        }
+
     def render(self, result: Result) -> str:
+        if self.timeline:
+            return render_timeline(result)
         best = result["best"]
         facts = {
             "location": result["location"],
@@ -192,6 +221,24 @@ class Export(RunVerb):
         model.load_state_dict(dict(checkpoint.weights))
         export_checkpoint(model, self.out, epoch=checkpoint.state.epoch - 1)  # theirs count from 0
         return {"checkpoint": str(chosen), "step": checkpoint.state.step, "file": str(self.out)}
+
+
+def render_timeline(result: Result) -> str:
+    """A table of `Show.read_timeline`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if not result["phases"]:
+        return f"{result['location']}: no times are known: it was made by an older version, or has not begun"
+    goal = "first training step" if result["has_begun"] else "no training step yet,"
+    table = Table("phase", "took", "ends after")
+    seconds = 0.0
+    for phase in result["phases"]:
+        seconds += phase["seconds"]
+        table.add_row(phase["name"], f"{phase['seconds']:.1f} s", f"{seconds:.1f} s")
+    page = io.StringIO()
+    Console(file=page, width=NARROWEST).print(table)
+    return f"{page.getvalue().rstrip()}\n{goal} after {result['seconds']:.1f} s ({result['location']})"
 
 
 def choose_checkpoint(run: Location, which: str | None) -> Location:

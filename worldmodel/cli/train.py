@@ -78,13 +78,15 @@ class Train(ExperimentVerb):
     """Hours that the run may take, all its attempts together; None: any."""
 
     def run(self) -> Result:
+        import psutil
+
         from worldmodel.storage import Location
         from worldmodel.training.train import TrainRequest, train
 
         config, introduction = self.read_experiment()
         request = TrainRequest(
             config=config, workers=self.workers, resume=self.resume, init=self.init, budget=self.read_budget(),
-            introduction=introduction, auto_batch=self.auto_batch,
+            introduction=introduction, auto_batch=self.auto_batch, since=psutil.Process().create_time(),
         )  # fmt: skip
         record = train(request, report)
         return {**record.model_dump(mode="json"), "location": str(Location.of(config.save_dir) / record.name)}

@@ -15,13 +15,25 @@ from worldmodel.doctor.check import Check, failed, passed, place_at, skipped, wa
 from worldmodel.doctor.machine import MachineFacts
 from worldmodel.doctor.machines import count_machines
 from worldmodel.doctor.on_machine import Errand, MachineReport, examine_machine
-from worldmodel.doctor.store_errors import explain_refusal
+from worldmodel.doctor.store_errors import (
+    EXPIRED,
+    LAUNCH_RIGHTS,
+    NO_TYPE,
+    NOT_ENABLED,
+    QUOTA,
+    UNKNOWN_KEY,
+    explain_refusal,
+)
 from worldmodel.training.crew import share_environment
 
 NAME, STARTED = "Ray", "machines"
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 120.0
 """Longest wait for a machine: it may have to fetch the job's code first."""
+LOOK_SECONDS = 5.0
+"""Time between two looks at what the autoscaler met."""
+LASTING = (EXPIRED, LAUNCH_RIGHTS, NO_TYPE, NOT_ENABLED, QUOTA, UNKNOWN_KEY)
+"""Refusals that no waiting heals."""
 CLOCK_TRIES = 3
 """Times that a clock is asked; the shortest answer tells most."""
 
@@ -100,7 +112,6 @@ def survey(errand: Errand, own: str) -> Survey:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     environment = share_environment()
-    actors: dict[str, Any] = {}
     answers: dict[Any, tuple[str, Any]] = {}
     for node in list_alive():
         if node["NodeID"] == own:
@@ -108,13 +119,13 @@ def survey(errand: Errand, own: str) -> Survey:
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         actor = ray.remote(Visitor).options(num_cpus=0, scheduling_strategy=strategy).remote([environment])
         name = node["NodeManagerHostname"]
-        name = name if name not in actors else f"{name} ({node['NodeManagerAddress']})"
-        actors[name] = actor
+        if any(name == other for other, _ in answers.values()):
+            name = f"{name} ({node['NodeManagerAddress']}, {node['NodeID'][:6]})"
         answers[actor.examine.remote(errand.for_node(node["Resources"]))] = (name, actor)
     try:
         return _collect(answers)
     finally:
-        for actor in actors.values():
+        for _, actor in answers.values():
             ray.kill(actor)
 
 
@@ -181,45 +192,59 @@ class Visitor:
 
 
 def check_started(needs: Mapping[str, float], wait_seconds: float) -> Iterator[Check]:
-    """Whether there is, or within a time comes, a machine that a trial fits on; what kept one from starting."""
-    began = time.monotonic()
-    while True:
-        nodes = [node for node in list_alive() if _fits(node["Resources"], needs)]
-        waited = time.monotonic() - began
-        if nodes or waited >= wait_seconds:
-            break
-        request_machine(needs)
-        time.sleep(1)
-    wanted = ", ".join(f"{amount:g} {kind}" for kind, amount in needs.items())
-    if nodes:
-        more = f", the first after {waited:.0f} s" if waited >= 1 else ""
-        yield passed(STARTED, f"{count_machines(len(nodes))} that a trial ({wanted}) fits on{more}")
-        return
-    reasons = read_launch_failures()
-    if reasons:
-        refusal = explain_refusal(reasons[-1])
-        found = f"no machine with {wanted} could be started: {reasons[-1][:300]}"
-        remedy = refusal.remedy if refusal else "see the message, and `ray status`; `ray down` ends what runs"
-        yield failed(STARTED, f"{found} ({refusal.found})" if refusal else found, remedy)
-    elif wait_seconds:
-        yield failed(
-            STARTED, f"no machine with {wanted} within {wait_seconds:.0f} s",
-            "look at `ray status` and the autoscaler's log on the head (quota, capacity, set-up commands); "
-            "`ray down` ends what runs",
-        )  # fmt: skip
-    else:
+    """Whether there is, or within a time comes, a machine that a trial fits on; what kept one from starting.
+
+    `needs`: CPUs and GPUs of a worker of a trial. One is asked for by a task that needs as much, which any autoscaler
+    hears, and which asks for nothing any more once it has run.
+    """
+    began, wanted = time.monotonic(), ", ".join(f"{amount:g} {kind}" for kind, amount in needs.items())
+    count = sum(_fits(node["Resources"], needs) for node in list_alive())
+    if count:
+        yield passed(STARTED, f"{count_machines(count)} that a trial ({wanted}) fits on")
+    elif not wait_seconds:
         yield skipped(STARTED, f"none with {wanted} is up; --wait-minutes has one started and looked at")
+    elif (reason := _await_machine(needs, wait_seconds)) is None:
+        yield passed(STARTED, f"one with {wanted} came after {time.monotonic() - began:.0f} s")
+    else:
+        yield explain_no_machine(wanted, reason, wait_seconds)
 
 
 def _fits(resources: Mapping[str, float], needs: Mapping[str, float]) -> bool:
     return all(resources.get(kind, 0.0) >= amount for kind, amount in needs.items())
 
 
-def request_machine(needs: Mapping[str, float]) -> None:
-    """Ask the autoscaler for room; without one nothing happens."""
-    from ray.autoscaler.sdk import request_resources
+def _await_machine(needs: Mapping[str, float], wait_seconds: float) -> str | None:
+    """None once a machine came; else why none does: what the cloud said, or "" where the time is over."""
+    import ray
 
-    request_resources(bundles=[dict(needs)])
+    task = ray.remote(socket.gethostname).options(
+        num_cpus=needs.get("CPU", 0), num_gpus=needs.get("GPU", 0), max_calls=1
+    )
+    answer, deadline = task.remote(), time.monotonic() + wait_seconds
+    reason = ""
+    while time.monotonic() < deadline:
+        if ray.wait([answer], timeout=min(LOOK_SECONDS, wait_seconds))[0]:
+            return None
+        reason = next(reversed(read_launch_failures()), reason)
+        if reason and explain_refusal(reason) in LASTING:
+            break
+    ray.cancel(answer, force=True)
+    return reason
+
+
+def explain_no_machine(wanted: str, reason: str, seconds: float) -> Check:
+    """Why no machine came, from what the cloud said; nothing said: where to look."""
+    if not reason:
+        return failed(
+            STARTED, f"no machine with {wanted} within {seconds:.0f} s, and the cloud gave no reason",
+            "look at `ray status` and the autoscaler's log on the head (quota, capacity, set-up commands); "
+            "`ray down` ends what runs",
+        )  # fmt: skip
+    refusal = explain_refusal(reason)
+    found = f"no machine with {wanted} could be started: {reason[:300]}"
+    if refusal is None:
+        return failed(STARTED, found, "see the message, and `ray status`; `ray down` ends what runs")
+    return failed(STARTED, f"{found} ({refusal.found})", refusal.remedy)
 
 
 def read_launch_failures() -> list[str]:

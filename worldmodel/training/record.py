@@ -20,6 +20,7 @@ import worldmodel
 from worldmodel.schema import model_hash, schema_hash
 from worldmodel.training.budget import Budget
 from worldmodel.training.checkpoint import Best
+from worldmodel.training.timeline import Phase
 
 
 class State(StrEnum):
@@ -157,6 +158,8 @@ class RunRecord(Living):
     """What it may take, all attempts together; None: any amount."""
     wandb: str | None = None
     """Address of its W&B page, or the command that uploads it."""
+    phases: list[Phase] = []
+    """What passed before the first step, in the newest attempt; see `worldmodel.training.timeline`."""
     notes: list[str] = []
     """What went wrong without stopping it."""
     attempts: list[Attempt] = []

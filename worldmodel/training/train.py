@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import lcm
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,16 @@ from worldmodel.training.reporter import Interval, format_usd
 from worldmodel.training.run import Run
 from worldmodel.training.run_folder import check_same, describe_end, find_older, read_config, read_record, start_run
 from worldmodel.training.schedule import Schedule, compute_learning_rate
+from worldmodel.training.timeline import (
+    CHECKS,
+    DATA,
+    MODEL,
+    Phase,
+    begin_timeline,
+    continue_in_worker,
+    describe_timeline,
+    note_first_step,
+)
 from worldmodel.training.validation import check_metric, check_validation, open_validation
 from worldmodel.training.workers import Workers
 
@@ -65,6 +76,8 @@ class TrainRequest:
     """Part of a GPU that each worker holds, and pays for; without GPUs, of a machine, which the workers share."""
     auto_batch: bool = False
     """Try how many samples at a time fit into the device's memory, and cut batches into parts accordingly."""
+    since: float | None = None
+    """When its command began, in seconds since 1970; None: now."""
     introduction: str = ""
     """What is reported of the experiment once nothing stands against training it."""
 
@@ -88,6 +101,7 @@ class Job:
 
 def train(request: TrainRequest, report: Report = print) -> RunRecord:
     """Train a run to its end and return its record. UserError where it cannot begin; its own error where it fails."""
+    timeline = begin_timeline(request.since)
     config, storage = request.config, Location.of(request.config.save_dir)
     check_world(request.workers)
     check_metric(config)
@@ -99,6 +113,7 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     cost = price_run(request, describe_device(device), older)
     blocks = prepare_blocks(require_source(config), config.save_dir, report)
     dataset = open_dataset(blocks, config)
+    timeline.mark(DATA)
     plan = _plan(dataset, request, report)
     if older and _is_complete(older, config, plan):
         check_same(storage / config.name, older, config, dataset.fingerprint)
@@ -109,8 +124,9 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     if request.auto_batch:
         config = fit_batch(dataset, request, report)
     notes += note_graphs(config.training.compile, lcm(config.training.batch_parts, request.workers) // request.workers)
+    timeline.mark(CHECKS)
     run = start_run(
-        storage, config, resume=request.resume, data_fingerprint=dataset.fingerprint,
+        storage, config, resume=request.resume, data_fingerprint=dataset.fingerprint, phases=timeline.phases,
         world_size=request.workers, device=describe_device(device), blocks=blocks, **cost,
     )  # fmt: skip
     for text in notes:
@@ -238,11 +254,19 @@ def train_worker(settings: dict[str, Any]) -> None:
     location = Location.of(job.run)
     run = Run(location, read_record(location))
     run.update(pid=os.getpid(), hosts=[socket.gethostname()])
+    timeline = continue_in_worker(run.record.phases)
     with run.recording(), Journal(run, config, stream) as journal:
         trainer, recovery = make_trainer(job, config, workers)
+        timeline.mark(MODEL)
         journal.begin(trainer, recovery)
+        hooks = add_estimate(journal.hooks, trainer, run, journal.say)
         with explaining_full_memory(trainer):
-            trainer.run(add_estimate(journal.hooks, trainer, run, journal.say))
+            trainer.run(note_first_step(hooks, timeline, partial(_keep_phases, run, journal.say)))
+
+
+def _keep_phases(run: Run, say: Report, phases: list[Phase]) -> None:
+    run.update(phases=phases)
+    say(describe_timeline(phases))
 
 
 def add_estimate(hooks: Hooks, trainer: Trainer, run: Run, say: Report) -> Hooks:

@@ -1,0 +1,80 @@
+"""`worldmodel doctor`: one table, a remedy under every failed line, an exit status that says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from worldmodel.cli.doctor import Doctor
+from worldmodel.cli.main import main, parse
+from worldmodel.doctor.check import Check, Outcome
+from worldmodel.doctor.table import describe_check, render_table, summarise
+
+
+@pytest.fixture(autouse=True)
+def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No cluster, no W&B, no settings; a folder without cluster files."""
+    for name in ("RAY_ADDRESS", "WORLDMODEL_STORAGE", "WORLDMODEL_DATA", "WORLDMODEL_PRICE_PER_HOUR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_verb_is_called_by_its_name() -> None:
+    line = "doctor --storage s3://b/runs --data G --gpus-per-trial 0.5 --cluster c.yaml --wait-minutes 3 --no-rehearse"
+    assert parse(line.split()) == Doctor(
+        storage="s3://b/runs", data="G", gpus_per_trial=0.5, cluster=Path("c.yaml"), wait_minutes=3.0, no_rehearse=True
+    )
+
+
+def test_a_sound_machine_ends_with_0_and_warnings_do_not_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--no-rehearse"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("storage", "disk", "/dev/shm", "Ray", "price", "warning", "checks in"))
+    assert "rehearsal" not in shown
+    assert not Path("runs").exists()
+
+
+def test_a_failed_check_ends_with_1_and_says_what_to_do(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("provider: {type: aws}\nmetadata: {data: CHANGE-ME}\nidle_timeout_minutes: 5\n")
+    assert main(["doctor", "--no-rehearse", "--cluster", "c.yaml", "--data", "absent", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    failed = {row["name"]: row for row in found["checks"] if row["outcome"] == "failed"}
+    assert failed.keys() == {"cluster settings", "data"} and found["failed"] == 2
+    assert "metadata.data" in failed["cluster settings"]["found"]
+    assert all(row["remedy"] for row in failed.values())
+    assert main(["doctor", "--no-rehearse", "--data", "absent"]) == 1
+    assert "→ name other games or blocks" in " ".join(capsys.readouterr().out.replace("│", "").split())
+
+
+def test_a_gpu_that_is_asked_for_and_absent_fails(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("PATH", "")
+    assert main(["doctor", "--no-rehearse", "--gpus-per-trial", "1", "--json"]) == 1
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["checks"]}
+    assert "no NVIDIA driver" in rows["GPU"]["found"]
+
+
+@pytest.mark.parametrize("option", [("--storage", "ftp://b/runs"), ("--data", "s3://")])
+def test_a_request_that_cannot_be_carried_out_ends_with_2(
+    option: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--no-rehearse", *option]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_good_lines_of_many_machines_become_one_and_bad_ones_stay_apart() -> None:
+    def line(machine: int, outcome: Outcome) -> Check:
+        return Check(name="disk", outcome=outcome, found="room", remedy="mend", machine=f"host{machine}")
+
+    checks = [line(number, Outcome.OK) for number in range(5)] + [line(9, Outcome.FAILED)]
+    table = render_table(checks)
+    assert [list(column.cells) for column in table.columns][1] == ["5 machines", "host9"]
+    assert summarise(checks, 1.25) == "6 checks in 1.2 s: 5 ok, 1 failed"
+    assert describe_check(checks[-1]) == "failed: disk (host9): room; mend"
