@@ -165,7 +165,7 @@ def test_a_checkpoint_of_another_experiment_is_refused_and_named(
 
 
 def test_a_spike_of_the_loss_is_noted_with_its_step(blocks: Path, tmp_path: Path) -> None:
-    config = configure({"training.lr": 1e-9, "training.log_interval": 2, "training.warmup_pct": 0.0})
+    config = configure({"training.lr": 1e-9, "training.log_interval": 2, "training.num_epochs": 4})
     run = start_run(Location.of(tmp_path), config)
     job = Job(config=to_yaml(config), run=str(run.location), blocks=str(blocks), workers=1, resume=False, init="")
     with run.recording(), Journal(run, config, io.StringIO()) as journal:

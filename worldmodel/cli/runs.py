@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,7 +94,8 @@ class Runs(StorageVerb):
         storage = Location.of(self.storage)
         if not storage.exists():
             raise UserError(f"there is no folder {storage}: name the one that holds your runs with --storage")
-        rows = [describe_run(place_below(storage, run.location), run) for run in find_runs(storage)]
+        runs = [close_lost(run) for run in find_runs(storage)]
+        rows = [describe_run(place_below(storage, run.location), run) for run in runs]
         return {"storage": self.storage, "runs": rows}
 
     def render(self, result: Result) -> str:
@@ -125,7 +126,10 @@ class Show(RunVerb):
 
         if self.timeline:
             return self.read_timeline()
-        location, record = self.find()
+        from worldmodel.training.certificate import certify
+
+        location, _ = self.find()
+        record = certify(location)
         card = location / "card.md"
         text = card.read_text() if card.exists() else None
         facts = {"location": str(location), "card": text, "end": describe_end(record), "cost_usd": record.cost_usd}
@@ -251,6 +255,19 @@ def choose_checkpoint(run: Location, which: str | None) -> Location:
 def place_below(storage: Location, location: Location) -> str:
     """What names a run below a storage: its folder's name, GRID/TRIAL for a trial of a grid."""
     return location.uri.removeprefix(storage.uri).strip("/")
+
+
+def close_lost(run: FoundRun) -> FoundRun:
+    """The run; where its process is gone without a word, its folder says so from now on."""
+    from worldmodel.training.certificate import certify
+    from worldmodel.training.record import State
+
+    if run.record.state not in (State.LOST, State.STOPPED) or run.record.ended_by:
+        return run
+    try:
+        return replace(run, record=certify(run.location))
+    except UserError:  # a record that cannot be understood is shown as such
+        return run
 
 
 def describe_run(name: str, run: FoundRun) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from worldmodel.storage import Location
 from worldmodel.training.budget import describe_budget
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import describe_changes
+from worldmodel.training.device_state import render_state
 from worldmodel.training.estimate import describe_estimate
-from worldmodel.training.record import RunRecord, Seconds
+from worldmodel.training.record import RunRecord, Seconds, State
 from worldmodel.training.reporter import format_duration, format_usd
 from worldmodel.training.run import EVALUATION
 from worldmodel.training.run_folder import describe_end, read_config, read_record
@@ -25,6 +26,8 @@ from worldmodel.training.tracking import read_metrics
 CARD = "card.md"
 ABSENT = "not measured"
 _VALIDATION = ("val_", "eval/")
+CERTIFIED = ("batch/loss", "batch/grad_norm", "lr", "val_loss/total", "val_metric/position_mae")
+"""Metrics that tell of a run's health at its end."""
 
 
 def render_card(
@@ -45,8 +48,9 @@ def render_card(
         _render_front(record),
         f"# {record.name}\n\n{record.goal or 'No goal was given.'}",
         _render_end(record),
+        _render_certificate(record),
         _render_changes(config),
-        _render_results(config, metrics, baselines or {}),
+        _render_results(config, metrics, baselines or {}, record.metric_version),
         _render_effort(record, config),
         _render_notes(record),
     )
@@ -90,6 +94,7 @@ def _render_front(record: RunRecord) -> str:
         "model_hash": record.model_hash,
         "data_fingerprint": record.data_fingerprint or None,
         "parameters": record.parameters,
+        "metric_version": record.metric_version,
         "wandb": record.wandb,
     }
     return f"---\n{yaml.safe_dump(facts, sort_keys=False, width=120)}---"
@@ -105,6 +110,28 @@ def _render_end(record: RunRecord) -> str:
     return "## Run\n\n" + "\n".join(f"- {name}: {text}" for name, text in rows)
 
 
+def _render_certificate(record: RunRecord) -> str:
+    """All that is known of an end that came too early; nothing for a run that finished, or has not ended."""
+    if record.state not in (State.FAILED, State.LOST, State.STOPPED):
+        return ""
+    metrics = {name: value for name, value in record.metrics.items() if name in CERTIFIED and value is not None}
+    place = f"worker {record.rank} on " if record.rank is not None else ""
+    rows = [
+        ("Cause", record.reason or "not known"),
+        ("Where", place + (record.ended_on or record.hosts[0])),
+        ("Step", f"{record.step} of {record.total_steps or 'unknown'}, epoch {record.epoch + 1}"),
+        ("Last metrics", ", ".join(f"{name} {_format_number(value)}" for name, value in metrics.items()) or ABSENT),
+        ("Machine", render_state(record.device_state) or ABSENT),
+        ("Cost", ABSENT if record.cost_usd is None else format_usd(record.cost_usd)),
+        ("Newest good checkpoint", f"`{record.checkpoint}`" if record.checkpoint else "none: a resume begins again"),
+        ("Resume", f"`{record.resume_command}`" if record.resume_command else ABSENT),
+        *([("Written by", record.ended_by)] if record.ended_by else []),
+    ]
+    text = "## How it ended\n\n" + "\n".join(f"- {name}: {text}" for name, text in rows)
+    lines = "\n".join(record.last_lines)
+    return f"{text}\n\nIts last {len(record.last_lines)} lines:\n\n```\n{lines}\n```" if lines else text
+
+
 def _render_changes(config: ExperimentConfig) -> str:
     rows = [(f"`{key}`", f"{value}", f"{default}") for key, default, value in describe_changes(config)]
     return "## What was run\n\n" + (
@@ -113,7 +140,10 @@ def _render_changes(config: ExperimentConfig) -> str:
 
 
 def _render_results(
-    config: ExperimentConfig, metrics: Sequence[Mapping[str, Any]], baselines: Mapping[str, Mapping[str, float]]
+    config: ExperimentConfig,
+    metrics: Sequence[Mapping[str, Any]],
+    baselines: Mapping[str, Mapping[str, float]],
+    version: int,
 ) -> str:
     """First, best and last value of every validation metric; only the selection metric knows what "best" is."""
     names = sorted({name for row in metrics for name in row if name.startswith(_VALIDATION)})
@@ -129,7 +159,7 @@ def _render_results(
         others = [_format_number(values.get(name)) for values in baselines.values()]
         rows.append((f"`{name}`", first, shown, last, *others))
     head = ("metric", "first", f"best ({config.training.best_mode})", "last", *baselines)
-    return "## Results\n\n" + _render_table(head, rows)
+    return f"## Results (metric version {version})\n\n" + _render_table(head, rows)
 
 
 def _find_best(known: Sequence[tuple[int, float]], mode: str) -> tuple[int, float] | None:

@@ -130,6 +130,7 @@ def _measure(location: Location, record: RunRecord, config: ExperimentConfig) ->
         "horizon": 1 + config.encoding.lookahead,
         "data_fingerprint": record.data_fingerprint,
         "encoding_targets": config.encoding.targets,
+        "metric_version": record.metric_version,
     }
     source = "last validation" if values else "none"
     return Measured(source=source, step=None, facts=facts, values=values, baselines={})

@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import logging
 import os
+import socket
 import sys
 import threading
+import time
 import traceback
 import uuid
 from collections import deque
@@ -25,12 +27,16 @@ from worldmodel.errors import UserError
 from worldmodel.object_store import StorageError
 from worldmodel.ray_session import join_ray
 from worldmodel.storage import Location
+from worldmodel.training.checkpoint_list import find_sound
+from worldmodel.training.device_state import find_memory_kill
 from worldmodel.training.record import State
 from worldmodel.training.run import LAST_LINES, STOP, Run, describe_signal, hear_signals
-from worldmodel.training.run_folder import LIVE, read_record
+from worldmodel.training.run_folder import LIVE, LOST_SECONDS, read_record, read_written
 
 LOOK_SECONDS = 0.2
 """Time between two looks at what the first worker says."""
+ASK_SECONDS = 5.0
+"""Time between two looks at the first worker's signs of life."""
 LOSSES = ("WorkerHealthCheckFailedError", "WorkerHealthCheckTimeoutError", "ActorDiedError", "RayActorError")
 """What Ray calls a worker whose process is gone."""
 LINES, ENVIRONMENT = "lines", "environment"
@@ -154,7 +160,7 @@ def _work_apart(loop: WorkerLoop, settings: dict[str, Any], crew: Crew, shown: d
     thread.start()
     try:
         _watch(thread, lambda: _show(lines, shown), signals, crew.run)
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, WorkerLostError):
         ray.shutdown()  # the workers must not write "running" after us
         raise
     finally:
@@ -168,14 +174,19 @@ def _work_apart(loop: WorkerLoop, settings: dict[str, Any], crew: Crew, shown: d
 
 
 def _watch(thread: threading.Thread, show: Callable[[], None], signals: list[int], run: Location) -> None:
-    """Until the thread ends: show lines, and make the first signal a stop file, which the first worker looks for."""
-    is_told = False
+    """Until the thread ends: show lines, and make the first signal a stop file, which the first worker looks for.
+
+    WorkerLostError where the first worker has begun and gives no sign of life any more: a machine that was unplugged
+    says nothing, and Ray may wait for it for long.
+    """
+    is_told, silence = False, Silence()
     while thread.is_alive():
         thread.join(LOOK_SECONDS)
         if signals and not is_told:
             is_told = True
             (run / STOP).write_text(f"{describe_signal(signals[0])}\n")
         show()
+        silence.look(run)
 
 
 def _show(lines: Any, shown: deque[str]) -> None:
@@ -188,6 +199,39 @@ def _show(lines: Any, shown: deque[str]) -> None:
 class WorkerLostError(RuntimeError):
     """The process of a worker is gone."""
 
+    rank: int | None = None
+    """Which one; None: several, or unknown."""
+
+
+@dataclass(kw_only=True)
+class Silence:
+    """How long the first worker has given no sign of life, by this machine's clock alone."""
+
+    _heartbeat: object = None
+    _since: float = field(default_factory=time.monotonic)
+    _asked: float = 0.0
+
+    def look(self, run: Location) -> None:
+        """Read the run's record now and then. WorkerLostError where it should speak, and has not for two minutes."""
+        now = time.monotonic()
+        if now - self._asked < ASK_SECONDS:
+            return
+        self._asked = now
+        try:
+            record = read_written(run)
+        except (StorageError, UserError):  # a store that does not answer says nothing of the worker
+            self._since = now
+            return
+        if record.heartbeat != self._heartbeat or record.pid == os.getpid() or record.state not in LIVE:
+            self._heartbeat, self._since = record.heartbeat, now
+        if now - self._since > LOST_SECONDS:
+            error = WorkerLostError(
+                f"no sign of life from worker 0 on {record.hosts[0]} for {now - self._since:.0f} s: its machine or its "
+                "network is gone"
+            )
+            error.rank = 0
+            raise error
+
 
 def find_cause(error: BaseException) -> BaseException:
     """The worker's own error inside Ray's; where a process is gone, that, and not how the others met it."""
@@ -195,11 +239,13 @@ def find_cause(error: BaseException) -> BaseException:
     if not isinstance(failures, dict) or not failures:
         return error
     found = {rank: _unwrap(failure) for rank, failure in sorted(failures.items())}
-    lost = [rank for rank, failure in found.items() if type(failure).__name__ in LOSSES]
+    lost: list[int] = [rank for rank, failure in found.items() if type(failure).__name__ in LOSSES]
     if not lost:
         return min(found.values(), key=_is_consequence)
     names = ", ".join(f"worker {rank}" for rank in lost)
-    return WorkerLostError(f"the process of {names} is gone: killed, out of memory, or its machine lost")
+    error = WorkerLostError(f"the process of {names} is gone: killed, out of memory, or its machine lost")
+    error.rank = lost[0] if len(lost) == 1 else None
+    return error
 
 
 def _unwrap(error: BaseException) -> BaseException:
@@ -226,10 +272,21 @@ def close_record(location: Location, error: BaseException, last_lines: Iterable[
     if is_known and not (record.state is State.FAILED and isinstance(cause, WorkerLostError)):
         return
     is_interrupt = isinstance(error, KeyboardInterrupt | SystemExit)
+    rank = getattr(cause, "rank", None)
+    sound, hint = None, ""
+    with suppress(StorageError):
+        sound = find_sound(location)
+    if isinstance(cause, WorkerLostError) and record.hosts[0] == socket.gethostname():
+        hint = find_memory_kill(record.device_state)
+    reason = f"{type(cause).__name__}: {cause}" + (f" ({hint})" if hint else "")
     run = Run(location, record)
     run.update(
+        rank=rank,
+        ended_on=record.hosts[rank] if rank is not None and rank < len(record.hosts) else "",
+        ended_by=f"the run's driver on {socket.gethostname()}",
+        checkpoint=f"{sound.parent.name}/{sound.name}" if sound else record.checkpoint,
         state=State.STOPPED if is_interrupt else State.FAILED,
-        reason="interrupted before a checkpoint was saved" if is_interrupt else f"{type(cause).__name__}: {cause}",
+        reason="interrupted before a checkpoint was saved" if is_interrupt else reason,
         traceback=record.traceback or "".join(traceback.format_exception(error)),
         last_lines=record.last_lines or list(last_lines),
         ended=record.ended or record.heartbeat,

@@ -12,6 +12,7 @@ from worldmodel.training.checkpoint_list import Recovery, Retention, apply_reten
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import as_values
 from worldmodel.training.gauges import Gauges, describe_interval, describe_progress
+from worldmodel.training.gpu import Gpu
 from worldmodel.training.log_file import LogFile
 from worldmodel.training.loop import Hooks, Trainer
 from worldmodel.training.record import Seconds
@@ -54,6 +55,7 @@ class Journal:
         plan, schedule = trainer.feed.plan, trainer.schedule
         parameters = sum(p.numel() for p in trainer.model.parameters())
         frames = trainer.feed.store.describe()
+        self.run.watch(trainer.pulse, Gpu.open(trainer.device))
         self.run.update(total_steps=schedule.total_steps, parameters=parameters, frames=frames)
         self.reporter = Reporter(schedule.total_steps, keep=self._keep, stream=self._stream)
         self._stack.callback(self.reporter.close)

@@ -21,6 +21,7 @@ from worldmodel.training.loss import compute_loss
 from worldmodel.training.metrics import Metrics
 from worldmodel.training.nonfinite import NonFiniteError, explain_non_finite
 from worldmodel.training.optimizer_state import restore_optimizer
+from worldmodel.training.pulse import Pulse
 from worldmodel.training.reporter import Interval
 from worldmodel.training.schedule import Schedule, compute_learning_rate
 from worldmodel.training.stopwatch import Stopwatch
@@ -85,6 +86,7 @@ class Trainer:
         self.step = 0
         self.best: Best | None = None
         self.seconds = {"training": 0.0, "validation": 0.0, "data": 0.0}
+        self.pulse = Pulse()
         self._ahead: Ahead[list[Batch]] | None = None
         self._metrics = Metrics(feed.view.layout, config.loss_weights, self.device)
         self._sums = self._begin_interval()
@@ -179,6 +181,7 @@ class Trainer:
         self.step += 1
         self._note_step(batches[0].targets_in_all, loss, terms, norm)
         self.seconds["training"] += time.perf_counter() - began
+        self.pulse.beat()
 
     def _learn(self, batches: list[Batch]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """One optimizer step; returns this worker's loss and terms, and the gradient's norm."""
@@ -276,7 +279,9 @@ class Trainer:
         began = time.perf_counter()
         values = self._reduce(self._metrics)
         self._metrics = Metrics(self.feed.view.layout, self.config.loss_weights, self.device)
-        found = validate(self.model, self.validation, self.config.loss_weights, amp=self.training.amp)["model"]
+        found = validate(
+            self.model, self.validation, self.config.loss_weights, amp=self.training.amp, beat=self.pulse.beat
+        )["model"]
         values |= {f"val_{name}": value for name, value in self._reduce(found).items()}
         values["epoch"] = self.step / self.schedule.steps_per_epoch
         self.seconds["validation"] += time.perf_counter() - began

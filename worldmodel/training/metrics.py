@@ -19,6 +19,8 @@ from worldmodel.schema import PLAYERS, Field, field_named
 from worldmodel.training.config import LossWeights
 from worldmodel.training.loss import ACTION_TERM, LOGIT_TERM, count_terms, cross_entropy, mask_term, sum_terms
 
+METRIC_VERSION = 1
+"""Grows when a metric's meaning changes: results of different versions never share a table."""
 ACTION_CATEGORIES: dict[str, tuple[range, ...]] = {
     "idle": (range(14, 15),),
     "movement": (range(15, 24), range(39, 42), range(244, 245)),

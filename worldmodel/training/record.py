@@ -20,6 +20,7 @@ import worldmodel
 from worldmodel.schema import model_hash, schema_hash
 from worldmodel.training.budget import Budget
 from worldmodel.training.checkpoint import Best
+from worldmodel.training.process import name_space, read_start
 from worldmodel.training.timeline import Phase
 
 
@@ -36,7 +37,7 @@ class State(StrEnum):
     FAILED = "failed"
     """Ended by an error."""
     LOST = "lost"
-    """Never written: what a reader says of a run that has given no sign of life."""
+    """Said by others, of a run that has given no sign of life."""
 
 
 class Living(BaseModel):
@@ -49,6 +50,10 @@ class Living(BaseModel):
     """Machines, that of the process which writes this record first."""
     pid: int = Field(default_factory=os.getpid)
     """The process that writes this record, on the first host."""
+    pid_space: str = Field(default_factory=name_space)
+    """What that number is a number of, see `worldmodel.training.process`."""
+    pid_start: int | None = Field(default_factory=lambda: read_start(os.getpid()))
+    """When that process began, in its machine's ticks: a number is given again."""
     heartbeat: datetime = Field(default_factory=lambda: datetime.now(UTC))
     """When its process last gave a sign of life."""
     ended: datetime | None = None
@@ -102,6 +107,18 @@ class RunRecord(Living):
     name: str
     traceback: str = ""
     """Of the error that ended it."""
+    rank: int | None = None
+    """The worker whose error or loss ended it; None: it is not known, or all ended together."""
+    ended_on: str = ""
+    """The machine on which it ended."""
+    ended_by: str = ""
+    """Who wrote how it ended, where its own process could not."""
+    device_state: dict[str, Any] = {}
+    """How its machine was at the last sign of life, see `worldmodel.training.device_state`."""
+    lock: str = ""
+    """Token of the lock under which it writes, see `worldmodel.training.lock`; empty: none."""
+    metric_version: int = 1
+    """Version of the metrics' meaning, see `worldmodel.training.metrics`."""
     last_lines: list[str] = []
     """The last lines of its log when it ended."""
     goal: str = ""

@@ -8,6 +8,7 @@ STORAGE/NAME/config.yaml     the experiment, complete
              card.md         see `worldmodel.training.card`
              evaluation.json see `worldmodel.rollout.evaluation`
              STOP            asks the run to stop; its text is the reason
+             lock.json       see `worldmodel.training.lock`
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import contextlib
 import logging
 import os
 import signal
+import socket
+import sys
 import threading
 import time
 import traceback
@@ -28,6 +31,10 @@ from typing import Any
 from worldmodel.errors import UserError
 from worldmodel.object_store import StorageError
 from worldmodel.storage import Location
+from worldmodel.training.device_state import describe_state
+from worldmodel.training.gpu import Gpu
+from worldmodel.training.lock import find_loss
+from worldmodel.training.pulse import Pulse, describe_threads
 from worldmodel.training.record import RunRecord, State
 
 RECORD, CONFIG, STOP, EVALUATION = "run.json", "config.yaml", "STOP", "evaluation.json"
@@ -43,6 +50,12 @@ REMOTE_POLL_SECONDS = 1.0
 """Elsewhere: a job that is stopped has three seconds left."""
 CLOSE_SECONDS = 30.0
 """Longest wait for a write that is under way when the run ends."""
+STALLED = 75
+"""Exit status of a process that ended itself because its run stood still."""
+
+
+class TakenOverError(RuntimeError):
+    """Another process writes into the run's folder: this one must write nothing more."""
 
 
 class Run:
@@ -62,6 +75,9 @@ class Run:
         self._since = time.monotonic()
         self._seconds_before = record.seconds.total
         self._budget = record.budget
+        self._pulse: Pulse | None = None
+        self._gpu: Gpu | None = None
+        self._loss = ""
 
     @property
     def record(self) -> RunRecord:
@@ -92,8 +108,21 @@ class Run:
             begun = {"state": State.RUNNING} if self._record.state is State.CREATED else {}
             self._set({**begun, **changes, "step": step, "updated": datetime.now(UTC)})
 
+    def watch(self, pulse: Pulse, gpu: Gpu | None = None) -> None:
+        """From now on the process is ended where `pulse` says that the run stands still; `gpu`: what it computes on."""
+        self._pulse, self._gpu = pulse, gpu
+
     def should_stop(self) -> str | None:
-        """Why the run should save itself and end now; None: go on. Costs nothing: ask once per step."""
+        """Why the run should save itself and end now; None: go on. Costs nothing: ask once per step.
+
+        Raises:
+            TakenOverError: nothing may be saved, for another process goes on with the run.
+        """
+        if self._loss:
+            raise TakenOverError(self._loss)
+        return self._find_reason()
+
+    def _find_reason(self) -> str | None:
         if self._signals and self._stop_reason is None:
             self._stop_reason = describe_signal(self._signals[0])
         return self._stop_reason
@@ -105,6 +134,8 @@ class Run:
             StorageError: the folder cannot be written.
         """
         with self._writing:
+            if self._loss:
+                return
             (self.location / RECORD).write_text(self._render())
 
     @contextlib.contextmanager
@@ -126,7 +157,7 @@ class Run:
         try:
             yield self
         except BaseException as error:
-            self._close(thread, *_judge(error, self.should_stop()), error)
+            self._close(thread, *_judge(error, self._find_reason()), error)
             raise
         else:
             self._close(thread, *self._judge_return(), None)
@@ -150,10 +181,12 @@ class Run:
     def _forget_end(self) -> None:
         """A run that is trained again, by a restarted worker or a resume, has not ended."""
         state = self._record.state if self._record.state is State.RUNNING else State.CREATED
-        self.update(state=state, reason="", traceback="", last_lines=[], ended=None)
+        self.update(
+            state=state, reason="", traceback="", last_lines=[], ended=None, rank=None, ended_on="", ended_by=""
+        )
 
     def _judge_return(self) -> tuple[State, str]:
-        record, reason = self.record, self.should_stop()
+        record, reason = self.record, self._find_reason()
         is_complete = record.total_steps is not None and record.step >= record.total_steps
         return (State.STOPPED, reason) if reason and not is_complete else (State.FINISHED, "")
 
@@ -161,13 +194,24 @@ class Run:
         self._closing.set()
         thread.join(CLOSE_SECONDS)
         trace = "".join(traceback.format_exception(error)) if error else ""
-        self.update(state=state, reason=reason, traceback=trace, last_lines=list(self.lines), ended=datetime.now(UTC))
+        self._set_end(state, reason, trace)
         try:
             self.write()
         except StorageError as failure:
             if error is None:
                 raise
             error.add_note(f"and the run's record could not be written: {failure}")
+
+    def _set_end(self, state: State, reason: str, trace: str) -> None:
+        facts: dict[str, Any] = {"device_state": self._describe_machine(), "ended_on": socket.gethostname()}
+        if state is State.FAILED:
+            facts["rank"] = 0  # only the first worker has a record to write
+        self.update(
+            state=state, reason=reason, traceback=trace, last_lines=list(self.lines), ended=datetime.now(UTC), **facts
+        )
+
+    def _describe_machine(self) -> dict[str, Any]:
+        return describe_state(self._gpu, self.location.local_path())
 
     def _keep_alive(self) -> None:
         written = polled = time.monotonic()
@@ -176,10 +220,11 @@ class Run:
         while not self._closing.wait(0.25):
             now = time.monotonic()
             self._look_at_budget()
+            self._look_at_progress()
             if now - polled >= poll_every:
                 polled = now
                 self._look_for_stop_file()
-            is_stopping = self.should_stop() is not None and not is_told
+            is_stopping = self._find_reason() is not None and not is_told
             if is_stopping or now - written >= (FLUSH_SECONDS if self._is_dirty else HEARTBEAT_SECONDS):
                 # A killing may follow a request to stop within seconds, so the reason is written at once.
                 is_told |= is_stopping
@@ -187,9 +232,10 @@ class Run:
                 self._write_alive(is_stopping)
 
     def _write_alive(self, is_stopping: bool) -> None:
-        if is_stopping:
-            self.update(reason=self._stop_reason)
+        changes = {"reason": self._stop_reason} if is_stopping else {}
+        self.update(device_state=self._describe_machine(), **changes)
         try:
+            self._loss = (find_loss(self.location, self._record.lock) or "") if self._record.lock else ""
             self.write()
         except StorageError as error:
             self.note(f"the record could not be written for a while: {error}")
@@ -199,6 +245,19 @@ class Run:
             if (self.location / STOP).exists():
                 text = (self.location / STOP).read_text().strip()
                 self._stop_reason = self._stop_reason or text or "asked by a stop file"
+
+    def _look_at_progress(self) -> None:
+        """A thread that stands still in a library cannot be interrupted, so the whole process ends, without a word of
+        its own: the record says why."""
+        reason = self._pulse.find_stall() if self._pulse else None
+        if reason is None or self._closing.is_set():
+            return
+        self._set_end(State.FAILED, f"StalledError: {reason}", describe_threads())
+        with contextlib.suppress(StorageError):
+            self.write()
+        os.write(2, f"{self.location}: {reason}\n".encode())
+        sys.stdout.flush()
+        os._exit(STALLED)
 
     def _look_at_budget(self) -> None:
         if self._budget is None or self._stop_reason is not None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-import psutil
 from pydantic import ValidationError
 
 from worldmodel.errors import UserError, nearest
@@ -17,6 +16,9 @@ from worldmodel.schema import model_hash
 from worldmodel.storage import Location
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import describe_changes, read_experiment, to_yaml
+from worldmodel.training.lock import is_held
+from worldmodel.training.metrics import METRIC_VERSION
+from worldmodel.training.process import is_gone
 from worldmodel.training.record import Attempt, Living, RunRecord, State
 from worldmodel.training.run import CONFIG, RECORD, STOP, Run
 
@@ -72,12 +74,30 @@ def read_record(location: Location) -> RunRecord:
         MissingError: there is no `run.json`.
         UserError: it cannot be understood.
     """
+    return judge_end(location, read_written(location))
+
+
+def read_written(location: Location) -> RunRecord:
+    """The record of a run folder as it was written.
+
+    Raises:
+        MissingError: there is no `run.json`.
+        UserError: it cannot be understood.
+    """
     try:
-        written = RunRecord.model_validate_json((location / RECORD).read_bytes())
+        return RunRecord.model_validate_json((location / RECORD).read_bytes())
     except ValidationError as error:
         raise UserError(f"{location / RECORD} cannot be understood: {error}") from error
+
+
+def judge_end(location: Location, written: RunRecord) -> RunRecord:
+    """A record with what its silence means, and why its process was asked to stop."""
     record = judge_life(written)
-    return _explain_loss(location, record) if record.state is State.LOST else record
+    if record.state is not State.LOST or written.state is State.LOST:
+        return record
+    if written.state is State.CREATED and is_held(location):
+        return written  # its driver waits for machines
+    return _explain_loss(location, record)
 
 
 def read_config(location: Location) -> ExperimentConfig:
@@ -170,7 +190,7 @@ def find_older(storage: Location, name: str, *, resume: bool) -> RunRecord | Non
 
 
 def _create(location: Location, config: ExperimentConfig, facts: dict[str, Any]) -> Run:
-    record = RunRecord(name=config.name, goal=config.goal, **facts)
+    record = RunRecord(name=config.name, goal=config.goal, metric_version=METRIC_VERSION, **facts)
     record.resume_command = record.resume_command or add_resume(record.command)
     return Run(location, record)
 
@@ -178,7 +198,7 @@ def _create(location: Location, config: ExperimentConfig, facts: dict[str, Any])
 def _reopen(location: Location, older: RunRecord, config: ExperimentConfig, facts: dict[str, Any]) -> Run:
     check_same(location, older, config, facts.get("data_fingerprint", ""))
     (location / STOP).delete()
-    fresh = RunRecord(name=older.name, goal=config.goal, **facts)
+    fresh = RunRecord(name=older.name, goal=config.goal, metric_version=METRIC_VERSION, **facts)
     attempt = Attempt(state=older.state, reason=older.reason, ended=older.ended or older.heartbeat, step=older.step)
     kept = {name: getattr(older, name) for name in ("started", "seconds", "step", "epoch", "metrics", "best", "notes")}
     record = fresh.model_copy(
@@ -240,7 +260,7 @@ def _explain_loss(location: Location, record: RunRecord) -> RunRecord:
 
 def _is_dead_here(record: Living) -> bool:
     """Whether the run's process was on this machine and is gone."""
-    return record.hosts[0] == socket.gethostname() and not psutil.pid_exists(record.pid)
+    return is_gone(record.hosts[0], record.pid, record.pid_space, record.pid_start)
 
 
 def add_resume(command: str) -> str:

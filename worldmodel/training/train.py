@@ -25,6 +25,8 @@ from worldmodel.model.world_model import WorldModel
 from worldmodel.storage import Location
 from worldmodel.training.budget import Budget
 from worldmodel.training.card import write_card
+from worldmodel.training.certificate import certify
+from worldmodel.training.checkpoint import check_fits
 from worldmodel.training.checkpoint_list import Recovery, newest_good
 from worldmodel.training.compiled import check_compiler, note_graphs
 from worldmodel.training.config import ExperimentConfig
@@ -35,9 +37,12 @@ from worldmodel.training.device import describe_device, pick_device
 from worldmodel.training.estimate import Estimator, Work, count_predicted, describe_spent
 from worldmodel.training.feed import Feed, Worker, check_shares, measure_room, plan_training
 from worldmodel.training.journal import Journal
+from worldmodel.training.lock import take_lock
 from worldmodel.training.loop import Hooks, Trainer
 from worldmodel.training.memory import choose_parts, explaining_full_memory, release_memory
 from worldmodel.training.prices import count_held, find_price, read_prices
+from worldmodel.training.process import identify
+from worldmodel.training.pulse import read_limit
 from worldmodel.training.record import Estimate, RunRecord, State
 from worldmodel.training.reporter import Interval, format_usd
 from worldmodel.training.run import Run
@@ -105,11 +110,14 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     config, storage = request.config, Location.of(request.config.save_dir)
     check_world(request.workers)
     check_metric(config)
+    read_limit()
     device = pick_device(config.training.device)
     check_compiler(config.training.compile, device)
     if request.init:
         load_users_checkpoint(Path(request.init))  # what cannot be read must not cost the run its name
     older = find_older(storage, config.name, resume=request.resume)
+    if older is not None:
+        older = certify(storage / config.name)
     cost = price_run(request, describe_device(device), older)
     blocks = prepare_blocks(require_source(config), config.save_dir, report)
     dataset = open_dataset(blocks, config)
@@ -125,14 +133,24 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
         config = fit_batch(dataset, request, report)
     notes += note_graphs(config.training.compile, lcm(config.training.batch_parts, request.workers) // request.workers)
     timeline.mark(CHECKS)
-    run = start_run(
-        storage, config, resume=request.resume, data_fingerprint=dataset.fingerprint, phases=timeline.phases,
-        world_size=request.workers, device=describe_device(device), blocks=blocks, **cost,
-    )  # fmt: skip
-    for text in notes:
-        run.note(text)
-    run.write()  # the first worker reads it from there
-    _introduce(request, run, notes, report)
+    facts = {
+        **cost, "data_fingerprint": dataset.fingerprint, "phases": timeline.phases, "world_size": request.workers,
+        "device": describe_device(device), "blocks": blocks,
+    }  # fmt: skip
+    with take_lock(storage / config.name, report) as lock:
+        run = start_run(storage, config, resume=request.resume, lock=lock.token, **facts)
+        for text in notes:
+            run.note(text)
+        run.write()  # the first worker reads it from there
+        _introduce(request, run, notes, report)
+        return _carry_out(request, config, run, dataset, report)
+
+
+def _carry_out(
+    request: TrainRequest, config: ExperimentConfig, run: Run, dataset: Dataset, report: Report
+) -> RunRecord:
+    """Let the workers train a run that has begun, and write its card however that ends."""
+    blocks, device = run.record.blocks, pick_device(config.training.device)
     job = Job(
         config=to_yaml(config), run=str(run.location), blocks=blocks, workers=request.workers, resume=request.resume,
         init=request.init, share=request.share,
@@ -246,6 +264,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     device = pick_device(config.training.device)
     workers, neighbours = find_place(job.workers, device)
     torch.set_num_threads(config.training.threads or max(1, len(os.sched_getaffinity(0)) // neighbours))
+    hosts = workers.gather(socket.gethostname())
     if not workers.is_first:
         trainer, _ = make_trainer(job, config, workers)
         with explaining_full_memory(trainer):
@@ -253,7 +272,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         return
     location = Location.of(job.run)
     run = Run(location, read_record(location))
-    run.update(pid=os.getpid(), hosts=[socket.gethostname()])
+    run.update(hosts=hosts, **identify())
     timeline = continue_in_worker(run.record.phases)
     with run.recording(), Journal(run, config, stream) as journal:
         trainer, recovery = make_trainer(job, config, workers)
@@ -302,11 +321,25 @@ def find_place(count: int, device: torch.device) -> tuple[Workers, int]:
 
 def make_trainer(job: Job, config: ExperimentConfig, workers: Workers) -> tuple[Trainer, Recovery | None]:
     """The trainer of a job at the step from which it goes on, and what it was recovered from."""
-    trainer = build_trainer(open_dataset(job.blocks, config), config, workers, init=job.init, share=job.share)
+    dataset = open_dataset(job.blocks, config)
+    trainer = build_trainer(dataset, config, workers, init=job.init, share=job.share)
     recovery = newest_good(Location.of(job.run)) if job.resume else None
     if recovery and recovery.checkpoint:
-        trainer.restore(recovery.checkpoint)
+        _restore(trainer, recovery, dataset.fingerprint)
+    elif recovery and recovery.complaints:
+        text = "\n  ".join(recovery.complaints)
+        raise UserError(f"no checkpoint of {job.run} is sound; remove its checkpoints to begin again:\n  {text}")
+    if job.resume and not workers.are_same(int(trainer.take(trainer.locate()).digest, 16)):
+        raise RuntimeError(f"the workers did not find the same checkpoint in {job.run}: resume again")
     return trainer, recovery
+
+
+def _restore(trainer: Trainer, recovery: Recovery, fingerprint: str) -> None:
+    found, location = recovery.checkpoint, recovery.location
+    if found is not None and location is not None:
+        expected = trainer.locate().model_copy(update={"data_fingerprint": fingerprint})
+        check_fits(location, found, expected, trainer.model)
+        trainer.restore(found)
 
 
 def build_trainer(

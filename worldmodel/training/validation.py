@@ -23,14 +23,13 @@ from worldmodel.model.world_model import WorldModel
 from worldmodel.training.config import ExperimentConfig, LossWeights
 from worldmodel.training.data import Dataset
 from worldmodel.training.feed import Worker, open_store, sample_shape
+from worldmodel.training.metrics import METRIC_VERSION as METRIC_VERSION
 from worldmodel.training.metrics import Metrics
 
 CHUNK = 256
 """Frames of a game at a time, where state is carried."""
 DEFAULT_BATCH = {"window": 1024, "sequence": 16}
 """Windows, or games side by side, in a validation step."""
-METRIC_VERSION = 1
-"""Grows when a metric's meaning changes: results of different versions never share a table."""
 
 Predictor = Callable[[Inputs], Predictions]
 
@@ -86,15 +85,25 @@ def check_metric(config: ExperimentConfig) -> None:
 
 
 def validate(
-    model: WorldModel, data: ValidationSet, weights: LossWeights, *, amp: bool, baselines: Mapping[str, Predictor] = {}
+    model: WorldModel,
+    data: ValidationSet,
+    weights: LossWeights,
+    *,
+    amp: bool,
+    baselines: Mapping[str, Predictor] = {},
+    beat: Callable[[str], None] = lambda doing: None,
 ) -> dict[str, Metrics]:
-    """Metrics of the model ("model") and of baselines by name, over this worker's games."""
+    """Metrics of the model ("model") and of baselines by name, over this worker's games.
+
+    `beat`: told with every batch that there is progress.
+    """
     device = data.view.device
     found = {name: Metrics(data.view.layout, weights, device) for name in ("model", *baselines)}
     was_training = model.training
     model.eval()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
         for inputs, targets, predictions in predict_all(model, data):
+            beat("validation")
             found["model"].update(predictions, targets)
             for name, predict in baselines.items():
                 found[name].update(predict(inputs), targets)

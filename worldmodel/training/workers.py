@@ -74,6 +74,15 @@ class Workers:
         dist.broadcast(told, src=0)
         return int(told.item())
 
+    def gather(self, text: str) -> list[str]:
+        """Every worker's text (its first 256 bytes), by rank."""
+        if self.world == 1:
+            return [text]
+        rows = torch.zeros(self.world, 256, dtype=torch.int64, device=self.device)
+        content = text.encode()[:256]
+        rows[self.rank, : len(content)] = torch.tensor(list(content), dtype=torch.int64, device=self.device)
+        return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in self.sum(rows).tolist()]
+
     def are_same(self, mine: int) -> bool:
         """Whether all workers have worker 0's number; every worker learns it."""
         return self.least(torch.tensor([int(self.share(mine) == mine)], device=self.device)) == [1]
