@@ -78,7 +78,10 @@ def run(options: Up) -> int:
     if options.tunnel_port:
         open_tunnel(options.file, config["cluster_name"], options.tunnel_port)
         say(f"the dashboard: http://127.0.0.1:{options.tunnel_port}")
-    say(f"now: export RAY_AUTH_MODE=token; ray job submit -- python tune/round1.py\nend: ray down {options.file}")
+    say(
+        f"now: export RAY_ADDRESS=http://127.0.0.1:{options.tunnel_port or 8265} RAY_AUTH_MODE=token\n"
+        f"     ray job submit -- python tune/round1.py\nend: ray down {options.file}"
+    )
     return 0
 
 
