@@ -191,9 +191,11 @@ def _make_handler(cloud: Cloud) -> type[BaseHTTPRequestHandler]:
             self._say(describe_instance(cloud, self.client_address[0], self.path))
 
         def _say(self, text: str | None) -> None:
+            content = (text or "").encode()
             self.send_response(404 if text is None else 200)
+            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write((text or "").encode())
+            self.wfile.write(content)
 
         def log_message(self, *words: object) -> None:
             """Nothing."""
@@ -217,7 +219,7 @@ def describe_instance(cloud: Cloud, address: str, path: str) -> str | None:
         "instance-life-cycle": found.get("InstanceLifecycle", "on-demand"),
     }  # fmt: skip
     if profile:
-        facts |= {"iam/security-credentials/": profile, f"iam/security-credentials/{profile}": json.dumps(credentials)}
+        facts |= {"iam/security-credentials": profile, f"iam/security-credentials/{profile}": json.dumps(credentials)}
     if found["InstanceId"] in cloud.notices:
         facts["spot/instance-action"] = json.dumps({"action": "terminate", "time": "2099-01-01T00:00:00Z"})
-    return facts.get(path.removeprefix("/latest/meta-data/"))
+    return facts.get(path.removeprefix("/latest/meta-data/").rstrip("/"))

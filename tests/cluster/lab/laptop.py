@@ -18,6 +18,8 @@ LAB = Path(__file__).parent
 CHECKOUT = "/root/checkout"
 DASHBOARD = "http://127.0.0.1:8265"
 """Where `ray dashboard` lets the head's dashboard appear."""
+SETTINGS = {"RAY_ADDRESS": DASHBOARD, "RAY_AUTH_MODE": "token"}
+"""What `cluster/README.md` has a person export."""
 
 
 class Laptop:
@@ -45,21 +47,17 @@ class Laptop:
 
     def run(self, command: str, seconds: float, answer: str = "") -> str:
         """What a command in the checkout says; fails the test where it fails."""
-        status, said = self.host.run(command, seconds, folder=CHECKOUT, answer=answer, environment=self._address)
+        status, said = self.host.run(command, seconds, folder=CHECKOUT, answer=answer, environment=SETTINGS)
         assert status == 0, f"{command}: exit status {status}\n{said[-6000:]}"
         return said
 
     def try_to(self, command: str, seconds: float) -> tuple[int, str]:
         """Exit status and output of a command in the checkout."""
-        return self.host.run(command, seconds, folder=CHECKOUT, environment=self._address)
+        return self.host.run(command, seconds, folder=CHECKOUT, environment=SETTINGS)
 
     def begin(self, command: str) -> Command:
         """Begin a command in the checkout."""
-        return self.host.begin(command, folder=CHECKOUT, environment=self._address)
-
-    @property
-    def _address(self) -> dict[str, str]:
-        return {"RAY_ADDRESS": DASHBOARD, "RAY_AUTH_MODE": "token"}
+        return self.host.begin(command, folder=CHECKOUT, environment=SETTINGS)
 
 
 def merge(base: Any, overlay: Any) -> Any:
