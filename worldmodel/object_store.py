@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from urllib.parse import urlsplit
@@ -45,13 +47,49 @@ def open_store(scheme: str, bucket: str) -> pafs.FileSystem:
     Raises:
         StorageError: there is no such bucket.
     """
-    return _open_store(scheme, bucket, read_settings())
+    return _open_store(scheme, bucket, read_settings(), HASTY if _silence.is_lately else PATIENT)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a store is asked again that does not do what it is asked."""
+
+    tries: int
+    """Times that S3 is asked."""
+    seconds: float
+    """Time for an answer to begin, and for a connection; curl gives what was sent six seconds more."""
+
+
+PATIENT, HASTY = Patience(tries=3, seconds=3.0), Patience(tries=1, seconds=2.0)
+LATELY_SECONDS = 60.0
+"""Time for which a store that did not answer is asked hastily: what ends a run must not wait for it again and again."""
+
+
+class _Silence:
+    """When a store last did not answer this process."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    @property
+    def is_lately(self) -> bool:
+        return time.monotonic() < self._until
+
+    def note(self, error: Exception) -> None:
+        """Remember an error where it says that nobody answered in time."""
+        if any(mark in str(error) for mark in SILENCE):
+            self._until = time.monotonic() + LATELY_SECONDS
+
+
+SILENCE = ("Timeout was reached", "timed out", "curlCode: 28")
+"""What errors say of a store that did not answer."""
+_silence = _Silence()
 
 
 @cache
-def _open_store(scheme: str, bucket: str, settings: tuple[str | None, ...]) -> pafs.FileSystem:
+def _open_store(scheme: str, bucket: str, settings: tuple[str | None, ...], patience: Patience) -> pafs.FileSystem:
     if scheme == "gs":
-        return pafs.GcsFileSystem(retry_time_limit=timedelta(seconds=60))
+        return pafs.GcsFileSystem(retry_time_limit=timedelta(seconds=4 * patience.tries * patience.seconds))
     if scheme == "az":
         store = _open_azure(*settings[-len(AZURE) :])
         where, remedy = "this storage account", "set AZURE_STORAGE_ACCOUNT"
@@ -59,7 +97,11 @@ def _open_store(scheme: str, bucket: str, settings: tuple[str | None, ...]) -> p
         endpoint, region = settings[:2]
         if region is None:
             region = "us-east-1" if endpoint else pafs.resolve_s3_region(bucket)
-        store = pafs.S3FileSystem(endpoint_override=endpoint, region=region, connect_timeout=10)
+        store = pafs.S3FileSystem(
+            endpoint_override=endpoint, region=region, connect_timeout=patience.seconds,
+            request_timeout=patience.seconds, allow_delayed_open=True,  # a small file in one request
+            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=patience.tries),
+        )  # fmt: skip
         where, remedy = endpoint or "S3", "set AWS_ENDPOINT_URL and AWS_REGION"
     # Listing a bucket that does not exist looks like an empty folder, so a typo is found here, once.
     if not _may_exist(store, bucket):
@@ -126,5 +168,6 @@ def explain_failure(place: str, doing: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise MissingError(f"there is no file at {place}") from error
     except (OSError, pa.ArrowException) as error:
+        _silence.note(error)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise StorageError(f"cannot {doing} {place}: {reason}; {find_hint(place, error)}") from error

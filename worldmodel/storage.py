@@ -141,6 +141,9 @@ class Location:
 
     def write_bytes(self, content: bytes) -> None:
         """Replace the file atomically; missing folders are made."""
+        if self.local_path() is None:
+            self._put(content)
+            return
         with self._replacing() as stream:
             stream.write(content)
 
@@ -276,16 +279,30 @@ class Location:
                 with self._replacing_object() as stream:
                     yield stream
 
+    def _put(self, content: bytes) -> None:
+        """Replace an object. Who is interrupted still sends all of it: an upload that has begun can only be ended."""
+        with explain_failure(str(self), "write"):
+            stream = self.filesystem.open_output_stream(self.path)
+            try:
+                stream.write(content)
+            finally:
+                if not stream.tell():
+                    with contextlib.suppress(OSError):
+                        stream.write(content)
+                stream.close()
+
     @contextlib.contextmanager
     def _replacing_object(self) -> Iterator[Stream]:
+        stream = self.filesystem.open_output_stream(self.path)
         try:
-            with self.filesystem.open_output_stream(self.path) as stream:
-                yield stream
+            yield stream
         except BaseException:
-            # Closing the stream published what had been written so far.
             with contextlib.suppress(OSError):
+                # Ending it publishes what had been written so far. A store that refuses has kept what was there before.
+                stream.close()
                 self.filesystem.delete_file(self.path)
             raise
+        stream.close()
 
 
 def hash_stream(stream: Stream) -> str:

@@ -29,6 +29,8 @@ MAX_GAME_BYTES = 512 * 2**20
 MAX_GAME_FRAMES = 3 * 3600 * FRAMES_PER_SECOND
 """Three hours; a column of a few bytes may claim any length."""
 _INFLATE_ERROR: type[Exception] = inflate.error  # type: ignore[assignment]
+_DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError, RuntimeError)
+"""What pyarrow raises on damaged files."""
 _PARQUET, _ZLIB = b"PAR1", 0x78
 
 
@@ -53,20 +55,27 @@ def read_leaves(data: bytes) -> Leaves:
     """The columns in a parsed file's bytes (zlib over parquet, or parquet). GameError says why there are none."""
     raw = _decompress(data)
     try:
-        file = pq.ParquetReader()  # what ParquetFile reads with; that one also indexes every column by name
-        file.open(pa.BufferReader(raw), pre_buffer=False)
-        shape = _find_shape(file)
-        _check_size(file.metadata)
-        # pyarrow aborts the process on some damaged footers; within zlib a checksum has shown that the file is whole.
-        twins = _find_twins(file.metadata, raw, shape) if data[0] == _ZLIB else list(range(len(shape.paths)))
-        chosen = [number for number, twin in enumerate(twins) if number == twin]
-        # Batches: `read_all` would join the parts of each column, and there is but one.
-        groups, rows = range(file.metadata.num_row_groups), file.metadata.num_rows
-        batches = list(file.iter_batches(rows, groups, column_indices=chosen, use_threads=False))
-    except (pa.ArrowException, OSError, ValueError) as error:
+        return _read(raw, is_whole=data[0] == _ZLIB)
+    except _DAMAGE as error:
         raise GameError(f"not a parquet file: {explain(error)}") from error
-    read: list[np.ndarray] = []
+
+
+def _read(raw: bytes, is_whole: bool) -> Leaves:
+    """The columns of a parquet file. `is_whole`: a checksum has shown that nothing is damaged."""
+    file = pq.ParquetReader()  # what ParquetFile reads with; that one also indexes every column by name
+    file.open(pa.BufferReader(raw), pre_buffer=False)
+    shape = _find_shape(file)
+    _check_size(file.metadata)
+    groups, rows = range(file.metadata.num_row_groups), file.metadata.num_rows
+    # Reading no rows looks at how every column is described: a contradiction is an error here, and where one asks
+    # for the description itself, as for twins, the end of the process.
+    list(file.iter_batches(0, groups, column_indices=range(len(shape.paths)), use_threads=False))
+    twins = _find_twins(file.metadata, raw, shape) if is_whole else list(range(len(shape.paths)))
+    chosen = [number for number, twin in enumerate(twins) if number == twin]
+    # Batches: `read_all` would join the parts of each column, and there is but one.
+    batches = list(file.iter_batches(rows, groups, column_indices=chosen, use_threads=False))
     parts = [batch.column(0) for batch in batches]
+    read: list[np.ndarray] = []
     _collect(parts[0] if len(parts) == 1 else pa.concat_arrays(parts), (), read)
     values = dict(zip(chosen, read, strict=True))
     return Leaves(rows, {path: values[twin] for path, twin in zip(shape.paths, twins, strict=True)})
