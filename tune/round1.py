@@ -30,7 +30,7 @@ from tune.options import Round1, check_halving, check_name, grid_options, read_d
 from tune.record import GRID, GridRecord, TrialName, read_grid
 from tune.report import REPORT, render_terminal, to_json, write_report
 from tune.results import TrialResult, read_trial
-from tune.timeline import DOCTOR, MACHINES, RAY, FirstStep, prepend_submission
+from tune.timeline import DOCTOR, ENCODE, MACHINES, RAY, FirstStep, prepend_submission
 from tune.trials import WAITING, Cluster, Resources, TrialRun, check_reach, is_done, plan_resources, run_trials
 from tune.watch import GridWatch
 from worldmodel.blocks.index import has_index, read_index
@@ -46,7 +46,7 @@ from worldmodel.training.data import filter_of
 from worldmodel.training.record import State
 from worldmodel.training.run import Run
 from worldmodel.training.run_folder import LIVE, add_resume
-from worldmodel.training.timeline import DATA, begin_timeline
+from worldmodel.training.timeline import begin_timeline
 
 TOY_GAMES = 40
 TOY_SETTINGS: dict[str, Any] = {"training.num_epochs": 1, "training.batch_size": 8, "model.output_scale": 0.01}
@@ -99,7 +99,7 @@ def run(options: Round1, since: float | None = None) -> int:
         check_health(options, resources, cluster, wished[0].config.tracking.wandb, say)
         timeline.mark(DOCTOR)
     blocks = prepare_data(options)
-    timeline.mark(DATA)
+    timeline.mark(ENCODE)
     trials = make_trials(grid_options(options, blocks, TOY_SETTINGS))
     _check_games(blocks, trials)
     todo = [trial for trial in trials if not is_done(options.folder, trial, halving=options.scheduler == "asha")]

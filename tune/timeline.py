@@ -11,7 +11,8 @@ from tune.record import GridRecord
 from worldmodel.training.record import RunRecord
 from worldmodel.training.timeline import Phase, Timeline, describe_timeline, is_complete
 
-SUBMITTED, RAY, MACHINES, DOCTOR, TRIALS = "job start", "Ray", "waiting for machines", "doctor", "trials start"
+SUBMITTED, RAY, MACHINES, DOCTOR = "job start", "Ray", "waiting for machines", "doctor"
+ENCODE, TRIALS = "encode", "trials start"
 """Phases of a grid; a trial's own come behind them."""
 
 

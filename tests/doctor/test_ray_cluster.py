@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.doctor.test_rehearsal import PARTS
 from worldmodel.doctor import ray_cluster
 from worldmodel.doctor.check import Check, Outcome
 from worldmodel.doctor.preflight import Preflight, examine
@@ -92,7 +93,7 @@ def test_all_machines_of_a_ray_are_looked_at(
 ) -> None:
     monkeypatch.setattr(ray_cluster, "LOOK_SECONDS", 0.5)
     told: list[Check] = []
-    checks = examine(Preflight(storage=str(tmp_path / "runs"), wandb="disabled"), told.append)
+    checks = examine(Preflight(storage=str(tmp_path / "runs"), wandb="disabled", has_rehearsal=True), told.append)
     assert told == checks
     # While somebody edits the package, its source here and there may differ, which the doctor rightly tells.
     assert not [check for check in checks if check.is_failed and check.name != "version of worldmodel"], checks
@@ -102,6 +103,7 @@ def test_all_machines_of_a_ray_are_looked_at(
     assert len({check.machine for check in checks if check.name == "storage"}) == 2
     assert "on 2 machines" in by_name["version of Ray"].found
     assert by_name["clocks"].outcome is Outcome.OK
+    assert [check.name for check in checks[-4:]] == [f"rehearsal: {part}" for part in PARTS]
     assert not (tmp_path / "runs").exists()
 
     wanting = examine(Preflight(storage=str(tmp_path), gpus=1.0, wandb="disabled", wait_seconds=1.0))

@@ -64,6 +64,8 @@ def _examine(request: Preflight) -> Iterator[Check]:
     files = cluster_files
     chosen = request.cluster
     yield from attempt(files.UNSET, lambda: files.check_file(chosen) if chosen else files.check_folder())
+    if chosen:
+        yield from attempt("cloud account", lambda: _examine_accounts(chosen))
     address = os.environ.get("RAY_ADDRESS", "")
     is_cluster = False
     if address:
@@ -90,6 +92,16 @@ def _examine(request: Preflight) -> Iterator[Check]:
     yield from attempt("price", lambda: check_price(names))
     if request.has_rehearsal:
         yield from _rehearse(request, is_cluster)
+
+
+def _examine_accounts(cluster: Path) -> Iterator[Check]:
+    """The account that `ray up` would use, where the cloud is one that can be asked."""
+    from worldmodel.doctor.aws_account import examine_account
+
+    for document in cluster_files.read_documents(cluster):
+        provider = document.get("provider")
+        if isinstance(provider, dict) and provider.get("type") == "aws":
+            yield from examine_account(document)
 
 
 def _find_region(cluster: Path | None) -> str:

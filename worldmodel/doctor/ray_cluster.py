@@ -30,6 +30,8 @@ NAME, STARTED = "Ray", "machines"
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 120.0
 """Longest wait for a machine: it may have to fetch the job's code first."""
+REHEARSAL_SECONDS = 300.0
+"""Longest wait for a rehearsal: a GPU's kernels are compiled in it for the first time."""
 LOOK_SECONDS = 5.0
 """Time between two looks at what the autoscaler met."""
 LASTING = (EXPIRED, LAUNCH_RIGHTS, NO_TYPE, NOT_ENABLED, QUOTA, UNKNOWN_KEY)
@@ -278,12 +280,12 @@ def rehearse_there(storage: str, gpus: float) -> list[Check]:
 
     task = ray.remote(_rehearse).options(num_cpus=1, num_gpus=gpus, max_calls=1, max_retries=0)
     answer = task.remote(storage, [share_environment()])
-    done, _ = ray.wait([answer], timeout=ANSWER_SECONDS)
+    done, _ = ray.wait([answer], timeout=REHEARSAL_SECONDS)
     if not done:
         ray.cancel(answer, force=True)
         return [
             failed(
-                "rehearsal", f"no machine took it within {ANSWER_SECONDS:.0f} s",
+                "rehearsal", f"it did not end within {REHEARSAL_SECONDS:.0f} s",
                 "other jobs may hold all machines: see `ray status`, or leave it out with --no-rehearse",
             )
         ]  # fmt: skip

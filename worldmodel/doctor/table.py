@@ -14,7 +14,7 @@ from worldmodel.doctor.check import Check, Outcome
 from worldmodel.doctor.machines import count_machines
 
 STYLES = {Outcome.OK: "green", Outcome.WARNING: "yellow", Outcome.FAILED: "bold red", Outcome.SKIPPED: "dim"}
-MANY = 3
+MANY = 5
 """Machines from which their good lines are shown as one."""
 
 

@@ -20,6 +20,10 @@ WORKER, MODEL, FIRST_STEP = "worker start", "model and frames", "first step"
 """Phases of its first worker; the last ends with the first optimizer step."""
 
 
+SHOWN_SECONDS = 0.05
+"""Shorter phases are left out of a line."""
+
+
 class Phase(BaseModel):
     """One part of the way, from the end of the part before to its own end."""
 
@@ -81,9 +85,9 @@ def is_complete(phases: Sequence[Phase]) -> bool:
 
 
 def describe_timeline(phases: Sequence[Phase]) -> str:
-    """The phases in a line: "first step after 5.3 s: data 0.4 s, ..."."""
+    """The phases in a line, those that took no time left out: "first training step after 5.3 s: data 0.4 s, ..."."""
     total = sum(phase.seconds for phase in phases)
-    parts = ", ".join(f"{phase.name} {phase.seconds:.1f} s" for phase in phases)
+    parts = ", ".join(f"{phase.name} {phase.seconds:.1f} s" for phase in phases if phase.seconds >= SHOWN_SECONDS)
     goal = f"first training step after {total:.1f} s" if is_complete(phases) else f"no training step yet, {total:.1f} s"
     return f"{goal}: {parts}"
 
