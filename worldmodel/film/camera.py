@@ -13,8 +13,12 @@ NARROWEST = 170.0
 """Melee units across, at least."""
 ROOM = (30.0, 22.0, 32.0)
 """Melee units kept free beside, below and above the players' feet."""
-EASE = 0.08
+EASE = 0.1
 """Share of the way to where the camera should be that it goes in a frame."""
+SHRINK = 0.03
+"""The same for coming nearer: a picture that breathes is hard to watch."""
+EDGE = 10.0
+"""Melee units that a player is within the picture's border, always."""
 BEYOND = 12.0
 """Melee units beyond the blast zone that the camera still follows."""
 
@@ -33,10 +37,14 @@ class Camera:
 
     def follow(self, points: Iterable[tuple[float, float]]) -> View:
         """Move on by a frame in which players stand at `points` (x, y); returns where it is then."""
-        wish = self._aim([self._clip(x, y) for x, y in points])
-        before = self.view or wish
-        self.view = tuple(old + EASE * (new - old) for old, new in zip(before, wish, strict=True))  # type: ignore[assignment]
-        return self.view  # type: ignore[return-value]
+        clipped = [self._clip(float(x), float(y)) for x, y in points]
+        wish = self._aim(clipped)
+        x, y, width = self.view or wish
+        x, y = x + EASE * (wish[0] - x), y + EASE * (wish[1] - y)
+        width += (EASE if wish[2] > width else SHRINK) * (wish[2] - width)
+        reach = max(max(abs(px - x) + EDGE, (abs(py - y) + EDGE) * ASPECT) for px, py in clipped)
+        self.view = (x, y, max(width, 2 * reach))
+        return self.view
 
     def _clip(self, x: float, y: float) -> tuple[float, float]:
         if self.stage is None:

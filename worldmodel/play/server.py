@@ -175,6 +175,7 @@ class Table:
             choice = Choice(
                 game=int(message["game"]), frame=int(message["frame"]), rival=None if rival is None else int(rival)
             )
+            self.is_paused = True  # not one frame before the person is ready
             await self._work(self.session.restart, choice)
             await self._show_start(player)
         elif kind == "save":

@@ -1,0 +1,104 @@
+"""Playing in a real browser, by keys."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser import list_complaints, open_browser, press
+from worldmodel.storage import Location
+
+pytestmark = pytest.mark.slow
+F2, ENTER = "\ue032", "\ue006"
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("played")
+
+
+@pytest.fixture(scope="module")
+def page(run: Location, out: Path) -> Iterator[Any]:
+    """The play page of a run, open in a browser."""
+    command = [sys.executable, "-m", "worldmodel.cli.main", "play", str(run.local_path()), "--port", "0"]
+    server = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE, text=True)
+    assert server.stderr
+    found = re.search(r"http://127\.0\.0\.1:\d+", server.stderr.readline())
+    assert found
+    try:
+        with open_browser() as browser:
+            browser.get(found[0])
+            time.sleep(1)
+            yield browser
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+
+
+def read_state(page: Any) -> dict[str, Any]:
+    script = "return {paused: playState.paused, rate: playState.rate, latency: playState.latency, ...playState.frame}"
+    state: dict[str, Any] = page.execute_script(script)
+    return state
+
+
+def test_it_waits_for_its_player(page: Any) -> None:
+    assert read_state(page)["paused"] and read_state(page)["played"] == 0
+
+
+def test_it_runs_at_sixty_frames_a_second(page: Any) -> None:
+    press(page, " ")
+    time.sleep(1)
+    before = read_state(page)["played"]
+    time.sleep(3)
+    state = read_state(page)
+    assert 54 * 3 < state["played"] - before < 66 * 3 + 30
+    assert state["latency"] < 100
+
+
+def test_held_keys_are_the_players_pad(page: Any) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    ActionChains(page).key_down("d").key_down("j").perform()
+    time.sleep(0.3)
+    pad = read_state(page)["pads"][0]
+    assert (pad["main_stick_x"], pad["button_A"]) == (1, 1)
+    ActionChains(page).key_up("d").key_up("j").perform()
+    time.sleep(0.3)
+    pad = read_state(page)["pads"][0]
+    assert (pad["main_stick_x"], pad["button_A"]) == (0.5, 0)
+
+
+def test_f2_saves_what_was_played(page: Any, out: Path) -> None:
+    press(page, F2)
+    time.sleep(0.7)
+    assert "frames saved as" in page.find_element("id", "told").text
+    assert len(list((out / "games").glob("[!.]*"))) == 1
+
+
+def test_enter_begins_again(page: Any) -> None:
+    press(page, ENTER)
+    time.sleep(0.5)
+    assert read_state(page)["played"] == 0 and read_state(page)["paused"]
+
+
+def test_a_reload_finds_the_session_as_it_was(page: Any) -> None:
+    press(page, " ")
+    time.sleep(0.5)
+    press(page, " ")
+    time.sleep(0.2)
+    played = read_state(page)["played"]
+    page.refresh()
+    time.sleep(1)
+    assert abs(read_state(page)["played"] - played) <= 1
+
+
+def test_nothing_failed(page: Any) -> None:
+    assert list_complaints(page) == []
