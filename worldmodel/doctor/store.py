@@ -92,7 +92,8 @@ def make_client(service: str, region: str | None = None) -> Any:
     from botocore.config import Config
 
     wait = Config(connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, retries={"total_max_attempts": 1})
-    return boto3.client(service, region_name=region or read_settings()[1] or "us-east-1", config=wait)
+    session = boto3.Session()  # boto3's own keeps the credentials that it found first
+    return session.client(service, region_name=region or read_settings()[1] or "us-east-1", config=wait)
 
 
 def _ask_s3(location: Location, machine_region: str) -> Iterator[Check]:
