@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from worldmodel.doctor.check import Outcome
 from worldmodel.doctor.cluster_files import (
+    HEAD,
     IDLE,
     UNSET,
     check_file,
@@ -39,7 +41,7 @@ def test_every_placeholder_is_named_by_its_place(tmp_path: Path) -> None:
     assert checks[UNSET].is_failed
     assert "metadata.data, available_node_types.a.node_config.Tags" in checks[UNSET].found
     assert "CHANGE-ME" in checks[UNSET].remedy
-    assert checks[IDLE].outcome is checks["head's end"].outcome is Outcome.OK
+    assert checks[IDLE].outcome is checks[HEAD].outcome is Outcome.OK
 
 
 def test_of_files_that_may_not_be_used_nothing_fails(tmp_path: Path) -> None:
@@ -81,13 +83,17 @@ def test_machines_that_never_end_are_told(document: dict[str, object], outcome: 
 def test_a_head_that_never_ends_is_told() -> None:
     forever = {**LAUNCHER, "metadata": {"head_idle_minutes": 0}}
     checks = {check.name: check for check in check_idle(forever, "it")}
-    assert checks["head's end"].outcome is Outcome.WARNING and "ray down" in checks["head's end"].remedy
+    assert checks[HEAD].outcome is Outcome.WARNING and "ray down" in checks[HEAD].remedy
 
 
 def test_a_running_cluster_is_told_by_the_file_on_its_head(tmp_path: Path) -> None:
     assert [check.outcome for check in check_running(tmp_path / "absent.yaml")] == [Outcome.SKIPPED]
-    found = list(check_running(write(tmp_path / "head.yaml", LAUNCHER)))
-    assert [check.name for check in found] == [IDLE, "head's end"]
+    head, keeper = write(tmp_path / "head.yaml", LAUNCHER), tmp_path / "keeper.pid"
+    missing = list(check_running(head, keeper))
+    assert [check.name for check in missing] == [IDLE, HEAD, HEAD]
+    assert missing[-1].outcome is Outcome.WARNING and "cluster.keeper start" in missing[-1].remedy
+    keeper.write_text(str(os.getpid()))
+    assert [check.outcome for check in check_running(head, keeper)] == [Outcome.OK, Outcome.OK]
 
 
 def test_other_files_have_neither_idle_time_nor_region() -> None:

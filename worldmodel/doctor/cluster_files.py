@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from worldmodel.doctor.check import Check, failed, passed, skipped, warned
@@ -20,7 +21,9 @@ FOLDER = Path("cluster")
 """Where a checkout keeps them."""
 RUNNING = Path("~/ray_bootstrap_config.yaml")
 """Where Ray's launcher leaves a cluster's YAML on its head."""
-IDLE, UNSET = "idle timeout", "cluster settings"
+KEEPER = Path("~/.worldmodel/keeper.pid")
+"""Where the process that ends an idle head leaves its number."""
+IDLE, HEAD, UNSET = "idle timeout", "head's end", "cluster settings"
 KUBERAY = ("RayCluster", "RayJob")
 
 
@@ -59,14 +62,27 @@ def check_folder(folder: Path = FOLDER) -> Iterator[Check]:
         yield passed(UNSET, f"{len(files)} files in {folder}, nothing unset")
 
 
-def check_running(path: Path = RUNNING) -> Iterator[Check]:
-    """The cluster on whose head this runs, where Ray's launcher made it."""
+def check_running(path: Path = RUNNING, keeper: Path = KEEPER) -> Iterator[Check]:
+    """The cluster on whose head this runs, where Ray's launcher made it, and the keeper that is to end it."""
     found = path.expanduser()
     if not found.exists():
         yield skipped(IDLE, "this cluster was not made by `ray up` from here: see that its machines end when idle")
         return
     for document in read_documents(found):
         yield from check_idle(document, "this cluster")
+        if (document.get("metadata") or {}).get("head_idle_minutes") and not _is_alive(keeper):
+            yield warned(
+                HEAD, "this cluster: the keeper, which ends it when idle or at its budget, does not run",
+                "start it on the head: python -m cluster.keeper start",
+            )  # fmt: skip
+
+
+def _is_alive(pid_file: Path) -> bool:
+    """Whether the process runs whose number a file holds."""
+    try:
+        return psutil.pid_exists(int(pid_file.expanduser().read_text()))
+    except (OSError, ValueError):
+        return False
 
 
 def read_documents(path: Path) -> list[dict[str, Any]]:
@@ -116,11 +132,9 @@ def _check_launcher(document: Mapping[str, Any], name: str) -> Iterator[Check]:
     else:
         yield passed(IDLE, f"{name}: idle workers end after {minutes:g} minutes")
     if head == 0:
-        yield warned(
-            "head's end", f"{name}: the head never ends itself", "set head_idle_minutes above 0, or run `ray down`"
-        )
+        yield warned(HEAD, f"{name}: the head never ends itself", "set head_idle_minutes above 0, or run `ray down`")
     elif head is not None:
-        yield passed("head's end", f"{name}: it ends itself after {head:g} minutes without a job")
+        yield passed(HEAD, f"{name}: it ends itself after {head:g} minutes without a job")
 
 
 def _check_kuberay(document: Mapping[str, Any], name: str) -> Check:
