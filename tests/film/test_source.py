@@ -31,7 +31,7 @@ def test_a_clip_is_the_game_and_then_the_model_beside_it(roller: Roller) -> None
         assert np.array_equal(clip.predicted[name][5:], rolled.predicted[name][0])
         assert np.array_equal(clip.truth[name][5:], rolled.true[name][0])
     assert all(clip.truth[name].shape == (17, PLAYERS) for name in CONTROLS)
-    assert clip.error[:5].max() == 0 and clip.still[:5].max() >= 0
+    assert clip.error[:5].max() == 0 == clip.baseline[:5].max()
 
 
 def test_the_error_is_the_mean_distance_in_x_and_y(roller: Roller) -> None:
@@ -39,6 +39,16 @@ def test_the_error_is_the_mean_distance_in_x_and_y(roller: Roller) -> None:
     gaps = [abs(float(clip.predicted[n][9, p]) - float(clip.truth[n][9, p])) for n in "xy" for p in range(PLAYERS)]
     assert clip.error[9] == pytest.approx(sum(gaps) / 4, rel=1e-5)
     assert clip.coherence == pytest.approx(clip.error[5:].mean(), rel=1e-6)
+
+
+def test_the_baseline_goes_on_at_the_speeds_of_the_last_true_frame(roller: Roller) -> None:
+    clip = make_clips(roller, [Start(game=0, frame=30)], SHORT)[0]
+    before = {name: values[0] for name, values in roller.begin([Start(game=0, frame=30)]).to_arrays().items()}
+    is_free = before["hitlag"][0] <= 1
+    on_ground = before["on_ground"][0]
+    speed = np.where(on_ground, before["speed_ground_x"][0], before["speed_air_x"][0]) + before["speed_attack_x"][0]
+    moved = clip.kinematic["x"][5] - clip.truth["x"][4]
+    assert moved == pytest.approx(np.where(is_free, speed, 0), abs=1e-3)
 
 
 def test_starts_are_the_same_every_time_and_have_the_clip_behind_them(roller: Roller) -> None:

@@ -18,6 +18,7 @@ DRAWN = (
     "on_ground", "ground",
 )  # fmt: skip
 """Fields of a player that a picture shows; controls besides."""
+POSITION = ("x", "y")
 CONTROLS = tuple(field.name for field in fields(Kind.CONTROL))
 CLOUD_STAGE = 8
 PLACES = 2
@@ -42,6 +43,8 @@ class Clip:
     """What happened: `DRAWN` and `CONTROLS`, (T, P)."""
     predicted: Columns
     """What the model says: `DRAWN`, (T, P); in the first L frames the truth."""
+    kinematic: Columns
+    """`POSITION`, (T, P), where players go on at the speeds of the last frame that the model was given."""
     characters: tuple[int, ...]
     """Character id of each player."""
 
@@ -63,13 +66,12 @@ class Clip:
     @cached_property
     def error(self) -> np.ndarray:
         """(T,) mean distance of x and y to the truth over both players (position MAE), Melee units."""
-        return self._measure(self.predicted["x"], self.predicted["y"])
+        return self._measure(self.predicted)
 
     @cached_property
-    def still(self) -> np.ndarray:
-        """(T,) the same where nothing moves after the last frame that the model was given."""
-        rows = np.minimum(np.arange(self.frames), self.lead - 1)
-        return self._measure(self.truth["x"][rows], self.truth["y"][rows])
+    def baseline(self) -> np.ndarray:
+        """(T,) the same of the kinematic baseline."""
+        return self._measure(self.kinematic)
 
     @cached_property
     def coherence(self) -> float:
@@ -91,8 +93,8 @@ class Clip:
         """The platforms at a frame; one that moves is where a player stands on it, as far as that is known."""
         return place_platforms(self.stage, self.first + time, columns, time)
 
-    def _measure(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        gaps = np.abs(np.stack([x - self.truth["x"], y - self.truth["y"]]))
+    def _measure(self, columns: Columns) -> np.ndarray:
+        gaps = np.abs(np.stack([columns[name] - self.truth[name] for name in POSITION]))
         found: np.ndarray = gaps.mean(axis=(0, 2))
         return found
 

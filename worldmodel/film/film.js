@@ -106,7 +106,7 @@ function drawChart(it, now) {
   ctx.beginPath();
   ctx.rect(CHART_LEFT, 0, width - CHART_LEFT, bottom + 1);
   ctx.clip();
-  curve(it.still, LOOK.colors.still, 1.5);
+  curve(it.baseline, LOOK.colors.baseline, 1.5);
   curve(it.error, LOOK.colors.error, 2);
   ctx.restore();
   const begin = chartX(width, it.lead - 1);

@@ -154,7 +154,7 @@ COLORS: dict[str, Any] = {
     "faint": "#8593b3",
     "panel": "#141b2d",
     "error": "#ffd166",
-    "still": "#66738f",
+    "baseline": "#7f8db0",
 }
 """Colours of the picture, by what they are for."""
 

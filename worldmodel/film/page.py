@@ -129,7 +129,7 @@ def _describe_clip(clip: Clip) -> dict[str, Any]:
         "predicted": _pack(clip.predicted, [name for name in DRAWN if name not in UNUSED]),
         "controls": _pack(clip.truth, CONTROLS),
         "error": _round(clip.error),
-        "still": _round(clip.still),
+        "baseline": _round(clip.baseline),
         "most": choose_scale(clip),
     }
 

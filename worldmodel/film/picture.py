@@ -101,7 +101,9 @@ class Picture:
     def _add_chart(self, paper: Paper, box: Box, time: int) -> None:
         clip, most = self.clip, choose_scale(self.clip)
         paper.rectangle(box, read_color(COLORS["panel"]), 9)
-        label = f"position error of the model: {clip.error[time]:.2f} units        grey: if nothing moved"
+        label = (
+            f"position error of the model: {clip.error[time]:.2f} units      grey: both go on at their speeds"
+        )
         paper.text((box.x + 14, box.y + 18), label, read_color(COLORS["error"]), 12)
         left, right, top, bottom = box.x + 44, box.x + box.width - 10, box.y + 28, box.y + box.height - 20
 
@@ -118,7 +120,7 @@ class Picture:
             paper.text((x, box.y + box.height - 6), f"{second} s", read_color(COLORS["faint"]), 10, "ms")
         begin = place(clip.lead - 1, 0)[0]
         paper.dashes((begin, top), (begin, bottom), read_color(COLORS["faint"]), 1)
-        for values, color, width in ((clip.still, COLORS["still"], 1.5), (clip.error, COLORS["error"], 2.0)):
+        for values, color, width in ((clip.baseline, COLORS["baseline"], 1.5), (clip.error, COLORS["error"], 2.0)):
             paper.line([place(t, float(v)) for t, v in enumerate(values)], read_color(color), width)
         x, y = place(time, float(clip.error[time]))
         paper.line([(x, top - 4), (x, bottom)], read_color(COLORS["text"]), 1.5)

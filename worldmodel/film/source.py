@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from worldmodel.errors import UserError
+from worldmodel.features.feedback import Feedback
 from worldmodel.features.plan import Samples
-from worldmodel.film.clip import CONTROLS, DRAWN, Clip, Columns, join
+from worldmodel.film.clip import CONTROLS, DRAWN, POSITION, Clip, Columns, join
 from worldmodel.games.writer import FIRST_FRAME_ID
+from worldmodel.model.unroll import NoMemory, Unroller
 from worldmodel.rollout.roller import Roller, Rollout, Start
+from worldmodel.training.baselines import kinematic
 
 SEED = 42
 
@@ -89,10 +94,19 @@ def make_clips(roller: Roller, starts: Sequence[Start], options: ClipOptions) ->
             f"found {options.frames} frames of rollout and {options.lead} before them, expected at least 1 of both"
         )
     rollout = roller.roll(starts, options.frames)
-    return [_make_clip(roller, rollout, place, options.lead) for place in range(len(starts))]
+    baseline = make_kinematic(roller).roll(starts, options.frames)
+    return [_make_clip(roller, rollout, baseline, place, options.lead) for place in range(len(starts))]
 
 
-def _make_clip(roller: Roller, rollout: Rollout, place: int, lead: int) -> Clip:
+def make_kinematic(roller: Roller) -> Roller:
+    """The same games, rolled by the kinematic baseline: players go on at their speeds, all else stays."""
+    found, layout = copy.copy(roller), roller.run.config.encoding.layout
+    predictor = NoMemory(partial(kinematic, layout=layout))
+    found.unroller = Unroller(predictor, Feedback(layout, roller.device))
+    return found
+
+
+def _make_clip(roller: Roller, rollout: Rollout, baseline: Rollout, place: int, lead: int) -> Clip:
     start, length = rollout.starts[place], int(rollout.lengths[place])
     game = roller.games[start.game]
     lead = min(lead, start.frame)
@@ -102,6 +116,7 @@ def _make_clip(roller: Roller, rollout: Rollout, place: int, lead: int) -> Clip:
     return Clip(
         md5=game.md5, stage_id=game.stage, first=start.frame - lead, lead=lead,
         truth=join(before, true, (*DRAWN, *CONTROLS)), predicted=join(before, predicted),
+        kinematic=join(before, _cut(baseline.predicted, place, length), POSITION),
         characters=tuple(int(character) for character in before["character"][0]),
     )  # fmt: skip
 
