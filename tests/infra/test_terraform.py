@@ -1,0 +1,90 @@
+"""infra/terraform: formatted, its provider-free modules valid and tested, and without findings of checkov's."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.infra.toolbox import CLOUDS, TERRAFORM, copy_module, find_tool, run_terraform
+
+FILES = sorted(TERRAFORM.rglob("*.tf"))
+
+
+@pytest.mark.slow
+def test_every_file_is_formatted() -> None:
+    ended = run_terraform(TERRAFORM, "fmt", "-check", "-recursive", "-diff")
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_the_modules_tests_pass(cloud: str, tmp_path: Path) -> None:
+    module = copy_module(cloud, tmp_path / "policies")
+    assert run_terraform(module, "validate", "-no-color").returncode == 0
+    ended = run_terraform(module, "test", "-no-color")
+    assert ended.returncode == 0, ended.stdout
+    assert re.search(r"([4-9]|\d\d) passed, 0 failed", ended.stdout), ended.stdout
+
+
+@pytest.mark.slow
+def test_checkov_finds_nothing_that_is_not_named_with_its_reason() -> None:
+    ended = subprocess.run(
+        [find_tool("checkov"), "--directory", TERRAFORM, "--framework", "terraform", "--skip-download",
+         "--output", "json"],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    found = json.loads(ended.stdout)
+    assert [f"{c['check_id']} {c['resource']}" for c in found["results"]["failed_checks"]] == []
+    assert found["summary"]["parsing_errors"] == 0 and found["summary"]["passed"] > 60
+    reasons = [check["check_result"]["suppress_comment"] for check in found["results"]["skipped_checks"]]
+    assert reasons and all(len(reason) > 15 for reason in reasons)
+
+
+def test_no_module_of_policies_needs_a_provider() -> None:
+    for cloud in CLOUDS:
+        text = "\n".join(path.read_text() for path in (TERRAFORM / cloud / "policies").glob("*.tf"))
+        assert not re.search(r"^(resource|data|provider|terraform)\b", text, re.MULTILINE), cloud
+
+
+def test_both_identities_are_those_that_the_clusters_name() -> None:
+    text = {cloud: (TERRAFORM / cloud / "main.tf").read_text() for cloud in CLOUDS}
+    for cloud in CLOUDS:
+        assert "worldmodel-${each.key}" in text[cloud]
+        assert re.search(r"head.*worker", text[cloud])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(TERRAFORM)))
+def test_every_variable_and_output_says_what_it_is(path: Path) -> None:
+    text = path.read_text()
+    blocks = re.findall(r'^(?:variable|output) "(\w+)" \{\n(.*?)^\}', text, re.MULTILINE | re.DOTALL)
+    assert all("description" in block for _, block in blocks), [name for name, block in blocks if "descr" not in block]
+
+
+def test_values_given_to_a_module_are_those_that_it_takes() -> None:
+    for cloud in CLOUDS:
+        taken = set(re.findall(r'^variable "(\w+)"', (TERRAFORM / cloud / "policies/variables.tf").read_text(), re.M))
+        (given,) = re.findall(
+            r'module "policies" \{\n(.*?)^\}', (TERRAFORM / cloud / "main.tf").read_text(), re.M | re.S
+        )
+        names = set(re.findall(r"^  (\w+)\s+=", given, re.M)) - {"source"}
+        required = {
+            name
+            for name, body in re.findall(
+                r'^variable "(\w+)" \{\n(.*?)^\}',
+                (TERRAFORM / cloud / "policies/variables.tf").read_text(),
+                re.M | re.S,
+            )
+            if "default" not in body
+        }
+        assert required <= names <= taken, cloud
+
+
+def test_outputs_that_are_used_are_there() -> None:
+    for cloud in CLOUDS:
+        used = set(re.findall(r"module\.policies\.(\w+)", (TERRAFORM / cloud / "main.tf").read_text()))
+        there = set(re.findall(r'^output "(\w+)"', (TERRAFORM / cloud / "policies/outputs.tf").read_text(), re.M))
+        assert used == there, cloud
