@@ -46,6 +46,7 @@ test-faults: $(STAMP)
 # What launches clusters runs in namespaces of its own, where it reaches nothing else and all of it ends with pytest.
 test-cluster: $(STAMP)
 	tests/cluster/lab/install_packages.sh
+	PYTHON=$(PYTHON) tests/infra/install.sh
 	@status=0; $(BIN)/python -m pytest tests/cluster tests/infra -m "not lab" || status=$$?; \
 	tests/cluster/lab/run.sh $(BIN)/python -m pytest tests/cluster -m lab -s || status=$$?; exit $$status
 
