@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tune import health
+from tests.games_on_disk import encode_here, write_games
+from tune import health, round1
 from tune.health import check_health, wait_for_machine
 from tune.options import Round1
+from tune.record import read_grid
+from tune.timeline import ENCODE, RAY
 from tune.trials import Cluster, Resources
 from worldmodel.doctor.check import Check, failed, passed, warned
 from worldmodel.doctor.preflight import Preflight
 from worldmodel.errors import UserError
+from worldmodel.storage import Location
 
 RESOURCES = Resources(cpus_per_worker=1.0, gpus_per_worker=0.5, workers=1, at_once=2)
 ONE, MANY = Cluster(cpus=2.0, gpus=0.0), Cluster(cpus=8.0, gpus=2.0, machines=3)
@@ -60,6 +64,27 @@ def test_a_failure_is_told_with_its_remedy_and_nothing_begins(
         check_health(Round1(storage=str(tmp_path)), RESOURCES, ONE, "auto", lambda text: None)
     shown = capsys.readouterr().err
     assert "the credentials have expired" in shown and "→ aws sso login" in shown
+
+
+def test_a_grid_whose_trials_would_fail_does_not_begin_unless_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[object] = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(round1, "join_ray", lambda: None)
+    monkeypatch.setattr(Cluster, "find", classmethod(lambda cls: ONE))
+    monkeypatch.setattr(round1, "run_trials", lambda trials, how: ran.extend(trials) or {})
+    monkeypatch.setattr(health, "examine_quickly", lambda request: [BAD])
+    write_games(tmp_path / "games", range(6))
+    encode_here(tmp_path / "games", tmp_path / "blocks")
+    line = ["--data", str(tmp_path / "blocks"), "--storage", str(tmp_path / "runs"), "--experiments", "baseline"]
+    assert round1.main(line) == 2
+    assert not ran and not (tmp_path / "runs").exists()
+    assert "the credentials have expired" in capsys.readouterr().err
+    assert round1.main([*line, "--skip-doctor"]) == 1
+    assert len(ran) == 1
+    phases = [phase.name for phase in read_grid(Location.of(tmp_path / "runs" / "round1")).phases]
+    assert phases == [RAY, ENCODE]
 
 
 def test_a_machine_that_never_comes_ends_the_job_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
