@@ -17,8 +17,8 @@ class Refusal:
 
 REFUSALS = (
     Refusal(
-        marks=("NoCredentialsError", "Unable to locate credentials", "NoCredentials", "DefaultCredentialsError",
-               "could not be found. Please", "Please run 'az login'", "CredentialUnavailableError"),
+        marks=("NoCredentialsError", "Unable to locate credentials", "DefaultCredentialsError",
+               "default credentials were not found", "Please run 'az login'", "CredentialUnavailableError"),
         found="this laptop has no credentials for the cloud",
         remedy="log in: `aws configure sso` or `aws configure`; `gcloud auth application-default login`; `az login`",
     ),
@@ -58,7 +58,7 @@ REFUSALS = (
     ),
     Refusal(
         marks=("UnauthorizedOperation", "AccessDenied", "is not authorized to perform", "AuthorizationFailed",
-               "Required 'compute.", "PERMISSION_DENIED", "permission on"),
+               "Required 'compute.", "PERMISSION_DENIED"),
         found="these credentials may not do that",
         remedy="log in as somebody who may start machines and pass on the identities worldmodel-head and "
         "worldmodel-worker",

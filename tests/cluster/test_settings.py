@@ -1,0 +1,217 @@
+"""How a cluster's settings and keys reach its jobs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from moto import mock_aws
+
+from cluster import secret_store, settings
+from cluster.secret_store import SecretError, read_secret
+from cluster.settings import find_secrets, list_variables, parse_settings, price_gpu, read_config
+from tests.cluster.launcher import CLOUDS, FILES, ROOT, fill_file, lend_credentials
+from worldmodel.errors import UserError
+
+
+def variables(stem: str, **changes: Any) -> dict[str, str]:
+    """The environment that a filled file stands for, with other settings."""
+    config = fill_file(stem)
+    config["metadata"] |= changes
+    return dict(list_variables(config, parse_settings(config)))
+
+
+def test_a_job_finds_data_storage_gpus_preset_and_price() -> None:
+    assert variables("a100") == {
+        "WORLDMODEL_DATA": "s3://bucket/games", "WORLDMODEL_STORAGE": "s3://bucket/runs",
+        "WORLDMODEL_GPUS_PER_TRIAL": "1", "WORLDMODEL_PRESET": "round1", "WORLDMODEL_PROVIDER": "aws",
+        "WORLDMODEL_PRICE_PER_HOUR": "4.096",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("stem", FILES)
+def test_one_url_is_all_that_another_s3_store_needs(stem: str) -> None:
+    found = variables(stem, endpoint="https://account.r2.cloudflarestorage.com")
+    assert found["AWS_ENDPOINT_URL_S3"] == "https://account.r2.cloudflarestorage.com"
+    assert "AWS_ENDPOINT_URL" not in found, "it would turn the calls that start machines away, too"
+    assert "AWS_ENDPOINT_URL_S3" not in variables(stem)
+
+
+@pytest.mark.parametrize("stem", CLOUDS)
+def test_a_gpu_s_price_is_its_machine_s_share_and_unknown_where_two_kinds_may_come(stem: str) -> None:
+    config = fill_file(stem)
+    gpus = config["available_node_types"]["a100"]["resources"]["GPU"]
+    whole = config["metadata"]["dollars_per_hour"]["a100"]
+    assert price_gpu(config, parse_settings(config)) == pytest.approx(whole / gpus)
+    [other] = set(config["available_node_types"]) - {"head", "a100"}
+    config["available_node_types"][other]["max_workers"] = 1
+    assert price_gpu(config, parse_settings(config)) is None
+    del config["metadata"]["dollars_per_hour"][other]
+    assert price_gpu(config, parse_settings(config)) is None
+
+
+WRONG = (
+    ("budget_usd", -1),
+    ("budget_hours", 0),
+    ("head_idle_minutes", -5),
+    ("gpus_per_trial", "many"),
+    ("dollars_per_hour", {"head": -1}),
+)
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_wrong_setting_is_named(name: str, value: Any) -> None:
+    config = fill_file("a100")
+    config["metadata"][name] = value
+    with pytest.raises(UserError, match=name):
+        parse_settings(config)
+
+
+def test_a_head_without_its_file_says_which(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing\.yaml.*ray up"):
+        read_config(tmp_path / "nothing.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(UserError, match="no cluster"):
+        read_config(tmp_path / "empty.yaml")
+
+
+def test_the_key_comes_from_aws_s_parameter_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    lend_credentials(monkeypatch)
+    config = fill_file("a100")
+    with mock_aws():
+        import boto3
+
+        store = boto3.client("ssm", region_name="us-west-2")
+        store.put_parameter(Name="/worldmodel/WANDB_API_KEY", Value="it's secret", Type="SecureString")
+        assert dict(find_secrets(config, parse_settings(config))) == {"WANDB_API_KEY": "it's secret"}
+        monkeypatch.setenv("WANDB_API_KEY", "mine")
+        assert dict(find_secrets(config, parse_settings(config))) == {}, "the environment's own wins"
+
+
+def test_a_missing_key_is_said_with_the_command_that_gives_it_and_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    lend_credentials(monkeypatch)
+    config = fill_file("a100")
+    with mock_aws():
+        assert dict(find_secrets(config, parse_settings(config))) == {}
+    assert "aws ssm put-parameter --type SecureString --name /worldmodel/WANDB_API_KEY" in capsys.readouterr().err
+
+
+class Metadata:
+    """Answers what a machine asks of its cloud over HTTP, where the request carries what it must."""
+
+    def __init__(self, secrets: dict[str, dict[str, Any]], header: tuple[str, str]) -> None:
+        self.secrets, self.header, self.asked = secrets, header, list[str]()
+
+    def open(self, request: urllib.request.Request, timeout: float) -> io.BytesIO:
+        """An answer, as urlopen gives it."""
+        self.asked.append(request.full_url)
+        if request.full_url in (secret_store.GOOGLE, secret_store.AZURE):
+            name, value = self.header
+            assert request.headers[name.capitalize()] == value
+            return io.BytesIO(b'{"access_token": "T"}')
+        assert request.headers["Authorization"] == "Bearer T"
+        if request.full_url not in self.secrets:
+            raise OSError("HTTP Error 404: Not Found")
+        return io.BytesIO(json.dumps(self.secrets[request.full_url]).encode())
+
+
+def test_the_keys_come_from_google_s_secret_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = (
+        "https://secretmanager.googleapis.com/v1/projects/proj/secrets/worldmodel-WANDB_API_KEY/versions/latest:access"
+    )
+    google = Metadata({url: {"payload": {"data": "c2VjcmV0Cg=="}}}, ("Metadata-Flavor", "Google"))
+    monkeypatch.setattr(urllib.request, "urlopen", google.open)
+    provider = fill_file("a100-gcp")["provider"]
+    assert read_secret("WANDB_API_KEY", provider) == "secret"
+    with pytest.raises(SecretError, match="gcloud secrets create worldmodel-OTHER") as failure:
+        read_secret("OTHER", provider)
+    assert "Bearer" not in str(failure.value)
+
+
+def test_the_keys_come_from_azure_s_key_vault(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "https://vault.vault.azure.net/secrets/worldmodel-AWS-ACCESS-KEY-ID?api-version=7.4"
+    azure = Metadata({url: {"value": "secret"}}, ("Metadata", "true"))
+    monkeypatch.setattr(urllib.request, "urlopen", azure.open)
+    provider = fill_file("a100-azure")["provider"]
+    assert read_secret("AWS_ACCESS_KEY_ID", provider, "vault") == "secret"
+    with pytest.raises(SecretError, match="az keyvault secret set --vault-name vault"):
+        read_secret("WANDB_API_KEY", provider, "vault")
+    with pytest.raises(SecretError, match="no secret store"):
+        read_secret("WANDB_API_KEY", provider, "")
+
+
+def test_keys_of_an_s3_store_are_fetched_outside_aws_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On AWS they would take the place of the head's identity, which starts and ends machines."""
+    for name in ("WANDB_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(settings, "read_secret", lambda name, provider, vault: f"{name}!")
+
+    def names(stem: str) -> set[str]:
+        config = fill_file(stem)
+        return set(dict(find_secrets(config, parse_settings(config))))
+
+    assert names("a100") == {"WANDB_API_KEY"}
+    assert names("a100-azure") == {"WANDB_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert names("a100-gcp") == {"WANDB_API_KEY"}, "its storage is Google's own"
+
+
+def source_environment(home: Path, role: str) -> subprocess.CompletedProcess[str]:
+    """The shell in which Ray would start, on a machine with that home."""
+    script = f'. cluster/environment.sh {role} && echo started && env && stat -c "mode=%a" ~/.ray/auth_token'
+    environment = {"HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                   "WANDB_API_KEY": "k'ey"}  # fmt: skip
+    return subprocess.run(
+        ["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_without_a_token_ray_is_not_started(tmp_path: Path) -> None:
+    shell = source_environment(tmp_path, "")
+    assert shell.returncode == 2 and "started" not in shell.stdout
+    assert "ray get-auth-token --generate" in shell.stderr
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Path:
+    """The home of a head on which `ray up` left token and file."""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(fill_file("own-machines")))
+    return tmp_path
+
+
+def test_jobs_inherit_settings_token_mode_and_time_to_save_themselves(head: Path) -> None:
+    shell = source_environment(head, "head")
+    assert shell.returncode == 0, shell.stderr
+    found = dict(line.split("=", 1) for line in shell.stdout.splitlines() if "=" in line)
+    assert (found["WORLDMODEL_DATA"], found["WORLDMODEL_STORAGE"]) == ("s3://bucket/games", "s3://bucket/runs")
+    assert found["RAY_AUTH_MODE"] == "token" and found["mode"] == "600"
+    assert float(found["RAY_JOB_STOP_WAIT_TIME_S"]) >= 30
+    assert found["WANDB_API_KEY"] == "k'ey"
+
+
+def test_a_worker_needs_the_token_alone(head: Path) -> None:
+    (head / "ray_bootstrap_config.yaml").unlink()
+    assert source_environment(head, "").returncode == 0
+    assert source_environment(head, "head").returncode == 2
+
+
+def test_ray_is_not_started_on_a_head_whose_settings_are_unset(head: Path) -> None:
+    from tests.cluster.launcher import read_text
+
+    (head / "ray_bootstrap_config.yaml").write_text(read_text("own-machines"))
+    shell = source_environment(head, "head")
+    assert shell.returncode == 2 and "started" not in shell.stdout
+    assert "metadata" in shell.stderr and "storage" in shell.stderr

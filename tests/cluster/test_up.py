@@ -1,0 +1,205 @@
+"""`python cluster/up.py FILE`: what it checks before a cloud is asked, what it says and ends afterwards."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from moto import mock_aws
+
+from cluster import up
+from cluster.launch_errors import REFUSALS, explain
+from tests.cluster.launcher import ROOT, fill_file, lend_credentials, read_text
+from worldmodel.errors import UserError
+
+SAYS = {
+    "An error occurred (ExpiredToken) when calling the DescribeInstances operation: The security token included in the "
+    "request is expired": "credentials have expired",
+    "botocore.exceptions.NoCredentialsError: Unable to locate credentials": "no credentials",
+    "An error occurred (AuthFailure) when calling the DescribeInstances operation: AWS was not able to validate the "
+    "provided access credentials": "does not know these credentials",
+    "An error occurred (VcpuLimitExceeded) when calling the RunInstances operation: You have requested more vCPU "
+    "capacity than your current vCPU limit of 0 allows": "quota",
+    "<HttpError 403 ... Quota 'NVIDIA_A100_GPUS' exceeded.  Limit: 0.0 in region us-central1.>": "quota",
+    "An error occurred (InsufficientInstanceCapacity) when calling the RunInstances operation": "no such machine free",
+    "The zone 'projects/p/zones/us-central1-a' does not have enough resources ... ZONE_RESOURCE_POOL_EXHAUSTED":
+        "no such machine free",
+    "An error occurred (InvalidParameterValue) when calling the RunInstances operation: Value (worldmodel-head) for "
+    "parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name": "identity",
+    "An error occurred (UnauthorizedOperation) when calling the RunInstances operation": "may not do that",
+    'botocore.exceptions.EndpointConnectionError: Could not connect to the endpoint URL: "https://ec2.us-wst-2."':
+        "region or zone is wrong",
+    "An error occurred (InvalidAMIID.NotFound) when calling the RunInstances operation": "image does not exist",
+    "Setup command failed.": "set-up failed",
+    "Start command failed.": "Ray did not start",
+}  # fmt: skip
+"""What clouds and the launcher say, and what a person is told."""
+
+RAY = """#!/bin/sh
+echo "$@" >> "$RAY_CALLS"
+case $1 in
+get-auth-token) mkdir -p ~/.ray && printf 00ff > ~/.ray/auth_token ;;
+up) echo "$RAY_SAYS"; exit "$RAY_STATUS" ;;
+dashboard) exec sleep 60 ;;
+esac
+"""
+
+
+class Laptop:
+    """A person's machine: a home without a token, a cluster's file, and a `ray` that writes down what it is asked."""
+
+    def __init__(self, home: Path, patch: pytest.MonkeyPatch) -> None:
+        self.home, self.patch = home, patch
+        (home / "bin").mkdir()
+        (home / "bin" / "ray").write_text(RAY)
+        (home / "bin" / "ray").chmod(0o755)
+        patch.setenv("HOME", str(home))
+        patch.setenv("PATH", f"{home / 'bin'}:{os.environ['PATH']}")
+        patch.setenv("RAY_CALLS", str(home / "calls"))
+        patch.chdir(ROOT)
+        patch.setattr(up, "list_machines", lambda config: self.machines)
+        self.machines: dict[str, str] = {}
+        self.answer("", 0)
+
+    def answer(self, says: str, status: int) -> None:
+        """What `ray up` says and how it ends."""
+        self.patch.setenv("RAY_SAYS", says)
+        self.patch.setenv("RAY_STATUS", str(status))
+
+    def write(self, config: dict[str, Any] | str) -> str:
+        """A cluster's file."""
+        text = config if isinstance(config, str) else yaml.safe_dump(config)
+        (self.home / "cluster.yaml").write_text(text)
+        return str(self.home / "cluster.yaml")
+
+    @property
+    def calls(self) -> list[str]:
+        """What `ray` was asked."""
+        file = self.home / "calls"
+        return file.read_text().splitlines() if file.exists() else []
+
+
+@pytest.fixture
+def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Laptop:
+    """One that nobody has used yet."""
+    return Laptop(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("stem", ["a100", "own-machines"])
+def test_a_setting_that_is_not_set_costs_nothing(stem: str, laptop: Laptop, capsys: pytest.CaptureFixture[str]) -> None:
+    assert up.main([laptop.write(read_text(stem))]) == 2
+    assert "metadata.data, metadata.storage" in capsys.readouterr().err
+    assert laptop.calls == []
+
+
+def test_a_start_from_another_folder_is_named(laptop: Laptop, capsys: pytest.CaptureFixture[str]) -> None:
+    laptop.patch.chdir(laptop.home)
+    assert up.main([laptop.write(fill_file("own-machines"))]) == 2
+    assert "./worldmodel" in capsys.readouterr().err
+    assert laptop.calls == []
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "a: 1"])
+def test_a_file_that_is_none_is_one_message(text: str, laptop: Laptop, capsys: pytest.CaptureFixture[str]) -> None:
+    assert up.main([laptop.write(text)]) == 2
+    assert "cluster.yaml" in capsys.readouterr().err
+
+
+def test_the_token_is_made_once_and_is_its_owner_s_alone(laptop: Laptop) -> None:
+    file = laptop.write(fill_file("own-machines"))
+    for _ in range(2):
+        assert up.main([file, "--tunnel-port", "0"]) == 0
+    token = laptop.home / ".ray" / "auth_token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert laptop.calls.count("get-auth-token --generate") == 1
+    assert laptop.calls[1] == f"up --yes --no-config-cache {file}"
+
+
+def test_credentials_are_checked_before_anything_is_asked_for(
+    laptop: Laptop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = laptop.write(fill_file("a100"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        laptop.patch.delenv(name, raising=False)
+    laptop.patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert up.main([file]) == 2
+    assert "no credentials" in capsys.readouterr().err
+    assert not [call for call in laptop.calls if call.startswith("up")]
+    lend_credentials(laptop.patch)
+    with mock_aws():
+        assert up.main([file, "--tunnel-port", "0"]) == 0
+
+
+@pytest.mark.parametrize(("says", "told"), SAYS.items(), ids=list(SAYS.values()))
+def test_a_refusal_is_one_sentence_and_what_to_do(says: str, told: str) -> None:
+    assert told in explain(f"some lines\n{says}\nmore lines")
+
+
+def test_every_refusal_has_a_remedy_and_an_unknown_one_is_not_guessed() -> None:
+    assert all(refusal.remedy and refusal.found for refusal in REFUSALS)
+    assert explain("ray is fine") == ""
+
+
+def test_a_failed_start_leaves_no_machine(laptop: Laptop, capsys: pytest.CaptureFixture[str]) -> None:
+    laptop.answer("Setup command failed.", 1)
+    file = laptop.write(fill_file("own-machines"))
+    assert up.main([file]) == 1
+    assert laptop.calls[-1] == f"down --yes {file}"
+    said = capsys.readouterr().err
+    assert "set-up failed" in said and f"ray down {file}" in said
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_cluster_that_was_there_before_stays_when_its_update_fails(
+    keep: bool, laptop: Laptop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    laptop.answer("Setup command failed.", 1)
+    laptop.machines = {} if keep else {"i-1": "head"}
+    file = laptop.write(fill_file("own-machines"))
+    assert up.main([file, *(["--keep"] if keep else [])]) == 1
+    assert not [call for call in laptop.calls if call.startswith("down")]
+    assert f"ray down {file}" in capsys.readouterr().err
+
+
+@pytest.fixture(params=[401, 200])
+def dashboard(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
+    """The end of a tunnel: its port, and the status with which it answers a request without a token."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(request.param)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1], request.param
+    server.shutdown()
+
+
+def test_a_head_that_takes_jobs_without_a_token_is_an_error(
+    dashboard: tuple[int, int], laptop: Laptop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port, status = dashboard
+    file = laptop.write(fill_file("own-machines"))
+    assert up.main([file, "--tunnel-port", str(port)]) == (0 if status == 401 else 2)
+    assert f"dashboard {file} --port {port}" in laptop.calls
+    said = capsys.readouterr().err
+    assert ("RAY_AUTH_MODE=token" in said) if status == 401 else ("without a token" in said)
+    [note] = (laptop.home / ".worldmodel").glob("tunnel-*.pid")
+    os.killpg(int(note.read_text()), 15)
+
+
+def test_a_tunnel_that_ends_is_named_with_the_command_that_opens_it(laptop: Laptop) -> None:
+    (laptop.home / "bin" / "ray").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(UserError, match=r"ray dashboard .*--port OTHER"):
+        up.open_tunnel(Path("cluster.yaml"), "worldmodel", 1)
