@@ -38,7 +38,10 @@ def test_the_defaults_are_a_valid_experiment() -> None:
     [
         (ExperimentConfig(model=ModelConfig(arch="mlp")), "training.mode"),
         (ExperimentConfig(encoding=EncodingConfig(lookahead=-1)), "encoding.lookahead"),
-        (ExperimentConfig(self_forcing=module.SelfForcingConfig(enabled=True)), "self_forcing.enabled"),
+        (
+            ExperimentConfig(self_forcing=module.SelfForcingConfig(enabled=True, unroll_length=50)),
+            "self_forcing.unroll_length",
+        ),
         (ExperimentConfig(training=TrainingConfig(best_metric="loss/total")), "training.best_metric"),
     ],
 )

@@ -137,10 +137,10 @@ def test_all_problems_of_a_file_are_in_one_message() -> None:
         "encoding: {focal_offset: 0, xy_scale: 3, lokahead: 1}\n"
         "training: {lr: 0, batch_size: x}\n"
         "training: {mode: windw}\n"
-        "self_forcing: {enabled: true}\n"
+        "self_forcing: {ratio: 0}\n"
     )
     assert message.startswith("some.yaml: 7 problems\n")
-    for part in ("modle:", "focal_offset:", "xy_scale:", "lokahead:", "found twice", "'window'?", "enabled:"):
+    for part in ("modle:", "focal_offset:", "xy_scale:", "lokahead:", "found twice", "'window'?", "ratio:"):
         assert part in message
 
 
@@ -186,10 +186,10 @@ def test_no_games_at_most_means_all_games() -> None:
     assert read_experiment("data: {max_games: 0}", source="").data.max_games is None
 
 
-def test_self_forcing_is_taken_only_when_off() -> None:
-    text = "self_forcing: {{enabled: {}, ratio: 4, unroll_length: 3, curriculum: [1, 2, 3]}}"
-    assert read_experiment(text.format("false"), source="").self_forcing.curriculum == (1, 2, 3)
-    assert "not built yet" in refuse(text.format("true"))
+def test_the_users_self_forcing_section_is_taken() -> None:
+    text = "self_forcing: {enabled: true, ratio: 4, unroll_length: 3, curriculum: [1, 2, 3]}"
+    found = read_experiment(text, source="").self_forcing
+    assert (found.enabled, found.ratio, found.longest, found.curriculum) == (True, 4, 3, (1, 2, 3))
 
 
 def test_the_stem_names_the_run_unless_the_file_does(tmp_path: Path) -> None:

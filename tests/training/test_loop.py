@@ -224,6 +224,7 @@ def test_the_loss_falls_on_toy_games(tmp_path: Path) -> None:
     assert sum(losses[-3:]) < 0.75 * sum(losses[:3])
 
 
+ALONE = {"self_forcing.enabled": True, "self_forcing.ratio": 1}
 CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "data.max_games": (5, {}), "data.stage_filter": ([31, 32], {}), "data.end_method": (3, {}),
     "data.character_filter": (list(range(28)), {}), "data.split": ("first", {}),
@@ -245,17 +246,19 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "loss_weights.binary": (2.0, {}), "loss_weights.action": (1.0, {}), "loss_weights.jumps": (2.0, {}),
     "loss_weights.l_cancel": (2.0, {}), "loss_weights.hurtbox": (2.0, {}), "loss_weights.ground": (2.0, {}),
     "loss_weights.last_attack": (2.0, {}), "loss_weights.action_change_weight": (3.0, {}),
+    "self_forcing.enabled": (True, {"self_forcing.ratio": 1}), "self_forcing.ratio": (2, ALONE),
+    "self_forcing.unroll_length": (2, ALONE), "self_forcing.curriculum": ((1, 2), ALONE),
 }  # fmt: skip
 """Key to another value, and what else must be set for the key to matter."""
 SPEED_ONLY = {
     "training.batch_parts", "training.compile",
     "model.chunk_size", "model.backend", "training.device", "training.threads", "training.eval_batch_size",
-    "training.log_interval", "training.checkpoint_minutes",
+    "training.log_interval", "training.checkpoint_minutes", "training.rollout_starts",
 }  # fmt: skip
 """Keys that must change nothing but speed and output (some only up to rounding: `device`, `backend`,
 `batch_parts`, `compile`)."""
-ELSEWHERE = ("name", "goal", "save_dir", "tracking.", "self_forcing.", "data.dataset_dir", "training.best_")
-"""Keys about files, tracking or the choice of a checkpoint, and those of a section that is refused when enabled."""
+ELSEWHERE = ("name", "goal", "save_dir", "tracking.", "data.dataset_dir", "training.best_")
+"""Keys about files, tracking or the choice of a checkpoint."""
 
 
 def test_every_key_of_an_experiment_is_judged() -> None:
@@ -293,7 +296,12 @@ def test_every_key_changes_what_is_trained(blocks: Path, outcomes: dict[str, Any
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("training.eval_batch_size", 3), ("training.log_interval", 5), ("training.checkpoint_minutes", 1.0)],
+    [
+        ("training.eval_batch_size", 3),
+        ("training.log_interval", 5),
+        ("training.checkpoint_minutes", 1.0),
+        ("training.rollout_starts", 0),
+    ],
 )
 def test_keys_about_speed_and_output_change_nothing(
     blocks: Path, outcomes: dict[str, Any], key: str, value: object

@@ -6,6 +6,7 @@ predicted frame is again a frame of the game, with whole percents, stocks and so
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,20 +82,49 @@ class Facts:
 
     def join(self, later: Facts) -> Facts:
         """These frames, and then the later ones."""
-        items = None
-        if self.items is not None and later.items is not None:
-            items = torch.cat([self.items, later.items], 1)
-        numbers, classes = torch.cat([self.numbers, later.numbers], 1), torch.cat([self.classes, later.classes], 1)
-        return Facts(numbers, classes, self.stages, items)
+        return join_frames([self, later])
 
     def take(self, rows: Tensor | slice) -> Facts:
         """Some of the games."""
         items = None if self.items is None else self.items[rows]
         return Facts(self.numbers[rows], self.classes[rows], self.stages[rows], items)
 
+    def swap_players(self, rows: Tensor) -> Facts:
+        """The players of some games (B, bool) in each other's place."""
+
+        def swap(values: Tensor) -> Tensor:
+            return torch.where(rows.view(-1, 1, 1, 1), values.flip(2), values)
+
+        items = None if self.items is None else swap(self.items)
+        return Facts(swap(self.numbers), swap(self.classes), self.stages, items)
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Field name to (B, T, P) array in the type that the game stores it in; eight bits are packed, lowest first."""
         return {name: as_stored(field, self.get(name)) for name, field in FIELDS.items()}
+
+
+def stack_games(parts: Sequence[Facts]) -> Facts:
+    """The games of several facts of as many frames, one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    items = [part.items for part in parts if part.items is not None]
+    return Facts(
+        torch.cat([part.numbers for part in parts]),
+        torch.cat([part.classes for part in parts]),
+        torch.cat([part.stages for part in parts]),
+        torch.cat(items) if items else None,
+    )
+
+
+def join_frames(parts: Sequence[Facts]) -> Facts:
+    """Frames of the same games, one after another."""
+    items = [part.items for part in parts if part.items is not None]
+    return Facts(
+        torch.cat([part.numbers for part in parts], 1),
+        torch.cat([part.classes for part in parts], 1),
+        parts[0].stages,
+        torch.cat(items, 1) if items else None,
+    )
 
 
 def as_stored(field: Field, values: Tensor) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -94,13 +95,27 @@ class Feedback:
             numbers = numbers.index_copy(-1, self._columns([FIELDS[name]]), age.unsqueeze(-1))
         return Facts(numbers, classes, last.stages, self._carry_items(last, numbers))
 
+    def aim(
+        self, last: Facts, true: Facts
+    ) -> tuple[dict[str, Float[Tensor, "batch 1 player field"]], dict[str, Int[Tensor, "batch 1 player"]]]:
+        """What a model ought to say behind `last` (T = 1) so that `true` (T = 1) comes: `Targets.numbers`, `.classes`.
+
+        Where `last` is the model's own frame, its errors are part of the deltas: saying this leads back to the truth.
+        """
+        now, before = (facts.numbers.index_select(-1, self._places) for facts in (true, last))
+        joint = (now - before * self._is_delta) * self._scales
+        numbers = dict(zip(self._widths, torch.split(joint, list(self._widths.values()), -1), strict=True))
+        classes = self._code.encode(true.classes.index_select(-1, self._class_places))
+        return numbers, dict(zip(self.layout.class_targets, classes.unbind(-1), strict=True))
+
     def _plan_numbers(self) -> None:
         """Where the heads' numbers go, in head order, and what becomes of them."""
         self._predicted = [field for fields in self.layout.number_targets.values() for field in fields]
         bits = [field for field in self._predicted for _ in range(field.bits)]
         self._places = self._columns(self._predicted)
+        self._widths = {term: self.layout.number_width(term) for term in self.layout.number_targets}
 
-        def make(values: list[float]) -> Tensor:
+        def make(values: Sequence[float | bool]) -> Tensor:
             return torch.tensor(values, dtype=torch.float32, device=self.device)
 
         self._scales = make([f.scale if f.kind is Kind.CONTINUOUS else 1.0 for f in bits])

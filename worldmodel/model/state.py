@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,10 @@ class State:
     def detach(self) -> State:
         """The same memory, through which no gradient flows."""
         return State(tuple(t.detach() for t in self.tensors))
+
+    def join(self, others: Sequence[State]) -> State:
+        """The memory of these games and, behind them, of others."""
+        return State(tuple(torch.cat(parts) for parts in zip(self.tensors, *(o.tensors for o in others), strict=True)))
 
     def select(self, rows: Int[Tensor, " row"]) -> State:
         """The memory of some of the games, in the order of `rows`."""

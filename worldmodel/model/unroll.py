@@ -12,7 +12,8 @@ its own, and what it predicts is added to its own frame n - 1. One frame comes o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,10 +21,13 @@ from torch import Tensor
 
 from worldmodel.encoding import FeatureLayout
 from worldmodel.features.batch import Inputs, Predictions
-from worldmodel.features.facts import FactEncoder, Facts
+from worldmodel.features.facts import FactEncoder, Facts, stack_games
 from worldmodel.features.feedback import Feedback
 from worldmodel.model.state import State
 from worldmodel.model.world_model import WorldModel
+
+Call = Callable[..., Any]
+"""A model's forward."""
 
 
 class Memory(ABC):
@@ -33,8 +37,12 @@ class Memory(ABC):
     """Frames that a prediction needs at least."""
 
     @abstractmethod
-    def begin(self, inputs: Inputs | None) -> None:
-        """Forget all, and see frames that are not predicted from (None: there are none)."""
+    def begin(self, inputs: Inputs, ends: Sequence[int]) -> None:
+        """Forget all, and see frames that are not predicted from.
+
+        `ends`: how many frames to see, ascending. With M of them the B games become M x B: what is known of all games
+        after the first end, then after the second, and so on.
+        """
 
     @abstractmethod
     def predict(self, inputs: Inputs) -> Predictions:
@@ -44,31 +52,43 @@ class Memory(ABC):
 class CarriedMemory(Memory):
     """The recurrent state of a model: a frame costs the same however many are behind it."""
 
-    def __init__(self, model: WorldModel) -> None:
-        self._model = model
-        self.state: State | None = None
+    def __init__(self, model: WorldModel, call: Call | None = None) -> None:
+        """`call`: computes a pass of the model; None: the model itself."""
+        self._model, self._call = model, call or model
+        self._state: State | None = None
 
-    def begin(self, inputs: Inputs | None) -> None:
+    def begin(self, inputs: Inputs, ends: Sequence[int]) -> None:
         """See `Memory.begin`."""
-        self.state = None if inputs is None else self._model(inputs)[1]
+        state, first, found = self._model.empty_state(len(inputs.floats)), 0, []
+        for end in ends:
+            if end > first:
+                piece = _cut(inputs, slice(first, end))
+                state = self._call(piece, state if first else None)[1]
+            found.append(state)
+            first = end
+        self._state = found[0] if len(found) == 1 else found[0].join(found[1:])
 
     def predict(self, inputs: Inputs) -> Predictions:
         """See `Memory.predict`."""
-        state = self._model.empty_state(len(inputs.floats)) if self.state is None else self.state
-        predictions, self.state = self._model.step(inputs, state)
-        return predictions
+        assert self._state is not None, "begin comes first"
+        said: tuple[Predictions, State] = self._call(inputs, self._state)
+        self._state = said[1]
+        return said[0]
 
 
 class WindowMemory(Memory):
     """The last K frames, which are read again for each frame: what a model trained on windows knows."""
 
-    def __init__(self, model: WorldModel) -> None:
-        self._model, self.context = model, model.config.context_len
+    def __init__(self, model: WorldModel, call: Call | None = None) -> None:
+        """`call`: computes a pass of the model; None: the model itself."""
+        self._call, self.context = call or model, model.config.context_len
         self._seen: Inputs | None = None
 
-    def begin(self, inputs: Inputs | None) -> None:
+    def begin(self, inputs: Inputs, ends: Sequence[int]) -> None:
         """See `Memory.begin`."""
-        self._seen = inputs
+        pieces = [_cut(inputs, slice(max(0, end + 1 - self.context), end)) for end in ends]
+        floats, classes = (torch.cat([getattr(p, name) for p in pieces]) for name in ("floats", "classes"))
+        self._seen = Inputs(floats, classes, inputs.controls)
 
     def predict(self, inputs: Inputs) -> Predictions:
         """See `Memory.predict`."""
@@ -77,7 +97,7 @@ class WindowMemory(Memory):
             classes = torch.cat([self._seen.classes, inputs.classes], 1)[:, -self.context :]
             inputs = Inputs(floats, classes, inputs.controls)
         self._seen = inputs
-        predictions: Predictions = self._model(inputs, wants_state=False)[0]
+        predictions: Predictions = self._call(inputs, wants_state=False)[0]
         return predictions
 
 
@@ -87,7 +107,7 @@ class NoMemory(Memory):
     def __init__(self, predict: Callable[[Inputs], Predictions]) -> None:
         self._predict = predict
 
-    def begin(self, inputs: Inputs | None) -> None:
+    def begin(self, inputs: Inputs, ends: Sequence[int]) -> None:
         """See `Memory.begin`."""
 
     def predict(self, inputs: Inputs) -> Predictions:
@@ -104,6 +124,7 @@ class Unroller:
         self.lookahead = self.layout.config.lookahead
         self.encoder = FactEncoder(self.layout, feedback.device)
         self._frames: Facts | None = None
+        self._kept = max(2, 1 + self.lookahead)
 
     @property
     def context(self) -> int:
@@ -116,13 +137,21 @@ class Unroller:
         assert self._frames is not None, "begin comes first"
         return self._frames
 
-    def begin(self, facts: Facts) -> None:
-        """Start behind the last of these true frames (at least `context`); all are seen."""
-        assert facts.frames >= self.context, f"{facts.frames} frames are fewer than the {self.context} needed"
+    def begin(self, facts: Facts, ends: Sequence[int] = ()) -> None:
+        """Start behind true frames, of which all are seen.
+
+        Args:
+            facts: at least `context` frames.
+            ends: where to start instead, as numbers of frames, ascending, each at least `context`. With M of them the B
+                games become M x B: all games from the first end on, then all from the second, and so on.
+        """
+        ends = ends or (facts.frames,)
+        assert min(ends) >= self.context, f"{min(ends)} frames are fewer than the {self.context} needed"
         self.feedback.choice.restart()
-        behind = facts.frames - 1 - self.lookahead
-        self.memory.begin(self._encode(facts.cut(slice(0, behind)), None) if behind else None)
-        self._frames = facts.cut(slice(-max(2, 1 + self.lookahead), None))
+        behind = [end - 1 - self.lookahead for end in ends]
+        self.memory.begin(self._encode(facts.cut(slice(0, behind[-1])), None), behind)
+        kept = [facts.cut(slice(max(0, end - self._kept), end)) for end in ends]
+        self._frames = stack_games([piece.cut(slice(-min(k.frames for k in kept), None)) for piece in kept])
 
     def step(self, controls: Float[Tensor, "batch player control"]) -> Facts:
         """The next frame (T = 1) under these controls of both players; the one after goes on from it."""
@@ -136,7 +165,7 @@ class Unroller:
 
     def accept(self, frame: Facts) -> Facts:
         """Take a frame (T = 1), own or true, for the one that has come."""
-        self._frames = self.frames.join(frame).cut(slice(-max(2, 1 + self.lookahead), None))
+        self._frames = self.frames.join(frame).cut(slice(-self._kept, None))
         return frame
 
     def _encode(self, facts: Facts, controls: Tensor | None) -> Inputs:
@@ -147,6 +176,13 @@ class Unroller:
         return Inputs(floats, classes, self.encoder.encode_controls(given))
 
 
-def make_memory(model: WorldModel, mode: str) -> Memory:
-    """What a model trained in a mode ("sequence" or "window") remembers in a rollout: what it did in training."""
-    return CarriedMemory(model) if mode == "sequence" else WindowMemory(model)
+def make_memory(model: WorldModel, mode: str, call: Call | None = None) -> Memory:
+    """What a model trained in a mode ("sequence" or "window") remembers in a rollout: what it did in training.
+
+    `call`: computes a pass of the model; None: the model itself.
+    """
+    return CarriedMemory(model, call) if mode == "sequence" else WindowMemory(model, call)
+
+
+def _cut(inputs: Inputs, frames: slice) -> Inputs:
+    return Inputs(inputs.floats[:, frames], inputs.classes[:, frames], inputs.controls)

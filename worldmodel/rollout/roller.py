@@ -36,17 +36,14 @@ from torch import Tensor
 
 from worldmodel.blocks.index import GameEntry
 from worldmodel.errors import UserError
-from worldmodel.features.facts import EVERYTHING, FactReader, Facts
+from worldmodel.features.facts import EVERYTHING, FactReader, Facts, join_frames
 from worldmodel.features.feedback import Choice, Feedback
 from worldmodel.features.plan import Samples
 from worldmodel.model.unroll import Unroller, make_memory
 from worldmodel.rollout.loading import LoadedRun
 from worldmodel.training.data import Dataset
 from worldmodel.training.feed import Worker, measure_room, open_store
-
-WARM_UP = 64
-"""True frames before a start that a model sees: what its training sequences hold by default, and all before that is
-forgotten soon."""
+from worldmodel.training.starts import WARM_UP
 
 
 @dataclass(frozen=True)
@@ -141,7 +138,7 @@ class Roller:
         true = self.true_frames(frames)
         made = self.step(true.controls[:, 0])
         parts = [made, *(self.step(true.controls[:, time]) for time in range(1, frames))]
-        predicted = join_all(parts)
+        predicted = join_frames(parts)
         return Rollout(
             starts=tuple(starts), predicted=predicted.to_arrays(), true=true.to_arrays(),
             lengths=np.minimum(self._lengths() - [start.frame for start in starts], frames),
@@ -166,14 +163,3 @@ class Roller:
         games = np.array([start.game for start in self._starts], dtype=np.int64)
         first = np.array([start.frame + offset for start in self._starts], dtype=np.int64)
         return self.reader.read(self.store, Samples(games, np.minimum(first, self._lengths() - 1)), frames)
-
-
-def join_all(parts: Sequence[Facts]) -> Facts:
-    """Frames of the same games, one after another."""
-    items = [part.items for part in parts if part.items is not None]
-    return Facts(
-        torch.cat([part.numbers for part in parts], 1),
-        torch.cat([part.classes for part in parts], 1),
-        parts[0].stages,
-        torch.cat(items, 1) if items else None,
-    )

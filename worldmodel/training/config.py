@@ -95,6 +95,8 @@ class TrainingConfig:
     """CPU threads of one worker; None: its share of the machine's cores."""
     eval_batch_size: Count | None = None
     """Samples per validation step; None: `batch_size`."""
+    rollout_starts: Annotated[int, Field(ge=0)] = 64
+    """Rollouts of 20 frames that each epoch's validation measures besides (`eval/summary_*`); 0: none."""
     log_interval: Count | None = None
     """Steps between two lines of metrics; None: chosen so that a line comes every few seconds."""
     checkpoint_minutes: Positive = 10.0
@@ -107,7 +109,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SelfForcingConfig:
-    """Training on the model's own predictions; section `self_forcing`. Not built yet: `enabled: true` is refused."""
+    """Training on the model's own predictions (`training/self_forcing.py`); section `self_forcing`."""
 
     __pydantic_config__ = _STRICT
 
@@ -119,6 +121,15 @@ class SelfForcingConfig:
     """Frames that the model feeds itself."""
     curriculum: tuple[Count, ...] | None = None
     """`unroll_length` of each epoch, the last one for all later epochs; None: the same in all."""
+
+    @property
+    def longest(self) -> int:
+        """The most frames that the model ever feeds itself."""
+        return max(self.curriculum or (self.unroll_length,))
+
+
+FORKS = 4
+"""Self-forcing leaves a sequence behind each of its quarters but the last (`training/self_forcing.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +204,12 @@ class ExperimentConfig:
 def find_conflicts(config: ExperimentConfig) -> list[str]:
     """What is wrong with settings that are each valid alone; one line for each problem, with its dotted key."""
     problems = []
-    if config.self_forcing.enabled:
-        problems.append("self_forcing.enabled: found true, expected false: self-forcing is not built yet")
+    longest = config.training.sequence_length + 1 - max(1, config.training.sequence_length // FORKS)
+    if config.self_forcing.enabled and config.training.mode == "sequence" and config.self_forcing.longest > longest:
+        problems.append(
+            f"self_forcing.unroll_length: found {config.self_forcing.longest}, expected at most {longest}: a quarter "
+            "of training.sequence_length goes before"
+        )
     if config.model.arch == "mlp" and config.training.mode != "window":
         problems.append(
             'training.mode: found "sequence", expected "window": the MLP sees `model.context_len` frames at once'
@@ -204,6 +219,6 @@ def find_conflicts(config: ExperimentConfig) -> list[str]:
     if not config.training.best_metric.startswith(("val_", "eval/")):
         problems.append(
             f"training.best_metric: found {config.training.best_metric!r}, expected a validation metric "
-            "such as 'val_loss/total' or 'val_metric/position_mae'"
+            "such as 'val_metric/position_mae', or one of rollouts such as 'eval/summary_pos_mae_k20'"
         )
     return problems

@@ -13,11 +13,13 @@ import torch
 from worldmodel.blocks.index import PARTITIONS, GameEntry
 from worldmodel.errors import UserError
 from worldmodel.features.batch import Inputs, Targets
+from worldmodel.features.facts import FactReader
 from worldmodel.features.plan import Plan, Samples, SampleShape
 from worldmodel.features.store import LEAST_BLOCKS, FrameStore, StoreOptions
 from worldmodel.features.view import FeatureView
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.data import Dataset
+from worldmodel.training.self_forcing import Excursion, ExcursionReader, find_length
 
 RESIDENT_SHARE = 0.5
 """Share of the device's free memory that frames may take; more than that streams."""
@@ -53,6 +55,8 @@ class Batch:
     """Target frames of the whole batch, over all workers and parts."""
     part: int = 0
     """Which part of the batch this is."""
+    excursion: Excursion | None = None
+    """In a self-forcing step, what the model goes through alone; `denominators` are then those of its frames."""
 
 
 def sample_shape(config: ExperimentConfig) -> SampleShape:
@@ -120,6 +124,8 @@ class Feed:
         self.store = open_store(dataset, games, config, worker, self.plan.count_blocks_at_once(worker.partitions))
         self.view = FeatureView(config.encoding, worker.device)
         self._present = self.view.count_present(self.store)
+        self._forcing = config.self_forcing
+        self._excursions = ExcursionReader(self.store, FactReader(config.encoding, worker.device), self.shape)
         self.parts = math.lcm(config.training.batch_parts, worker.world)
         """Into how many parts, by partition, a batch is cut; each worker computes its own one after another."""
         mine = np.flatnonzero(np.isin(self.plan.partitions, list(worker.partitions)) & (self.plan.counts > 0))
@@ -131,9 +137,9 @@ class Feed:
         everything = self.plan.global_batch(step)
         if not self.store.is_resident:
             self.store.expect(self.plan.blocks_ahead(step, self.worker.partitions))
-        return [
-            self._part(everything, part, self.parts) for part in range(self.worker.rank, self.parts, self.worker.world)
-        ]
+        length = find_length(self._forcing, step, self.plan.steps_per_epoch)
+        mine = range(self.worker.rank, self.parts, self.worker.world)
+        return [self._part(everything, part, self.parts, length) for part in mine]
 
     def parts_of(self, step: int) -> list[Samples]:
         """The samples of each of `batches(step)`; an empty part's batch holds a masked one instead."""
@@ -144,13 +150,18 @@ class Feed:
         """This worker's whole share of step `step`, in one piece."""
         return self._part(self.plan.global_batch(step), self.worker.rank, self.worker.world)
 
-    def _part(self, everything: Samples, part: int, parts: int) -> Batch:
-        valid = self.plan.count_valid(everything)
+    def _part(self, everything: Samples, part: int, parts: int, length: int = 0) -> Batch:
+        """`length`: frames that the model makes alone; 0: an ordinary step."""
+        valid = self._excursions.count(everything, length) if length else self.plan.count_valid(everything)
         own = everything if parts == 1 else self._own(everything, part, parts)
-        inputs, targets = self.view.view(self.store, own if len(own) else self._idle, self.shape)
+        seen = own if len(own) else self._idle
+        inputs, targets = self.view.view(self.store, seen, self.shape)
+        excursion = self._excursions.read(seen, length, targets.present) if length else None
         if not len(own):
             targets = replace(targets, valid=torch.zeros_like(targets.valid))
+            excursion = excursion and excursion.forbid()
         return Batch(
+            excursion=excursion,
             inputs=inputs,
             targets=targets,
             denominators=self._denominators(everything, valid),

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from worldmodel.features.batch import Predictions, Targets
+from worldmodel.features.feedback import Feedback
 from worldmodel.model.world_model import WorldModel
 from worldmodel.training.ahead import Ahead
 from worldmodel.training.checkpoint import Best, Checkpoint, CheckpointState, name_folder
@@ -24,8 +26,9 @@ from worldmodel.training.optimizer_state import restore_optimizer
 from worldmodel.training.pulse import Pulse
 from worldmodel.training.reporter import Interval
 from worldmodel.training.schedule import Schedule, compute_learning_rate
+from worldmodel.training.self_forcing import go_alone
 from worldmodel.training.stopwatch import Stopwatch
-from worldmodel.training.validation import ValidationSet, validate
+from worldmodel.training.validation import ValidationSet, measure_rollouts, validate
 from worldmodel.training.workers import Workers
 
 METRICS_EVERY = 8
@@ -87,6 +90,7 @@ class Trainer:
         self.best: Best | None = None
         self.seconds = {"training": 0.0, "validation": 0.0, "data": 0.0}
         self.pulse = Pulse()
+        self._feedback = Feedback(feed.view.layout, self.device)
         self._ahead: Ahead[list[Batch]] | None = None
         self._metrics = Metrics(feed.view.layout, config.loss_weights, self.device)
         self._sums = self._begin_interval()
@@ -206,14 +210,19 @@ class Trainer:
     def _compute_part(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         seed_step(self.training.seed, self.step, batch.part)
         with self._autocast():
-            predictions, _ = self._pass(batch.inputs, wants_state=False)
+            predictions, targets = self._predict(batch)
         loss, terms = compute_loss(
-            predictions, batch.targets, self.config.loss_weights, batch.denominators, self.training.smooth_l1_beta
+            predictions, targets, self.config.loss_weights, batch.denominators, self.training.smooth_l1_beta
         )
         loss.backward()  # type: ignore[no-untyped-call]
-        if self.step % METRICS_EVERY == 0:
-            self._metrics.update(predictions, batch.targets)
+        if self.step % METRICS_EVERY == 0 and batch.excursion is None:
+            self._metrics.update(predictions, targets)
         return loss.detach(), {name: value.detach() for name, value in terms.items()}
+
+    def _predict(self, batch: Batch) -> tuple[Predictions, Targets]:
+        if batch.excursion is None:
+            return self._pass(batch.inputs, wants_state=False)[0], batch.targets
+        return go_alone(self.model, self.training.mode, batch.excursion, self._feedback, self.parallel)
 
     def _autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.amp)
@@ -283,6 +292,9 @@ class Trainer:
             self.model, self.validation, self.config.loss_weights, amp=self.training.amp, beat=self.pulse.beat
         )["model"]
         values |= {f"val_{name}": value for name, value in self._reduce(found).items()}
+        if (rollouts := measure_rollouts(self.model, self.validation)) is not None:
+            rollouts.from_vector(self.workers.sum(rollouts.to_vector()))
+            values |= rollouts.compute()
         values["epoch"] = self.step / self.schedule.steps_per_epoch
         self.seconds["validation"] += time.perf_counter() - began
         is_best = self._update_best(values)

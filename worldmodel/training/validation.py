@@ -7,25 +7,32 @@ result does not depend on batches or on the number of workers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from worldmodel.blocks.index import partition_of
+from worldmodel.blocks.index import GameEntry, partition_of
 from worldmodel.errors import UserError, nearest
 from worldmodel.features.batch import Inputs, Predictions, Targets
+from worldmodel.features.facts import FactReader
+from worldmodel.features.feedback import Feedback
 from worldmodel.features.plan import Samples, SampleShape
 from worldmodel.features.store import FrameStore
 from worldmodel.features.view import FeatureView
+from worldmodel.model.unroll import Unroller, make_memory
 from worldmodel.model.world_model import WorldModel
+from worldmodel.training.coherence import COHERENCE, RolloutSet, RolloutSums, list_metrics, open_rollouts, roll_out
 from worldmodel.training.config import ExperimentConfig, LossWeights
 from worldmodel.training.data import Dataset
 from worldmodel.training.feed import Worker, open_store, sample_shape
 from worldmodel.training.metrics import METRIC_VERSION as METRIC_VERSION
 from worldmodel.training.metrics import Metrics
+from worldmodel.training.starts import choose_starts
 
+EVALUATED = "eval/"
+"""Names of what is measured on rollouts begin so."""
 CHUNK = 256
 """Frames of a game at a time, where state is carried."""
 DEFAULT_BATCH = {"window": 1024, "sequence": 16}
@@ -46,6 +53,8 @@ class ValidationSet:
     """(G,) indices of the store's games that this worker measures."""
     batch_size: int
     """Windows, or games, at a time."""
+    rollouts: RolloutSet | None = None
+    """This worker's rollouts; None: none are measured, or no game is long enough for one."""
 
 
 def open_validation(dataset: Dataset, config: ExperimentConfig, worker: Worker, view: FeatureView) -> ValidationSet:
@@ -53,8 +62,10 @@ def open_validation(dataset: Dataset, config: ExperimentConfig, worker: Worker, 
     check_validation(dataset, config)
     games, shape = dataset.split.validation, sample_shape(config)
     own = [n for n, game in enumerate(games) if partition_of(game.md5) in worker.partitions]
+    store = open_store(dataset, games, config, worker)
     return ValidationSet(
-        store=open_store(dataset, games, config, worker),
+        store=store,
+        rollouts=_open_rollouts(games, store, config, worker),
         view=view,
         shape=shape,
         games=np.array(own, dtype=np.int64),
@@ -62,8 +73,27 @@ def open_validation(dataset: Dataset, config: ExperimentConfig, worker: Worker, 
     )
 
 
+def _open_rollouts(
+    games: Sequence[GameEntry], store: FrameStore, config: ExperimentConfig, worker: Worker
+) -> RolloutSet | None:
+    context, number = find_context(config), config.training.rollout_starts
+    if not number or not any(game.frames >= context + COHERENCE for game in games):
+        return None
+    return open_rollouts(
+        games, store, FactReader(config.encoding, worker.device), number=number, horizon=COHERENCE, context=context,
+        partitions=worker.partitions,
+    )  # fmt: skip
+
+
+def find_context(config: ExperimentConfig) -> int:
+    """Frames that every rollout of an experiment has before it: K, and those that lookahead lags behind."""
+    return config.model.context_len + config.encoding.lookahead
+
+
 def check_validation(dataset: Dataset, config: ExperimentConfig) -> None:
-    """UserError where no validation game is long enough to be measured on."""
+    """UserError where no validation game is long enough to be measured on, or for the rollouts that decide."""
+    if config.training.best_metric.startswith(EVALUATED):
+        choose_starts(dataset.split.validation, 1, COHERENCE, find_context(config))
     games, windows = dataset.split.validation, replace(sample_shape(config), mode="window")
     if not any(windows.count_targets(game.frames) for game in games):
         longest = max((game.frames for game in games), default=0)
@@ -78,6 +108,7 @@ def check_metric(config: ExperimentConfig) -> None:
     empty = Metrics(config.encoding.layout, config.loss_weights)
     empty.from_vector(torch.ones_like(empty.to_vector()))  # a metric is named once something was counted for it
     known, asked = [f"val_{name}" for name in empty.compute()], config.training.best_metric
+    known += list_metrics() if config.training.rollout_starts else []
     if asked not in known:
         raise UserError(
             f"training.best_metric: found {asked!r}{nearest(asked, known)}, expected one of {', '.join(sorted(known))}"
@@ -107,6 +138,17 @@ def validate(
             found["model"].update(predictions, targets)
             for name, predict in baselines.items():
                 found[name].update(predict(inputs), targets)
+    model.train(was_training)
+    return found
+
+
+def measure_rollouts(model: WorldModel, data: ValidationSet) -> RolloutSums | None:
+    """Errors of this worker's rollouts, computed in float32; None: there are none."""
+    if data.rollouts is None:
+        return None
+    was_training = model.training
+    unroller = Unroller(make_memory(model.eval(), data.shape.mode), Feedback(data.view.layout, data.view.device))
+    found = roll_out(unroller, data.rollouts)
     model.train(was_training)
     return found
 

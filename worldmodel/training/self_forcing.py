@@ -1,0 +1,165 @@
+"""Training on the model's own predictions (Huang et al. 2025, https://arxiv.org/abs/2506.08009, for frames of a game).
+
+In some steps, which are a function of the step alone, the model sees true frames up to a few points of each sample, and
+from each of them goes on alone for N frames, as in a rollout: its own frames, true controls. The loss says how far each
+of these frames is from the true one, and its gradient flows back through all of them: an early error that costs much
+later is an error. What the model remembers of the true frames is taken as given: ordinary steps teach it that.
+
+A sample of L frames is left at three points, L/4, L/2 and 3L/4: the frames up to there are read once for all three. A
+window is left at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodel.features.batch import Predictions, Targets
+from worldmodel.features.facts import FactReader, Facts, stack_games
+from worldmodel.features.feedback import Feedback
+from worldmodel.features.plan import Samples, SampleShape
+from worldmodel.features.store import FrameStore
+from worldmodel.model.unroll import Unroller, make_memory
+from worldmodel.model.world_model import WorldModel
+from worldmodel.training.config import FORKS, SelfForcingConfig
+
+
+def find_length(config: SelfForcingConfig, step: int, steps_per_epoch: int) -> int:
+    """Frames that the model makes on its own in step `step` (from 0): 0 in ordinary steps."""
+    if not config.enabled or step % (config.ratio + 1) != config.ratio:
+        return 0
+    if not config.curriculum:
+        return config.unroll_length
+    return config.curriculum[min(step // steps_per_epoch, len(config.curriculum) - 1)]
+
+
+def find_ends(shape: SampleShape, length: int) -> tuple[int, ...]:
+    """After how many true frames of a sample the model goes on alone, for `length` frames each."""
+    if shape.mode == "window":
+        return (shape.context + shape.lookahead,)
+    points = [max(1, shape.length * part // FORKS) + shape.lookahead for part in range(1, FORKS)]
+    return tuple(sorted({point for point in points if point + length <= shape.frames}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Excursion:
+    """What a self-forcing step needs besides a batch: frames, and where the model leaves them."""
+
+    facts: Facts
+    """All frames of each sample, those that it makes itself included."""
+    ends: tuple[int, ...]
+    """See `find_ends`."""
+    length: int
+    """Frames from each end on."""
+    lengths: Tensor
+    """(B,) frames of each sample that its game has."""
+    present: dict[str, Tensor]
+    """See `Targets`."""
+
+    def forbid(self) -> Excursion:
+        """The same, of which nothing counts."""
+        return replace(self, lengths=torch.zeros_like(self.lengths))
+
+    @property
+    def valid(self) -> Tensor:
+        """(M x B, length) whether a frame lies within its game."""
+        steps = torch.arange(self.length, device=self.lengths.device)
+        return torch.cat([end + steps < self.lengths[:, None] for end in self.ends])
+
+
+class ExcursionReader:
+    """Reads excursions for the samples of a feed."""
+
+    def __init__(self, store: FrameStore, reader: FactReader, shape: SampleShape) -> None:
+        self._store, self._reader, self._shape = store, reader, shape
+
+    def read(self, samples: Samples, length: int, present: dict[str, Tensor]) -> Excursion:
+        """Frames of `samples`, to be left for `length` frames."""
+        ends = find_ends(self._shape, length)
+        facts = self._reader.read(self._store, samples, ends[-1] + length)
+        device = facts.numbers.device
+        if samples.swapped is not None:
+            facts = facts.swap_players(torch.from_numpy(samples.swapped).to(device))
+        lengths = torch.from_numpy(self._store.game_lengths(samples) - samples.starts).to(device)
+        return Excursion(facts=facts, ends=ends, length=length, lengths=lengths, present=present)
+
+    def count(self, samples: Samples, length: int) -> np.ndarray:
+        """(B,) frames that the model makes of each sample within its game."""
+        left = self._store.game_lengths(samples) - samples.starts
+        each = [(left - end).clip(0, length) for end in find_ends(self._shape, length)]
+        counts: np.ndarray = np.sum(each, 0)
+        return counts
+
+
+def go_alone(
+    model: WorldModel, mode: str, excursion: Excursion, feedback: Feedback, call: Callable[..., Any]
+) -> tuple[Predictions, Targets]:
+    """What the model says of its own frames, and what it ought to have said (N = `length`, from M x B starts).
+
+    `call`: what computes the first of these passes: it is there that several workers prepare their gradients' sum.
+    """
+    unroller = Unroller(make_memory(model, mode, _Once(call, model)), feedback)
+    facts, starts = excursion.facts, len(excursion.ends)
+    with torch.no_grad():
+        unroller.begin(facts.cut(slice(0, excursion.ends[-1])), excursion.ends)
+    said, due = list[Predictions](), list[Targets]()
+    for step in range(excursion.length):
+        true = _pick(facts, [end + step for end in excursion.ends])
+        before = unroller.frames.cut(slice(-1, None))
+        predictions = unroller.predict(true.controls[:, 0])
+        unroller.accept(feedback.advance(unroller.frames, predictions, true.controls[:, 0]))
+        said.append(predictions)
+        due.append(_aim(feedback, before, true))
+    present = {term: table.repeat(starts, 1, 1) for term, table in excursion.present.items()}
+    return _join_predictions(said), replace(_join_targets(due), valid=excursion.valid, present=present)
+
+
+class _Once:
+    """The first call that gradients flow through goes one way, all others another."""
+
+    def __init__(self, first: Callable[..., Any], later: Callable[..., Any]) -> None:
+        self._first: Callable[..., Any] | None = first
+        self._later = later
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        if self._first is None or not torch.is_grad_enabled():
+            return self._later(*args, **options)
+        call, self._first = self._first, None
+        return call(*args, **options)
+
+
+def _pick(facts: Facts, frames: list[int]) -> Facts:
+    """One frame behind each end, as T = 1 of M x B games."""
+    return stack_games([facts.cut(slice(frame, frame + 1)) for frame in frames])
+
+
+def _aim(feedback: Feedback, before: Facts, true: Facts) -> Targets:
+    numbers, classes = feedback.aim(before, true)
+    held = feedback.aim(before, before)[1]["action"]
+    empty = torch.empty(0, device=held.device)
+    return Targets(
+        numbers=numbers, classes=classes, context_action=held, previous_action=held, valid=empty.bool(), present={}
+    )
+
+
+def _join_predictions(parts: list[Predictions]) -> Predictions:
+    return Predictions(_join([part.numbers for part in parts]), _join([part.logits for part in parts]))
+
+
+def _join_targets(parts: list[Targets]) -> Targets:
+    return replace(
+        parts[0],
+        numbers=_join([part.numbers for part in parts]),
+        classes=_join([part.classes for part in parts]),
+        context_action=torch.cat([part.context_action for part in parts], 1),
+        previous_action=torch.cat([part.previous_action for part in parts], 1),
+    )
+
+
+def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
