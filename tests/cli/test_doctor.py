@@ -38,7 +38,7 @@ def test_a_sound_machine_ends_with_0_and_warnings_do_not_fail(capsys: pytest.Cap
 
 
 def test_a_failed_check_ends_with_1_and_says_what_to_do(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("provider: {type: aws}\nmetadata: {data: CHANGE-ME}\nidle_timeout_minutes: 5\n")
+    (tmp_path / "c.yaml").write_text("provider: {type: gcp}\nmetadata: {data: CHANGE-ME}\nidle_timeout_minutes: 5\n")
     assert main(["doctor", "--no-rehearse", "--cluster", "c.yaml", "--data", "absent", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     failed = {row["name"]: row for row in found["checks"] if row["outcome"] == "failed"}
@@ -47,6 +47,14 @@ def test_a_failed_check_ends_with_1_and_says_what_to_do(capsys: pytest.CaptureFi
     assert all(row["remedy"] for row in failed.values())
     assert main(["doctor", "--no-rehearse", "--data", "absent"]) == 1
     assert "→ name other games or blocks" in " ".join(capsys.readouterr().out.replace("│", "").split())
+
+
+def test_without_a_storage_nothing_is_rehearsed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["doctor", "--storage", str(tmp_path / "file" / "runs"), "--json"]) == 1
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["checks"]}
+    assert rows["storage"]["outcome"] == "failed"
+    assert rows["rehearsal"]["outcome"] == "skipped" and "mend storage first" in rows["rehearsal"]["found"]
 
 
 def test_a_gpu_that_is_asked_for_and_absent_fails(

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worldmodel.doctor import cluster_files, ray_cluster
-from worldmodel.doctor.check import Check, attempt, passed, place_at
+from worldmodel.doctor.check import Check, attempt, passed, place_at, skipped
 from worldmodel.doctor.machine import MachineFacts, read_versions
 from worldmodel.doctor.machines import check_clocks, check_versions
 from worldmodel.doctor.on_machine import Errand, examine_machine
 from worldmodel.doctor.price import check_price
+from worldmodel.doctor.store import ACCOUNT, STORE
 from worldmodel.doctor.wandb_key import check_wandb
 from worldmodel.storage import Location
 
@@ -47,6 +48,9 @@ def examine(request: Preflight, tell: Tell = lambda check: None) -> list[Check]:
         Location.of(request.data)
     found: list[Check] = []
     for check in _examine(request):
+        tell(check)
+        found.append(check)
+    for check in _rehearse(request, found) if request.has_rehearsal else ():
         tell(check)
         found.append(check)
     return found
@@ -90,8 +94,6 @@ def _examine(request: Preflight) -> Iterator[Check]:
     yield from attempt("W&B", lambda: check_wandb(request.wandb))
     names = [name for machine in machines for name in machine.gpus.names]
     yield from attempt("price", lambda: check_price(names))
-    if request.has_rehearsal:
-        yield from _rehearse(request, is_cluster)
 
 
 def _examine_accounts(cluster: Path) -> Iterator[Check]:
@@ -134,10 +136,13 @@ def _examine_cluster(request: Preflight, errand: Errand, machines: list[MachineF
     yield from attempt("clocks", lambda: check_clocks(found.skews))
 
 
-def _rehearse(request: Preflight, is_cluster: bool) -> Sequence[Check]:
-    """Here, or on a machine that a trial fits on."""
+def _rehearse(request: Preflight, found: Sequence[Check]) -> Sequence[Check]:
+    """Here, or on a machine that a trial fits on; not without a storage, machines or the Ray that is named."""
     from worldmodel.doctor.rehearsal import rehearse
 
-    if not is_cluster:
+    needed = (STORE, ACCOUNT, ray_cluster.NAME, ray_cluster.STARTED)
+    if missing := [check.name for check in found if check.is_failed and check.name in needed]:
+        return [skipped("rehearsal", f"left out: mend {missing[0]} first")]
+    if not os.environ.get("RAY_ADDRESS"):
         return attempt("rehearsal", lambda: rehearse(request.storage))
     return attempt("rehearsal", lambda: ray_cluster.rehearse_there(request.storage, request.gpus))
