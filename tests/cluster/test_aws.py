@@ -10,7 +10,7 @@ import botocore.client
 import pytest
 from moto import mock_aws
 
-from tests.cluster.launcher import lend_credentials, prepare, tag_for
+from tests.cluster.launcher import lend_credentials, prepare, read_aws_machines, tag_for
 
 pytestmark = pytest.mark.xdist_group("launcher")  # what is prepared once serves all
 Calls = list[tuple[str, dict[str, Any]]]
@@ -123,3 +123,14 @@ def test_a_machine_that_shuts_down_is_gone_and_one_that_nobody_sets_up_shuts_dow
     for asked in machines(calls).values():
         assert asked["InstanceInitiatedShutdownBehavior"] == "terminate"
         assert asked["UserData"] == "#!/bin/sh\nshutdown -h +60\n"
+
+
+def test_what_the_file_says_of_a_machine_is_what_aws_says() -> None:
+    config = prepare("a100")
+    for name in ("a100", "l4"):
+        kind = config["available_node_types"][name]
+        facts = read_aws_machines()[kind["node_config"]["InstanceType"]]
+        [gpus] = facts["GpuInfo"]["Gpus"]
+        assert kind["resources"]["CPU"] == facts["VCpuInfo"]["DefaultVCpus"]
+        assert (kind["resources"]["GPU"], gpus["Name"].lower()) == (gpus["Count"], name)
+        assert kind["resources"][f"accelerator_type:{gpus['Name']}"] == 1

@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import yaml
-from moto import mock_aws
+from botocore.stub import Stubber
 
 from cluster import secret_store, settings
 from cluster.secret_store import SecretError, read_secret
@@ -83,28 +85,34 @@ def test_a_head_without_its_file_says_which(tmp_path: Path) -> None:
         read_config(tmp_path / "empty.yaml")
 
 
-def test_the_key_comes_from_aws_s_parameter_store(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def parameters(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
+    """AWS's Parameter Store, whose requests and answers botocore checks."""
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     lend_credentials(monkeypatch)
-    config = fill_file("a100")
-    with mock_aws():
-        import boto3
+    client = boto3.client("ssm", region_name="us-west-2")
+    with Stubber(client) as stub:
+        monkeypatch.setattr(boto3, "client", lambda name, **_: client)
+        yield stub
 
-        store = boto3.client("ssm", region_name="us-west-2")
-        store.put_parameter(Name="/worldmodel/WANDB_API_KEY", Value="it's secret", Type="SecureString")
-        assert dict(find_secrets(config, parse_settings(config))) == {"WANDB_API_KEY": "it's secret"}
-        monkeypatch.setenv("WANDB_API_KEY", "mine")
-        assert dict(find_secrets(config, parse_settings(config))) == {}, "the environment's own wins"
+
+ASKED = {"Name": "/worldmodel/WANDB_API_KEY", "WithDecryption": True}
+
+
+def test_the_key_comes_from_aws_s_parameter_store(parameters: Stubber, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = fill_file("a100")
+    parameters.add_response("get_parameter", {"Parameter": {"Value": "it's secret"}}, ASKED)
+    assert dict(find_secrets(config, parse_settings(config))) == {"WANDB_API_KEY": "it's secret"}
+    monkeypatch.setenv("WANDB_API_KEY", "mine")
+    assert dict(find_secrets(config, parse_settings(config))) == {}, "the environment's own wins"
 
 
 def test_a_missing_key_is_said_with_the_command_that_gives_it_and_stops_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    parameters: Stubber, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    lend_credentials(monkeypatch)
     config = fill_file("a100")
-    with mock_aws():
-        assert dict(find_secrets(config, parse_settings(config))) == {}
+    parameters.add_client_error("get_parameter", "ParameterNotFound", expected_params=ASKED)
+    assert dict(find_secrets(config, parse_settings(config))) == {}
     assert "aws ssm put-parameter --type SecureString --name /worldmodel/WANDB_API_KEY" in capsys.readouterr().err
 
 
