@@ -36,7 +36,7 @@ class Pulse:
 
     limit: float | None = field(default_factory=read_limit)
     """Seconds without progress that are too many."""
-    _last: float = field(default_factory=time.monotonic)
+    _last: float = field(default_factory=lambda: time.monotonic())
     _longest: float = 0.0
     _doing: str = "start"
 

@@ -1,0 +1,250 @@
+"""Runs in processes of their own that end as runs end in the world: killed, asked to stop, out of memory.
+
+A child is forked, so that it costs no imports; it does what a worker of Ray Train does, without Ray.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tests.training.tiny_runs import CPU, open_data
+from worldmodel.storage import Location
+from worldmodel.training import checkpoint_files, train
+from worldmodel.training.budget import Budget
+from worldmodel.training.checkpoint import Checkpoint
+from worldmodel.training.checkpoint_list import newest_good
+from worldmodel.training.config import ExperimentConfig
+from worldmodel.training.config_file import to_yaml
+from worldmodel.training.feed import Batch
+from worldmodel.training.loop import Trainer
+from worldmodel.training.record import RunRecord
+from worldmodel.training.run import STOP, Run
+from worldmodel.training.run_folder import read_record, start_run
+from worldmodel.training.tracking import read_metrics
+from worldmodel.training.train import Job, train_worker
+from worldmodel.training.workers import Workers
+
+SECONDS = 120.0
+"""Longest time that a child may take."""
+
+
+@dataclass(kw_only=True)
+class Ending:
+    """What ends a run, and when."""
+
+    kind: str = "none"
+    """A key of `ENDINGS`, or "none"."""
+    step: int = 0
+    """It happens before this step is trained."""
+    rank: int | None = None
+    """Only in this worker; None: in all."""
+
+
+@dataclass(kw_only=True)
+class Place:
+    """Where runs of one experiment lie."""
+
+    blocks: Path
+    storage: Path
+    trained: list[tuple[int, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+
+    def run(self, config: ExperimentConfig, ending: Ending | None = None, workers: int = 1) -> list[int]:
+        """Begin a run, or go on with it, until it ends; returns the exit status of each worker (-9: killed)."""
+        storage = Location.of(self.storage)
+        has_begun = (storage / config.name / "run.json").exists()
+        fingerprint = open_data(config, self.blocks).fingerprint
+        run = start_run(storage, config, resume=has_begun, data_fingerprint=fingerprint, world_size=workers)
+        job = Job(
+            config=to_yaml(config), run=str(run.location), blocks=str(self.blocks), workers=workers, resume=has_begun,
+            init="",
+        )  # fmt: skip
+        meeting = tempfile.mktemp(dir=self.storage)
+        work = partial(_work, job, ending or Ending(), meeting=meeting)
+        return fork([partial(work, rank=rank) for rank in range(workers)])
+
+    def read(self, config: ExperimentConfig) -> RunRecord:
+        """The run's record."""
+        return read_record(Location.of(self.storage) / config.name)
+
+    def take(self, config: ExperimentConfig) -> Outcome:
+        """What a finished run has learnt and said."""
+        run = Location.of(self.storage) / config.name
+        found = newest_good(run).checkpoint
+        assert found is not None
+        rows = {row["step"]: {n: v for n, v in row.items() if _is_learnt(n)} for row in read_metrics(run)}
+        return Outcome(checkpoint=found, rows=rows)
+
+    def read_samples(self, config: ExperimentConfig) -> dict[int, set[tuple[int, int, bool]]]:
+        """Step to the samples that all workers together have trained on."""
+        found: dict[int, set[tuple[int, int, bool]]] = {}
+        for file in (self.storage / config.name).glob("samples-*.txt"):
+            for line in file.read_text().splitlines():
+                step, game, start, swapped = line.split()
+                found.setdefault(int(step), set()).add((int(game), int(start), swapped == "True"))
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What two runs must have in common to be the same."""
+
+    checkpoint: Checkpoint
+    rows: dict[int, dict[str, Any]]
+    """Metrics by step: loss, gradient and learning rate of every one, and those of each epoch."""
+
+    def differs(self, other: Outcome) -> list[str]:
+        """In what two outcomes differ; empty: in not one bit."""
+        mine, theirs = self.checkpoint, other.checkpoint
+        pairs = {
+            "weights and optimizer": (mine.digest, theirs.digest),
+            "step": (mine.state.step, theirs.state.step),
+            "best": (mine.state.best, theirs.state.best),
+            "steps": (set(self.rows), set(other.rows)),
+            **{f"step {step}": (row, other.rows.get(step)) for step, row in self.rows.items()},
+        }
+        return [name for name, (one, two) in pairs.items() if one != two]
+
+
+def _is_learnt(name: str) -> bool:
+    return name not in ("step", "time") and not name.startswith("speed/")
+
+
+def fork(works: Sequence[Callable[[], None]]) -> list[int]:
+    """Does each work in a process of its own; their exit statuses (minus the signal's number where one ended it)."""
+    pids = [_fork_one(work) for work in works]
+    statuses, until = {}, time.monotonic() + SECONDS
+    while len(statuses) < len(pids):
+        for pid in set(pids) - set(statuses):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                statuses[pid] = os.waitstatus_to_exitcode(status)
+        if time.monotonic() > until:
+            for pid in set(pids) - set(statuses):
+                os.kill(pid, signal.SIGKILL)
+            until += SECONDS
+        time.sleep(0.01)
+    return [statuses[pid] for pid in pids]
+
+
+def _fork_one(work: Callable[[], None]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        work()
+        status = 0
+    except BaseException:  # noqa: BLE001  (the child's edge)
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _work(job: Job, ending: Ending, *, rank: int, meeting: str) -> None:
+    """What one worker does, with its end prepared. In a child of its own, so nothing is put back."""
+    torch.set_num_threads(1)
+    torch.manual_seed(os.getpid())  # what happened before in a process is of no account
+    workers = Workers(device=CPU, rank=rank, world=job.workers)
+    if job.workers > 1:
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=job.workers)
+    train.find_place = lambda count, device: (workers, job.workers)
+    _log_samples(Path(job.run) / f"samples-{rank}.txt")
+    if ending.kind != "none" and ending.rank in (None, rank):
+        _prepare(ending)
+    train_worker(vars(job))
+
+
+def _log_samples(file: Path) -> None:
+    """Writes which samples each step was trained on."""
+    learn = Trainer._learn
+
+    def learn_and_tell(self: Trainer, batches: list[Batch]) -> Any:
+        with file.open("a") as stream:
+            for part in self.feed.parts_of(self.step):
+                swapped = [False] * len(part) if part.swapped is None else part.swapped.tolist()
+                for game, start, swap in zip(part.games.tolist(), part.starts.tolist(), swapped, strict=True):
+                    stream.write(f"{self.step} {game} {start} {bool(swap)}\n")
+        return learn(self, batches)
+
+    Trainer._learn = learn_and_tell  # type: ignore[method-assign]
+
+
+def _prepare(ending: Ending) -> None:
+    runs: list[Run] = []
+    recording = Run.recording
+
+    def remember(self: Run) -> Any:
+        runs.append(self)
+        return recording(self)
+
+    Run.recording = remember  # type: ignore[method-assign]
+    step, end = Trainer._train_step, ENDINGS[ending.kind]
+
+    def step_or_end(self: Trainer) -> None:
+        if self.step == ending.step:
+            end(runs[0] if runs else None)
+        step(self)
+
+    Trainer._train_step = step_or_end  # type: ignore[method-assign]
+
+
+def _kill(run: Run | None) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _kill_while_saving(run: Run | None) -> None:
+    """Dies at the next checkpoint, when half of it is written."""
+    write = checkpoint_files.write_through
+
+    def die(path: Path, content: bytes) -> None:
+        write(path, content[: len(content) // 2])
+        _kill(run)
+
+    checkpoint_files.write_through = die
+
+
+def _terminate(run: Run | None) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _ask_to_stop(run: Run | None) -> None:
+    assert run is not None
+    (run.location / STOP).write_text("asked by a test\n")
+    _wait_for_reason(run)
+
+
+def _spend_budget(run: Run | None) -> None:
+    assert run is not None
+    run._budget = Budget(hours=1e-9)
+    _wait_for_reason(run)
+
+
+def _wait_for_reason(run: Run) -> None:
+    while run.should_stop() is None:
+        time.sleep(0.02)
+
+
+def _fill_memory(run: Run | None) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def _fail(run: Run | None) -> None:
+    raise RuntimeError("something else went wrong")
+
+
+ENDINGS: dict[str, Callable[[Run | None], None]] = {
+    "killed": _kill, "killed while saving": _kill_while_saving, "SIGTERM": _terminate, "stop file": _ask_to_stop,
+    "budget": _spend_budget, "out of memory": _fill_memory, "error": _fail,
+}  # fmt: skip

@@ -1,0 +1,188 @@
+"""Whatever interrupts a run, and at whatever step: going on gives the run that was never interrupted, to the last bit.
+
+`FAULTS=long make test-faults` tries many more interruptions than the short form.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.training.interruptions import ENDINGS, Ending, Outcome, Place
+from tests.training.tiny_runs import Log, begin, configure, write_blocks
+from worldmodel.training.config import ExperimentConfig
+from worldmodel.training.config_file import override
+from worldmodel.training.record import State
+
+IS_LONG = os.environ.get("WORLDMODEL_FAULTS") == "long"
+EVERY_STEP = 1e-6
+"""Minutes between two checkpoints: one after each step."""
+KINDS: dict[str, dict[str, Any]] = {
+    "sequence": {"model.dropout": 0.2, "training.warmup_pct": 0.3, "training.swap_players": True},
+    "bfloat16": {"model.dropout": 0.1, "training.amp": True, "encoding.lookahead": 1},
+    "window": {"training.mode": "window", "training.batch_size": 40, "training.schedule": "epoch_cosine"},
+    "parts": {"training.batch_parts": 4, "model.dropout": 0.1, "training.schedule": "constant", "training.amp": True},
+    "mlp": {"model.arch": "mlp", "training.mode": "window", "training.batch_size": 60, "model.dropout": 0.3},
+}
+"""Experiments whose resumption is tried; one more is one line."""
+STATES = {
+    "killed": {State.LOST}, "killed while saving": {State.LOST, State.FINISHED}, "out of memory": {State.FAILED},
+    "error": {State.FAILED},
+}  # fmt: skip
+"""How a run is found after each ending; all others stop it well."""
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_blocks(tmp_path_factory.mktemp("games"))
+    Log().run(begin(configure({"training.max_steps": 1}), folder))  # what is imported late is imported for all children
+    return folder
+
+
+def train_whole(blocks: Path, config: ExperimentConfig, workers: int = 1) -> Outcome:
+    """What a run finds that nothing interrupts."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Place(blocks=blocks, storage=Path(folder))
+        assert place.run(config, workers=workers) == [0] * workers
+        assert place.read(config).state is State.FINISHED
+        return place.take(config)
+
+
+def interrupt(place: Place, config: ExperimentConfig, endings: list[Ending], workers: int = 1) -> Outcome:
+    """Interrupt a run again and again, then let it end."""
+    for ending in endings:
+        place.run(config, ending, workers)
+        record = place.read(config)
+        assert record.state in STATES.get(ending.kind, {State.STOPPED}) | {State.FINISHED}
+        if record.state is State.FINISHED:  # it had passed that step
+            break
+        assert record.reason
+        if ending.kind not in ("killed", "killed while saving"):
+            assert record.step == ending.step or ending.kind in ("out of memory", "error")
+    if place.read(config).state is not State.FINISHED:
+        assert place.run(config, workers=workers) == [0] * workers
+    assert place.read(config).state is State.FINISHED
+    return place.take(config)
+
+
+def draw_endings(data: st.DataObject, total: int) -> list[Ending]:
+    """Up to three endings, each at a later step than the one before."""
+    steps = sorted(data.draw(st.lists(st.integers(0, total - 1), min_size=1, max_size=3, unique=True)))
+    kinds = st.sampled_from(list(ENDINGS))
+    return [Ending(kind=data.draw(kinds, label=f"ending at step {step}"), step=step) for step in steps]
+
+
+@pytest.fixture(scope="module")
+def wholes(blocks: Path) -> dict[str, Outcome]:
+    """Uninterrupted runs, made when they are first asked for."""
+    return {}
+
+
+def find_whole(wholes: dict[str, Outcome], blocks: Path, kind: str, workers: int = 1) -> Outcome:
+    key = f"{kind} {workers}"
+    if key not in wholes:
+        wholes[key] = train_whole(blocks, configure(KINDS[kind]), workers)
+    return wholes[key]
+
+
+def check(blocks: Path, wholes: dict[str, Outcome], data: st.DataObject, kind: str, workers: int) -> None:
+    expected = find_whole(wholes, blocks, kind, workers)
+    config = configure(KINDS[kind])
+    if data.draw(st.booleans(), label="a checkpoint at every step"):
+        config = override(config, {"training.checkpoint_minutes": EVERY_STEP})
+    endings = draw_endings(data, expected.checkpoint.state.step)
+    with tempfile.TemporaryDirectory() as folder:
+        found = interrupt(Place(blocks=blocks, storage=Path(folder)), config, endings, workers)
+    assert found.differs(expected) == []
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", list(KINDS))
+@settings(max_examples=60 if IS_LONG else 5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_whatever_interrupts_a_run_it_goes_on_as_if_nothing_had(
+    blocks: Path, wholes: dict[str, Outcome], kind: str, data: st.DataObject
+) -> None:
+    check(blocks, wholes, data, kind, workers=1)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+@settings(max_examples=20 if IS_LONG else 3, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_two_workers_go_on_as_if_nothing_had(blocks: Path, wholes: dict[str, Outcome], data: st.DataObject) -> None:
+    """All workers gone at once is what a lost machine looks like."""
+    kind = data.draw(st.sampled_from(["sequence", "parts"]))
+    config = override(configure(KINDS[kind]), {"training.checkpoint_minutes": EVERY_STEP})
+    expected = find_whole(wholes, blocks, kind, 2)
+    total = expected.checkpoint.state.step
+    steps = sorted(data.draw(st.lists(st.integers(0, total - 1), min_size=1, max_size=2, unique=True)))
+    with tempfile.TemporaryDirectory() as folder:
+        place = Place(blocks=blocks, storage=Path(folder))
+        for step in steps:
+            assert place.run(config, Ending(kind="killed", step=step), 2) == [-9, -9]
+            assert place.read(config).state is State.LOST
+        assert place.run(config, workers=2) == [0, 0]
+        assert place.take(config).differs(expected) == []
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_another_number_of_workers_trains_on_the_same_samples_and_learns_the_same(
+    blocks: Path, tmp_path: Path, before: int, after: int
+) -> None:
+    changes = {"training.num_epochs": 12, "training.max_steps": 55, "training.swap_players": True}
+    config = configure(changes)
+    whole, broken = (Place(blocks=blocks, storage=tmp_path / name) for name in ("whole", "broken"))
+    whole.storage.mkdir()
+    broken.storage.mkdir()
+    assert whole.run(config) == [0]
+    broken.run(override(config, {"training.checkpoint_minutes": EVERY_STEP}), Ending(kind="killed", step=4), before)
+    assert broken.run(config, workers=after) == [0] * after
+    assert broken.read_samples(config) == whole.read_samples(config)
+    one, two = whole.take(config).checkpoint, broken.take(config).checkpoint
+    assert one.state.step == two.state.step == 55
+    for name, value in one.weights.items():
+        torch.testing.assert_close(two.weights[name], value, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.faults
+def test_one_epoch_and_then_two_is_the_run_of_two(blocks: Path, tmp_path: Path) -> None:
+    two = configure({"training.schedule": "constant", "model.dropout": 0.1})
+    expected = train_whole(blocks, two)
+    place = Place(blocks=blocks, storage=tmp_path)
+    assert place.run(override(two, {"training.num_epochs": 1})) == [0]
+    assert place.read(two).state is State.FINISHED
+    assert place.run(two) == [0]
+    assert place.take(two).differs(expected) == []
+
+
+@pytest.mark.faults
+def test_a_run_that_is_asked_for_more_epochs_never_trains_at_a_rate_of_zero(blocks: Path, tmp_path: Path) -> None:
+    two, place = configure(), Place(blocks=blocks, storage=tmp_path)
+    assert place.run(override(two, {"training.num_epochs": 1})) == [0]
+    assert place.run(two) == [0]
+    rows, expected = place.take(two).rows, train_whole(blocks, two).rows
+    half = max(rows) // 2
+    rates = {step: row["lr"] for step, row in rows.items() if step > half}
+    assert rates == {step: expected[step]["lr"] for step in rates}  # those of the longer schedule, as promised
+    assert min(rate for step, rate in rates.items() if step < max(rows)) > 0
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had(blocks: Path, tmp_path: Path) -> None:
+    """One case of the above in every run of the tests."""
+    config = configure(KINDS["sequence"])
+    expected = train_whole(blocks, config)
+    place = Place(blocks=blocks, storage=tmp_path)
+    often = override(config, {"training.checkpoint_minutes": EVERY_STEP})
+    endings = [Ending(kind="killed", step=3), Ending(kind="killed while saving", step=7)]
+    assert interrupt(place, often, endings).differs(expected) == []
+    assert [attempt.state for attempt in place.read(config).attempts] == [State.LOST, State.LOST]
