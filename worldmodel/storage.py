@@ -66,6 +66,11 @@ class Location:
             return cls(str(Path(text).expanduser().absolute()))
         if parts.scheme not in SCHEMES:
             raise StorageError(f"{text}: scheme {parts.scheme!r} is unknown; use a local path, s3://, gs:// or az://")
+        if "@" in parts.netloc and SCHEMES[parts.scheme] != "az":
+            raise StorageError(
+                f"{parts.scheme}://...@{parts.netloc.rpartition('@')[2]}: an address is written down and shown, so it "
+                "holds no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            )
         if not parts.netloc:
             raise StorageError(f"{text} names no bucket; write {parts.scheme}://BUCKET/FOLDER")
         if "@" in parts.netloc and SCHEMES[parts.scheme] == "az":
@@ -303,6 +308,22 @@ class Location:
                 self.filesystem.delete_file(self.path)
             raise
         stream.close()
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name that a file holds is that of something within a folder, on any system: no path, hidden or not."""
+    return bool(name) and not name.startswith(".") and not any(mark in name for mark in "/\\\0")
+
+
+def check_plain_name(name: str) -> str:
+    """The name, where it is plain.
+
+    Raises:
+        ValueError: it could lead out of its folder.
+    """
+    if not is_plain_name(name):
+        raise ValueError(f"{name!r} is not a plain file name")
+    return name
 
 
 def hash_stream(stream: Stream) -> str:

@@ -71,7 +71,7 @@ def test_a_pt_whose_few_numbers_claim_to_be_many_is_refused(tmp_path: Path, rows
         "game_lengths": [rows], "encoding_config": {},
     }  # fmt: skip
     torch.save(payload, tmp_path / "a.pt")
-    with pytest.raises(UserError, match=r"claims .* bytes, the whole file holds"):
+    with pytest.raises(UserError, match=r"claims .* bytes, which the file does not hold"):
         list(iterate_tensors(Location.of(tmp_path / "a.pt")))
 
 

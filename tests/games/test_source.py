@@ -43,7 +43,7 @@ def add_entries(folder: Path, *entries: object) -> None:
         ({"slp_md5": "..\\meta.json"}, "games/..\\meta.json", "not a plain file name"),
         ({"slp_md5": "/etc/passwd"}, "games//etc/passwd", "not a plain file name"),
         ({"slp_md5": ".."}, "games/..", "not a plain file name"),
-        ({"slp_md5": "a\0b"}, "games/a\0b", "there is no such file"),
+        ({"slp_md5": "a\0b"}, "games/a\0b", "not a plain file name"),
         ({"slp_md5": "folder"}, "games/folder", "there is no such file"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 from worldmodel.errors import UserError
 from worldmodel.schema import FRAMES_PER_SECOND, schema_hash
-from worldmodel.storage import Location
+from worldmodel.storage import Location, check_plain_name
 
 FORMAT = 4
 INDEX, REJECTED = "index.json", "rejected.json"
@@ -160,7 +160,7 @@ def read_index(where: Location) -> Index:
                 f"has {FORMAT} and {schema_hash()}: encode the games again into another folder"
             )
         games = [entry_from_json(game) for game in found["games"]]
-        blocks = [BlockEntry(**b) for b in found["blocks"]]
+        blocks = [BlockEntry(**{**b, "name": check_plain_name(b["name"])}) for b in found["blocks"]]
         return Index(**{**found, "games": games, "blocks": blocks})
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{where / INDEX} is damaged ({error}): encode the games again") from error

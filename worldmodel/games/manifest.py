@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from worldmodel.errors import UserError
 from worldmodel.games.source import UNFINISHED
 from worldmodel.object_store import MissingError
-from worldmodel.storage import Location
+from worldmodel.storage import Location, check_plain_name
 
 MANIFEST = "upload.json"
 Kind = TypeVar("Kind", bound=BaseModel)
+ObjectName = Annotated[str, AfterValidator(check_plain_name)]
+"""No name leads out of the folder, whoever wrote the manifest."""
 
 
 class StoredObject(BaseModel):
@@ -20,7 +22,7 @@ class StoredObject(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: ObjectName
     """Its name in the folder."""
     size: int
     """Bytes."""
@@ -51,7 +53,7 @@ class Mark(BaseModel):
 
     source: str = ""
     """Where the games come from."""
-    objects: list[str] = []
+    objects: list[ObjectName] = []
     """Names that it may have written or removed."""
 
 

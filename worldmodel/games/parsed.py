@@ -82,7 +82,7 @@ def _load_ids(data: bytes) -> np.ndarray:
         return np.frombuffer(data, dtype="<i4", offset=header.end())
     try:
         ids = np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, TypeError, MemoryError) as error:  # it believes any shape and type
         raise GameError(f"its frame ids cannot be read: {explain(error)}") from error
     if ids.dtype.kind not in "iu":
         raise GameError(f"its frame ids hold {ids.dtype}, expected integers")

@@ -16,9 +16,11 @@ import pyarrow as pa
 
 from worldmodel.errors import UserError
 from worldmodel.games.leaves import MAX_GAME_BYTES
-from worldmodel.storage import CHUNK_BYTES, Location
+from worldmodel.storage import CHUNK_BYTES, Location, is_plain_name
 
 _END_BYTES = 1024
+_MOST_ENTRY_BYTES = 1 << 20
+"""What meta.json says of one game takes some hundred bytes; as values in memory JSON takes ten times its length."""
 _READ_BYTES = 1 << 16
 """Bytes that tarfile takes at a time: it copies what is left of them at every read."""
 GAME, ENTRY, IDS = "game", "json", "frame_ids.npy"
@@ -83,10 +85,13 @@ def _group(archive: tarfile.TarFile) -> Iterator[Member]:
 def _refuse(info: tarfile.TarInfo) -> str:
     if not info.isfile():
         return f"{info.name} is a link or a device, expected a file"
+    name = info.name.rsplit("/", 1)[-1]
     if info.name.startswith("/") or ".." in info.name.split("/"):
         return f"{info.name} points out of the shard"
-    if not info.name.rsplit("/", 1)[-1].partition(".")[0]:
+    if not name.partition(".")[0]:
         return f"{info.name} has no name before its first dot"
+    if not is_plain_name(name):
+        return f"{name!r} is not a plain file name"
     return f"{info.name} claims {info.size} bytes: no game is that long" if info.size > MAX_GAME_BYTES else ""
 
 
@@ -103,6 +108,8 @@ def _take(member: Member, suffix: str, data: bytes) -> None:
 
 def _read_entry(data: bytes) -> tuple[dict[str, object], str]:
     try:
+        if len(data) > _MOST_ENTRY_BYTES:
+            raise ValueError(f"{len(data)} bytes, an entry has at most {_MOST_ENTRY_BYTES}")
         entry = json.loads(data)
     except (ValueError, RecursionError) as error:
         return {}, f"its .json is damaged: {error}"

@@ -19,7 +19,7 @@ from worldmodel.games.game import Game
 from worldmodel.games.leaves import MAX_GAME_BYTES
 from worldmodel.games.parsed import read_game
 from worldmodel.games.shard import iterate_shard
-from worldmodel.storage import Entry, Location
+from worldmodel.storage import Entry, Location, is_plain_name
 
 META = "meta.json"
 """What names the games of a parsed folder."""
@@ -164,7 +164,7 @@ def _read_meta(location: Location) -> list[Any]:
 def _refuse_entry(md5: object, seen: set[str], sizes: dict[str, int]) -> str:
     if not isinstance(md5, str) or not md5:
         return "its entry in meta.json has no slp_md5"
-    if "/" in md5 or "\\" in md5 or md5.startswith("."):
+    if not is_plain_name(md5):
         return "its slp_md5 is not a plain file name"
     if md5 in seen:
         return "named twice in meta.json; its first entry is used"
