@@ -54,6 +54,8 @@ class Settings(BaseModel):
     """Dollars of all its machines after which it ends itself, jobs or not; None: no limit."""
     dollars_per_hour: dict[str, Annotated[float, Field(ge=0)]] = {}
     """Dollars per hour of one machine of each node type; a type that is missing has no known price."""
+    account: str = ""
+    """Azure's storage account, for az://; empty: none."""
     key_vault: str = ""
     """Name of the Azure Key Vault that holds the keys; empty: none."""
     identities: dict[str, str] = {}
@@ -90,6 +92,8 @@ def list_variables(config: Mapping[str, Any], settings: Settings) -> Iterator[tu
     yield "WORLDMODEL_STORAGE", settings.storage
     if settings.endpoint:
         yield "AWS_ENDPOINT_URL_S3", settings.endpoint
+    if settings.account:
+        yield "AZURE_STORAGE_ACCOUNT", settings.account
     if settings.gpus_per_trial:
         yield "WORLDMODEL_GPUS_PER_TRIAL", f"{settings.gpus_per_trial:g}"
     if settings.preset:

@@ -29,8 +29,9 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "provider.project_id": "proj",
     },
     "a100-azure": {
-        "metadata.data": "s3://bucket/games",
-        "metadata.storage": "s3://bucket/runs",
+        "metadata.account": "account",
+        "metadata.data": "az://container/games",
+        "metadata.storage": "az://container/runs",
         "provider.subscription_id": "00000000-0000-0000-0000-000000000001",
     },
     "own-machines": {

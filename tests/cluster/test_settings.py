@@ -21,7 +21,9 @@ from cluster import secret_store, settings
 from cluster.secret_store import SecretError, read_secret
 from cluster.settings import find_secrets, list_variables, parse_settings, price_gpu, read_config
 from tests.cluster.launcher import CLOUDS, FILES, ROOT, fill_file, lend_credentials
+from worldmodel.blocks.encode import STORES
 from worldmodel.errors import UserError
+from worldmodel.training.crew import PASSED
 
 
 def variables(stem: str, **changes: Any) -> dict[str, str]:
@@ -45,6 +47,14 @@ def test_one_url_is_all_that_another_s3_store_needs(stem: str) -> None:
     assert found["AWS_ENDPOINT_URL_S3"] == "https://account.r2.cloudflarestorage.com"
     assert "AWS_ENDPOINT_URL" not in found, "it would turn the calls that start machines away, too"
     assert "AWS_ENDPOINT_URL_S3" not in variables(stem)
+
+
+@pytest.mark.parametrize("stem", FILES)
+def test_what_the_head_knows_its_workers_are_told(stem: str) -> None:
+    found = variables(stem, endpoint="https://store")
+    assert all(name.startswith(PASSED) for name in found)
+    opening = {name for name in found if "STORAGE_ACCOUNT" in name or "ENDPOINT" in name}
+    assert opening and all(name.startswith(STORES) for name in opening), "those that encode have no other of these"
 
 
 @pytest.mark.parametrize("stem", CLOUDS)
@@ -166,12 +176,15 @@ def test_keys_of_an_s3_store_are_fetched_outside_aws_alone(monkeypatch: pytest.M
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(settings, "read_secret", lambda name, provider, vault: f"{name}!")
 
-    def names(stem: str) -> set[str]:
+    def names(stem: str, **changes: str) -> set[str]:
         config = fill_file(stem)
+        config["metadata"] |= changes
         return set(dict(find_secrets(config, parse_settings(config))))
 
     assert names("a100") == {"WANDB_API_KEY"}
-    assert names("a100-azure") == {"WANDB_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    keys = {"WANDB_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert names("a100-azure", storage="s3://bucket/runs") == keys
+    assert names("a100-azure") == {"WANDB_API_KEY"}
     assert names("a100-gcp") == {"WANDB_API_KEY"}, "its storage is Google's own"
 
 

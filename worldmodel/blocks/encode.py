@@ -36,6 +36,8 @@ from worldmodel.games.source import Listing, Rejection, Unit, list_source
 from worldmodel.ray_session import join_ray
 from worldmodel.storage import Location
 
+STORES = ("AWS_", "AZURE_", "GOOGLE_")
+"""How the names of environment variables begin that open an object store; workers on other machines are given them."""
 _BLOCK_FILE = re.compile(r"\.?[0-9a-f]{20}\.arrow(\.\w+\.tmp)?")
 
 
@@ -49,6 +51,8 @@ class EncodeOptions:
     """Leave out games that meta.json says are not for training."""
     games_per_task: int = 48
     """Loose games read by one task; about a block."""
+    allow: tuple[str, ...] = ()
+    """Fields whose alarms are known and allowed, see `worldmodel.blocks.alarms`; the index remembers them."""
     cpus: int | None = None
     """CPUs of a local Ray; None: all; 0: this process alone, without Ray."""
 
@@ -90,6 +94,7 @@ def encode(
     results = list(_run(_make_tasks(todo, options), str(target), options, progress))
     audit = _audit_kept(target, known, kept)
     summary = _summarise(kept, results, listing, audit)
+    summary.index.audit["allowed"] = sorted({*options.allow, *known.audit.get("allowed", [])})
     write_rejected(target, [*no_games, *summary.rejected])
     _check_share(summary, options.max_rejected, str(source))
     write_index(target, summary.index)
@@ -167,7 +172,7 @@ def _make_tasks(units: list[Unit], options: EncodeOptions) -> list[list[Unit]]:
 def _run(tasks: list[list[Unit]], out: str, options: EncodeOptions, progress: Progress | None) -> Iterator[TaskResult]:
     """Results of all tasks, in the tasks' order."""
     rows = [{"number": n, "units": json.dumps([vars(u) for u in task])} for n, task in enumerate(tasks)]
-    settings = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    settings = {name: value for name, value in os.environ.items() if name.startswith(STORES)}
     task = EncodeTask(out, settings)
     total, done, results = sum(len(units) for units in tasks), 0, {}
     for row in map(task, rows) if options.cpus == 0 else _map_with_ray(task, rows, options):

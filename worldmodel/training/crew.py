@@ -41,7 +41,7 @@ LOSSES = ("WorkerHealthCheckFailedError", "WorkerHealthCheckTimeoutError", "Acto
 """What Ray calls a worker whose process is gone."""
 LINES, ENVIRONMENT = "lines", "environment"
 """Settings under which a worker finds where its lines go, and what it needs of the driver's environment."""
-PASSED = ("AWS_", "GOOGLE_", "WANDB_", "WORLDMODEL_")
+PASSED = ("AWS_", "AZURE_", "GOOGLE_", "WANDB_", "WORLDMODEL_")
 """How the names of environment variables begin that the workers need: credentials, endpoints, folders."""
 
 WorkerLoop = Callable[[dict[str, Any]], None]
