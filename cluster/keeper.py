@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from cluster.launch_errors import explain
 from cluster.ledger import HOUR, ClusterRecord, load_record, save_record
 from cluster.machines import Machines, find_machines
 from cluster.settings import Settings, parse_settings, read_config
@@ -37,6 +38,10 @@ SAVE_SECONDS = 300.0
 """Time between two writings of the record while nothing happens."""
 SHUTDOWN = os.environ.get("WORLDMODEL_SHUTDOWN", "sudo shutdown -h now")
 """Ends this machine where the cloud's own call does not."""
+RAY_LOGS = Path("/tmp/ray/session_latest/logs")
+"""Where the Ray of this head writes."""
+NEWS_BYTES = 1 << 20
+"""Most that is read of a log at a time."""
 MINUTE = 60.0
 
 
@@ -85,6 +90,8 @@ class Keeper:
     say: Callable[[str], None]
     save: Callable[[ClusterRecord], str]
     """Keeps the record; returns what went wrong."""
+    read_news: Callable[[], str] = str
+    """What Ray's autoscaler has written since it was asked last."""
     clock: Callable[[], float] = time.time
     """Seconds since 1970."""
     sleep: Callable[[float], None] = time.sleep
@@ -114,12 +121,19 @@ class Keeper:
             kinds = []
         self.record.add(max(0.0, now - self._last_look), kinds, self.settings.dollars_per_hour)
         self._last_look = now
+        self._note_problem(explain(self.read_news()))
         found = self.jobs.look()
         if found is not None:
             self._last_needed = max(self._last_needed, now if found[0] else found[1])
         if now - self._last_saved > SAVE_SECONDS:
             self._keep()
         return self._judge(now, has_answer=found is not None)
+
+    def _note_problem(self, problem: str) -> None:
+        if problem and problem not in self.record.problems:
+            self.say(f"no machine came: {problem}")
+            self.record.problems.append(problem)
+            self._last_saved = 0.0
 
     def _judge(self, now: float, *, has_answer: bool) -> str:
         settings, record = self.settings, self.record
@@ -159,6 +173,26 @@ class Keeper:
             self.say(f"the record was not written: {problem}")
 
 
+class AutoscalerLog:
+    """What Ray's autoscaler writes on this head; it names there what a cloud refuses, and nowhere else."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._read = folder, dict[Path, int]()
+
+    def read_news(self) -> str:
+        """What is new since the last time; at first, all of it."""
+        return "".join(self._read_on(path) for path in sorted(self._folder.glob("monitor*")))
+
+    def _read_on(self, path: Path) -> str:
+        with suppress(OSError), path.open("rb") as file:
+            size = path.stat().st_size
+            start = self._read.get(path.resolve(), 0)
+            file.seek(max(start if start <= size else 0, size - NEWS_BYTES))
+            self._read[path.resolve()] = size
+            return file.read().decode(errors="replace")
+        return ""
+
+
 def say(text: str) -> None:
     """A line of the log."""
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}", flush=True)
@@ -172,6 +206,7 @@ def watch() -> int:
     keeper = Keeper(
         settings=settings, record=record, jobs=RayJobs(), machines=find_machines(config, SHUTDOWN), say=say,
         save=lambda found: save_record(found, STATE, settings.storage),
+        read_news=AutoscalerLog(RAY_LOGS).read_news,
     )  # fmt: skip
     say(f"watching {record.name}: {describe_limits(settings)}")
     keeper.run()

@@ -79,17 +79,17 @@ REFUSALS = (
     ),
     Refusal(
         marks=("Setup command failed", "Setup command `"),
-        found="the head was started, but its set-up failed",
+        found="a machine was started, but its set-up failed",
         remedy="see the set-up's own message above",
     ),
     Refusal(
-        marks=("Permission denied (publickey", "SSH still not available", "wait_ready timeout"),
+        marks=("Permission denied (publickey", "wait_ready timeout"),
         found="the machine is there, but SSH does not let us in",
         remedy="check auth.ssh_user and auth.ssh_private_key, and that port 22 is open on your network",
     ),
     Refusal(
         marks=("Start command failed",),
-        found="the head is set up, but Ray did not start there",
+        found="a machine is set up, but Ray did not start there",
         remedy="see the message above; `ray attach` opens a shell there",
     ),
 )  # fmt: skip

@@ -38,6 +38,8 @@ class ClusterRecord(BaseModel):
     """Time that machines of each node type have been there, added up."""
     most_machines: dict[str, int] = {}
     """Most machines of each node type at once."""
+    problems: list[str] = []
+    """Why machines that were asked for did not come, each once."""
     cost_usd: float | None = None
     """Dollars so far; None: a machine of unknown price was there."""
 

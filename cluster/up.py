@@ -10,6 +10,7 @@ submitted, answers at http://127.0.0.1:8265 through SSH.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -178,6 +179,8 @@ def open_tunnel(path: Path, name: str, port: int) -> None:
     note = TUNNELS.expanduser() / f"tunnel-{name}-{port}.pid"
     note.parent.mkdir(parents=True, exist_ok=True)
     _end_older(note)
+    if not is_free(port):
+        raise UserError(f"another program listens at port {port}: end it, or choose another --tunnel-port")
     process = subprocess.Popen(
         ["ray", "dashboard", str(path), "--port", str(port)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
@@ -201,7 +204,13 @@ def _end_older(note: Path) -> None:
         os.killpg(int(note.read_text()), 15)
     except (OSError, ValueError):
         return
-    time.sleep(1)
+    time.sleep(1)  # until its port is free
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens at a port of this laptop."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def ask_dashboard(port: int) -> Literal["closed", "open", ""]:

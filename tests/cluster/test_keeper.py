@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cluster import keeper as keeper_module
-from cluster.keeper import Keeper, describe_limits
+from cluster.keeper import AutoscalerLog, Keeper, describe_limits
 from cluster.ledger import FOLDER, ClusterRecord, load_record, save_record
 from cluster.machines import CloudMachines, OwnMachines, find_machines
 from cluster.settings import Settings
@@ -228,6 +228,41 @@ def test_own_machines_cost_nothing_and_stay(monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(machines, OwnMachines) and machines.list_kinds() == {}
     machines.end(lambda text: None)
     assert ran == [["ray", "stop", "--force"]]
+
+
+def test_why_no_machine_comes_is_said_once_and_kept(tmp_path: Path) -> None:
+    """The autoscaler's log is all that names a refusal: a job waits, and nobody would know why."""
+    log = tmp_path / "monitor.log"
+    log.write_text("starting\n")
+    news = AutoscalerLog(tmp_path)
+    refusal = "An error occurred (VcpuLimitExceeded) when calling the RunInstances operation: vCPU limit of 0\n"
+    world = World(busy=lambda now: ["round1"])
+
+    def read() -> str:
+        if world.now in (300.0, 600.0):
+            log.write_text(log.read_text() + refusal)
+        return news.read_news()
+
+    said: list[str] = []
+    keeper = Keeper(
+        settings=Settings(data="d", storage="s", budget_hours=0.5), record=ClusterRecord(name="c"), jobs=world,
+        machines=world, say=said.append, save=world.save, clock=world.clock, sleep=world.sleep, read_news=read,
+    )  # fmt: skip
+    keeper.run()
+    [problem] = keeper.record.problems
+    assert "quota" in problem and "max_workers" in problem
+    assert sum("quota" in line for line in said) == 1
+    first = next(record for record in world.saved if record.problems)
+    assert first.seconds <= 330, "it is written at once"
+
+
+def test_a_log_is_read_once_and_a_new_one_from_its_start(tmp_path: Path) -> None:
+    log, news = tmp_path / "monitor.out", AutoscalerLog(tmp_path)
+    assert news.read_news() == ""
+    log.write_text("one two")
+    assert (news.read_news(), news.read_news()) == ("one two", "")
+    log.write_text("new")
+    assert news.read_news() == "new"
 
 
 def test_what_it_will_do_is_said_at_its_start() -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
 import os
+import socket
 import stat
-import threading
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +46,17 @@ echo "$@" >> "$RAY_CALLS"
 case $1 in
 get-auth-token) mkdir -p ~/.ray && printf 00ff > ~/.ray/auth_token ;;
 up) echo "$RAY_SAYS"; exit "$RAY_STATUS" ;;
-dashboard) exec sleep 60 ;;
+dashboard) exec PYTHON -c 'SERVER' "$4" ;;
 esac
 """
+SERVER = """
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(int(os.environ["RAY_DASHBOARD_STATUS"])); self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+"""The head's dashboard at the end of the tunnel: it answers a request without a token by some status."""
 
 
 class Laptop:
@@ -58,7 +65,7 @@ class Laptop:
     def __init__(self, home: Path, patch: pytest.MonkeyPatch) -> None:
         self.home, self.patch = home, patch
         (home / "bin").mkdir()
-        (home / "bin" / "ray").write_text(RAY)
+        (home / "bin" / "ray").write_text(RAY.replace("PYTHON", sys.executable).replace("SERVER", SERVER))
         (home / "bin" / "ray").chmod(0o755)
         patch.setenv("HOME", str(home))
         patch.setenv("PATH", f"{home / 'bin'}:{os.environ['PATH']}")
@@ -168,38 +175,39 @@ def test_a_cluster_that_was_there_before_stays_when_its_update_fails(
     assert f"ray down {file}" in capsys.readouterr().err
 
 
-@pytest.fixture(params=[401, 200])
-def dashboard(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
-    """The end of a tunnel: its port, and the status with which it answers a request without a token."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(request.param)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_address[1], request.param
-    server.shutdown()
+@pytest.fixture
+def port() -> int:
+    """One at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
+@pytest.mark.parametrize("status", [401, 200])
 def test_a_head_that_takes_jobs_without_a_token_is_an_error(
-    dashboard: tuple[int, int], laptop: Laptop, capsys: pytest.CaptureFixture[str]
+    status: int, port: int, laptop: Laptop, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    port, status = dashboard
+    laptop.patch.setenv("RAY_DASHBOARD_STATUS", str(status))
     file = laptop.write(fill_file("own-machines"))
     assert up.main([file, "--tunnel-port", str(port)]) == (0 if status == 401 else 2)
     assert f"dashboard {file} --port {port}" in laptop.calls
     said = capsys.readouterr().err
     assert ("RAY_AUTH_MODE=token" in said) if status == 401 else ("without a token" in said)
+    assert up.main([file, "--tunnel-port", str(port)]) == (0 if status == 401 else 2), "in place of the older tunnel"
     [note] = (laptop.home / ".worldmodel").glob("tunnel-*.pid")
     os.killpg(int(note.read_text()), 15)
 
 
-def test_a_tunnel_that_ends_is_named_with_the_command_that_opens_it(laptop: Laptop) -> None:
+def test_another_program_at_the_port_is_not_taken_for_the_head(
+    port: int, laptop: Laptop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", port)):
+        assert up.main([laptop.write(fill_file("own-machines")), "--tunnel-port", str(port)]) == 2
+    assert "--tunnel-port" in capsys.readouterr().err
+    assert not [call for call in laptop.calls if call.startswith("dashboard")]
+
+
+def test_a_tunnel_that_ends_is_named_with_the_command_that_opens_it(port: int, laptop: Laptop) -> None:
     (laptop.home / "bin" / "ray").write_text("#!/bin/sh\nexit 1\n")
     with pytest.raises(UserError, match=r"ray dashboard .*--port OTHER"):
-        up.open_tunnel(Path("cluster.yaml"), "worldmodel", 1)
+        up.open_tunnel(Path("cluster.yaml"), "worldmodel", port)

@@ -1,0 +1,73 @@
+"""`cluster/README.md` promises nothing that is not there: tests, files, verbs and settings that it names exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.settings import Settings
+from tests.cluster.launcher import CLOUDS, CLUSTER, ROOT, read_file
+
+TEXT = (CLUSTER / "README.md").read_text()
+FILE = r"(?<!/)(?:cluster|infra|tune)/[\w./-]+\.(?:yaml|py|sh)"
+"""How it names a file of ours."""
+
+
+def find_test_files() -> list[Path]:
+    """Files of tests that it names."""
+    names = set(re.findall(r"(?:tests/[\w/]+/)?test_\w+\.py", TEXT))
+    return sorted({ROOT / name if "/" in name else ROOT / "tests" / "cluster" / name for name in names})
+
+
+def test_every_test_that_holds_a_promise_exists() -> None:
+    files = find_test_files()
+    assert len(files) > 8 and all(file.is_file() for file in files), [file for file in files if not file.is_file()]
+    named = re.findall(r"(\w+\.py)::(test_\w+)", TEXT)
+    assert len(named) >= 6
+    for file, test in named:
+        [path] = [path for path in files if path.name == file]
+        assert re.search(rf"^def {test}", path.read_text(), re.MULTILINE), f"{file}::{test}"
+
+
+def test_every_pain_has_something_in_its_place_and_a_test() -> None:
+    table = TEXT.split("| before | now | held by |")[1].split("\n\n")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "---" not in line]
+    assert len(rows) == 6 and all("test_" in row.split("|")[3] for row in rows)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(re.findall(r"(?<!/)(?:cluster|infra|tune)/[\w./-]+\.(?:yaml|py|sh)", TEXT)))
+)
+def test_every_file_that_it_names_exists(path: str) -> None:
+    assert (ROOT / path).is_file()
+
+
+def test_every_verb_that_it_names_exists() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "worldmodel.cli.main", "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    [listed] = re.findall(r"\{([\w,]+)\}", shown.replace("\n", ""))[:1]
+    assert set(re.findall(r"worldmodel ([a-z]+) ", TEXT)) <= set(listed.split(","))
+
+
+def test_its_prices_are_those_that_the_keeper_counts_by() -> None:
+    rows = {line.split("|")[1].strip(): line for line in TEXT.splitlines() if line.startswith("| ") and "(" in line}
+    for stem, row in zip(CLOUDS, ("AWS", "Google Cloud", "Azure"), strict=True):
+        prices = read_file(stem)["metadata"]["dollars_per_hour"].values()
+        shown = [float(number) for number in re.findall(r"\|\s*(\d*\.\d+) \(", rows[row])]
+        assert shown == [round(price, 2) for price in prices], row
+
+
+@pytest.mark.parametrize("stem", (*CLOUDS, "own-machines"))
+def test_every_setting_is_explained_where_it_is_set(stem: str) -> None:
+    assert set(read_file(stem)["metadata"]) <= set(Settings.model_fields)
+    text = (CLUSTER / f"{stem}.yaml").read_text()
+    block = yaml.safe_load(text)["metadata"]
+    for name in block:
+        line = next(line for line in text.splitlines() if line.startswith(f"  {name}:"))
+        assert "#" in line or name in ("preset", "budget_usd"), line
