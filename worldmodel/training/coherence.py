@@ -99,7 +99,7 @@ class RolloutSums:
 
     def from_vector(self, vector: Tensor) -> None:
         """Replaces everything, after a sum over workers."""
-        self._values.copy_(vector.view_as(self._values))
+        self._values = vector.view_as(self._values).clone()
 
     def curves(self) -> dict[str, list[float]]:
         """Metric to its value at each frame; NaN where nothing counts. `possible`: still so after that frame."""
