@@ -49,6 +49,12 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
 
 
 @pytest.fixture
+def folder(tmp_path: Path) -> Location:
+    """An empty folder on a disk, for what a store does no other way."""
+    return Location.of(tmp_path / "store")
+
+
+@pytest.fixture
 def large(tmp_path: Path) -> Path:
     """A folder of eight games of 3 MB, which nobody opens: an upload looks at names and bytes alone."""
     random = np.random.default_rng(0)
@@ -113,15 +119,15 @@ def test_a_changed_game_replaces_the_shard_that_holds_it_and_no_other(tmp_path: 
     assert encoded.index.fingerprint == encode_here(tmp_path / "games", tmp_path / "loose").index.fingerprint
 
 
-def test_new_games_come_in_new_shards_and_those_of_another_folder_stay(tmp_path: Path, target: Location) -> None:
+def test_new_games_come_in_new_shards_and_those_of_another_folder_stay(tmp_path: Path, folder: Location) -> None:
     write_games(tmp_path / "first", range(3))
     write_games(tmp_path / "second", range(3, 6))
-    upload(tmp_path / "first", target)
-    before = read_all(target)
-    summary = upload(tmp_path / "second", target)
+    upload(tmp_path / "first", folder)
+    before = read_all(folder)
+    summary = upload(tmp_path / "second", folder)
     assert summary.games == 6 and summary.others == len(before) and summary.replaced == []
-    assert read_all(target).items() > before.items()
-    assert len(encode_here(target, tmp_path / "blocks").index.games) == 6  # type: ignore[arg-type]
+    assert read_all(folder).items() > before.items()
+    assert len(encode_here(folder, tmp_path / "blocks").index.games) == 6  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("damage", [lambda b: bytes([b[0] ^ 1]) + b[1:], lambda b: b[:-1], None])
@@ -158,40 +164,40 @@ def test_damaged_games_that_the_source_does_not_have_are_named(tmp_path: Path) -
     write_games(tmp_path / "first", range(2))
     write_games(tmp_path / "second", range(2, 4))
     target = Location.of(tmp_path / "store")
-    upload(tmp_path / "first", target, shard_mb=9)
+    upload(tmp_path / "first", target, shard_mb=9.0)
     (lost,) = (tmp_path / "store").glob("*.tar")
     lost.write_bytes(b"damaged")
     with pytest.raises(UserError, match=f"damaged, with games that .*second does not have: {lost}"):
         upload(tmp_path / "second", target)
 
 
-def test_files_are_sent_as_they_are_and_a_changed_one_again(tmp_path: Path, target: Location) -> None:
+def test_files_are_sent_as_they_are_and_a_changed_one_again(tmp_path: Path, folder: Location) -> None:
     write_games(tmp_path / "games", range(4))
     pack_games(str(tmp_path / "games"), str(tmp_path / "shards"), shard_mb=0.05)
-    upload(tmp_path / "shards", target)
+    upload(tmp_path / "shards", folder)
     tars = {path.name: path.read_bytes() for path in (tmp_path / "shards").glob("*.tar")}
-    assert read_all(target) == tars and len(tars) > 1
+    assert read_all(folder) == tars and len(tars) > 1
     changed = tmp_path / "shards/shard-000000.tar"
     changed.write_bytes(tars[changed.name] + bytes(10240))
-    summary = upload(tmp_path / "shards", target)
+    summary = upload(tmp_path / "shards", folder)
     assert (summary.sent, summary.damaged) == (1, [])
-    assert (target / changed.name).read_bytes() == changed.read_bytes()
+    assert (folder / changed.name).read_bytes() == changed.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["meta.json", "index.json", "mine.tar", "shard-000000.tar"])
 def test_what_no_upload_put_there_is_neither_mixed_in_nor_overwritten(
-    tmp_path: Path, target: Location, name: str
+    tmp_path: Path, folder: Location, name: str
 ) -> None:
     write_games(tmp_path / "games", range(2))
     pack_games(str(tmp_path / "games"), str(tmp_path / "shards"))
-    (target / name).write_bytes(b"mine")
+    (folder / name).write_bytes(b"mine")
     with pytest.raises(UserError, match=f"{name}.*no upload put (it )?there"):
-        upload(tmp_path / "shards", target)
-    assert read_all(target) == {name: b"mine"}
+        upload(tmp_path / "shards", folder)
+    assert read_all(folder) == {name: b"mine"}
 
 
 def test_an_upload_that_has_not_ended_is_not_read_as_if_it_were_whole(
-    tmp_path: Path, target: Location, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, folder: Location, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_games(tmp_path / "games", range(5))
     send, sent = object_upload.send_object, []
@@ -204,24 +210,24 @@ def test_an_upload_that_has_not_ended_is_not_read_as_if_it_were_whole(
 
     monkeypatch.setattr("worldmodel.games.upload.send_object", send_one)
     with pytest.raises(StorageError, match="the network is gone"):
-        upload(tmp_path / "games", target, threads=1)
-    assert (target / UNFINISHED).exists() and not (target / "upload.json").exists()
+        upload(tmp_path / "games", folder, threads=1)
+    assert (folder / UNFINISHED).exists() and not (folder / "upload.json").exists()
     with pytest.raises(UserError, match="is not whole: an upload"):
-        list_source(str(target))
-    assert main(["fetch", str(target), str(tmp_path / "here")]) == 2
+        list_source(str(folder))
+    assert main(["fetch", str(folder), str(tmp_path / "here")]) == 2
     assert "has not ended" in capsys.readouterr().err
     monkeypatch.setattr("worldmodel.games.upload.send_object", send)
-    summary = upload(tmp_path / "games", target)
-    assert summary.skipped == 1 and not (target / UNFINISHED).exists()
-    assert len(encode_here(target, tmp_path / "blocks").index.games) == 5  # type: ignore[arg-type]
+    summary = upload(tmp_path / "games", folder)
+    assert summary.skipped == 1 and not (folder / UNFINISHED).exists()
+    assert len(encode_here(folder, tmp_path / "blocks").index.games) == 5  # type: ignore[arg-type]
 
 
-def test_shards_of_an_upload_that_was_given_up_go_when_another_ends(tmp_path: Path, target: Location) -> None:
+def test_shards_of_an_upload_that_was_given_up_go_when_another_ends(tmp_path: Path, folder: Location) -> None:
     write_games(tmp_path / "games", range(2))
-    (target / "shard-000000-abc.tar").write_bytes(b"of the one that was given up")
-    (target / UNFINISHED).write_text('{"source": "/elsewhere", "objects": ["shard-000000-abc.tar"]}')
-    upload(tmp_path / "games", target)
-    assert "shard-000000-abc.tar" not in read_all(target)
+    (folder / "shard-000000-abc.tar").write_bytes(b"of the one that was given up")
+    (folder / UNFINISHED).write_text('{"source": "/elsewhere", "objects": ["shard-000000-abc.tar"]}')
+    upload(tmp_path / "games", folder)
+    assert "shard-000000-abc.tar" not in read_all(folder)
 
 
 KILLED = """
@@ -250,7 +256,7 @@ def test_an_upload_that_was_killed_goes_on_with_the_next_part(
     assert [entry.name for entry in store.list_entries()] == [UNFINISHED]
     send, sent = object_upload._send_part, []
     monkeypatch.setattr(object_upload, "_send_part", lambda *a: sent.append(len(a[1])) or send(*a))
-    summary = upload(large, store, shard_mb=40)
+    summary = upload(large, store, shard_mb=40.0)
     assert [bool(length) for length in sent] == [False, False, True], "the parts that had arrived were sent again"
     assert (summary.objects, summary.games, summary.sent) == (1, 8, 1)
     (name,) = read_all(store)
@@ -263,13 +269,13 @@ def test_broken_connections_neither_end_nor_damage_an_upload_and_a_fetch(
 ) -> None:
     with cutting(endpoint, after=4 * MB, times=4) as (inner, parts), cutting(inner, after=100, times=2) as (url, first):
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        upload(large, store, shard_mb=12)
+        upload(large, store, shard_mb=12.0)
         assert (parts.made, first.made) == (4, 2)
     with cutting(endpoint, after=2 * MB, times=4) as (url, cuts):
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         assert main(["fetch", str(store), str(tmp_path / "here")]) == 0
         assert cuts.made == 4
-    upload(large, Location.of(tmp_path / "direct"), shard_mb=12)
+    upload(large, Location.of(tmp_path / "direct"), shard_mb=12.0)
     assert read_all(Location.of(tmp_path / "here")) == read_all(Location.of(tmp_path / "direct"))
 
 

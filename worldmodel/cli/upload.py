@@ -22,7 +22,7 @@ class Upload(Verb):
     """Folder of parsed games or tar shards, or a .pt file."""
     out: Annotated[Positional[str], metavar("URI")]
     """Folder to bring them to: s3://, gs:// or az://."""
-    shard_mb: float = 200
+    shard_mb: float = 200.0
     """Size of a shard in megabytes."""
     threads: int = 16
     """Requests under way at once."""

@@ -36,7 +36,7 @@ Made = TypeVar("Made")
 class UploadOptions:
     """How to upload."""
 
-    shard_mb: float = 200
+    shard_mb: float = 200.0
     """Size of a shard in megabytes."""
     threads: int = 16
     """Requests under way at once."""
