@@ -18,7 +18,7 @@ from worldmodel.errors import UserError
 from worldmodel.games.parsed import read_game
 from worldmodel.play.server import HOST, Clock, Table, make_app, open_port
 from worldmodel.play.session import Choice, Session
-from worldmodel.play.world import RolledWorld, open_world
+from worldmodel.play.world import World, open_world
 from worldmodel.storage import Location
 
 PAD = {"axes": [0, 0, 0, 0], "shoulder": 0, "down": []}
@@ -27,7 +27,7 @@ Scene = Callable[["Place"], Awaitable[None]]
 
 
 @pytest.fixture(scope="module")
-def world(run: Location) -> RolledWorld:
+def world(run: Location) -> World:
     return open_world(run, run / STEP)[0]
 
 
@@ -46,7 +46,7 @@ class Place:
         return await self.client.ws_connect(f"{self.url}/play", headers={"Origin": self.url, **headers})
 
 
-def run_scene(world: RolledWorld, out: Path, scene: Scene) -> Table:
+def run_scene(world: World, out: Path, scene: Scene) -> Table:
     """Let a scene happen at a server."""
     table = Table(Session(world, Choice(game=0, frame=20, rival=0)), out)
 
@@ -82,7 +82,7 @@ async def play(socket: aiohttp.ClientWebSocketResponse, frames: int, pad: dict[s
     return message
 
 
-def test_the_page_is_served_and_may_speak_to_this_server_only(world: RolledWorld, tmp_path: Path) -> None:
+def test_the_page_is_served_and_may_speak_to_this_server_only(world: World, tmp_path: Path) -> None:
     async def scene(place: Place) -> None:
         async with place.client.get(place.url) as answer:
             text = await answer.text()
@@ -93,7 +93,7 @@ def test_the_page_is_served_and_may_speak_to_this_server_only(world: RolledWorld
     run_scene(world, tmp_path, scene)
 
 
-def test_no_other_site_can_reach_it(world: RolledWorld, tmp_path: Path) -> None:
+def test_no_other_site_can_reach_it(world: World, tmp_path: Path) -> None:
     async def scene(place: Place) -> None:
         other = "http://example.org"
         assert await place.get_status("/", Host="example.org") == 403
@@ -108,7 +108,7 @@ def test_no_other_site_can_reach_it(world: RolledWorld, tmp_path: Path) -> None:
     assert run_scene(world, tmp_path, scene).player is None
 
 
-def test_a_page_is_told_the_games_the_start_and_the_frame(world: RolledWorld, tmp_path: Path) -> None:
+def test_a_page_is_told_the_games_the_start_and_the_frame(world: World, tmp_path: Path) -> None:
     async def scene(place: Place) -> None:
         socket = await place.connect()
         games = await socket.receive_json()
@@ -122,7 +122,7 @@ def test_a_page_is_told_the_games_the_start_and_the_frame(world: RolledWorld, tm
     run_scene(world, tmp_path, scene)
 
 
-def test_frames_come_at_the_games_rate_and_echo_what_is_held(world: RolledWorld, tmp_path: Path) -> None:
+def test_frames_come_at_the_games_rate_and_echo_what_is_held(world: World, tmp_path: Path) -> None:
     async def scene(place: Place) -> None:
         socket = await place.connect()
         loop = asyncio.get_running_loop()
@@ -137,7 +137,7 @@ def test_frames_come_at_the_games_rate_and_echo_what_is_held(world: RolledWorld,
     assert run_scene(world, tmp_path, scene).played >= 65
 
 
-def test_a_browser_that_goes_mid_play_finds_its_session_again(world: RolledWorld, tmp_path: Path) -> None:
+def test_a_browser_that_goes_mid_play_finds_its_session_again(world: World, tmp_path: Path) -> None:
     async def scene(place: Place) -> None:
         socket = await place.connect()
         await socket.send_json({"type": "pause", "paused": False})
@@ -157,7 +157,7 @@ def test_a_browser_that_goes_mid_play_finds_its_session_again(world: RolledWorld
     run_scene(world, tmp_path, scene)
 
 
-def test_a_second_window_takes_over_and_the_first_is_told(world: RolledWorld, tmp_path: Path) -> None:
+def test_a_second_window_takes_over_and_the_first_is_told(world: World, tmp_path: Path) -> None:
     async def scene(place: Place) -> None:
         first = await place.connect()
         await play(first, 3)
@@ -169,7 +169,7 @@ def test_a_second_window_takes_over_and_the_first_is_told(world: RolledWorld, tm
     run_scene(world, tmp_path, scene)
 
 
-def test_a_wrong_message_is_told_and_play_goes_on(world: RolledWorld, tmp_path: Path) -> None:
+def test_a_wrong_message_is_told_and_play_goes_on(world: World, tmp_path: Path) -> None:
     async def scene(place: Place) -> None:
         socket = await place.connect()
         wrong = ["no json", "[]", "{}", '{"type": "dance"}', '{"type": "pads", "pads": [1, 2], "sent": 0}',
@@ -184,7 +184,7 @@ def test_a_wrong_message_is_told_and_play_goes_on(world: RolledWorld, tmp_path: 
     run_scene(world, tmp_path, scene)
 
 
-def test_a_restart_begins_where_it_is_asked_to(world: RolledWorld, tmp_path: Path) -> None:
+def test_a_restart_begins_where_it_is_asked_to(world: World, tmp_path: Path) -> None:
     async def scene(place: Place) -> None:
         socket = await place.connect()
         await play(socket, 3)
@@ -197,7 +197,7 @@ def test_a_restart_begins_where_it_is_asked_to(world: RolledWorld, tmp_path: Pat
     run_scene(world, tmp_path, scene)
 
 
-def test_what_was_played_is_saved_where_it_was_asked_to(world: RolledWorld, tmp_path: Path) -> None:
+def test_what_was_played_is_saved_where_it_was_asked_to(world: World, tmp_path: Path) -> None:
     async def scene(place: Place) -> None:
         socket = await place.connect()
         await play(socket, 4)

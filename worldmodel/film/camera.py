@@ -37,7 +37,7 @@ class Camera:
 
     def follow(self, points: Iterable[tuple[float, float]]) -> View:
         """Move on by a frame in which players stand at `points` (x, y); returns where it is then."""
-        clipped = [self._clip(float(x), float(y)) for x, y in points]
+        clipped = [self._clip(x, y) for x, y in points]
         wish = self._aim(clipped)
         x, y, width = self.view or wish
         x, y = x + EASE * (wish[0] - x), y + EASE * (wish[1] - y)

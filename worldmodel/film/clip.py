@@ -85,7 +85,7 @@ class Clip:
         camera = Camera(self.stage)
         both = (self.truth, self.predicted)
         return [
-            camera.follow([(c["x"][t, p], c["y"][t, p]) for c in both for p in range(PLAYERS)])
+            camera.follow([(float(c["x"][t, p]), float(c["y"][t, p])) for c in both for p in range(PLAYERS)])
             for t in range(self.frames)
         ]
 

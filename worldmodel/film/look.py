@@ -70,7 +70,7 @@ def _hit(b: Joints, strikes: str, a: Joints = WINDUP) -> Pose:
 
 LEAN = Joints(head=(2.6, 11.0), neck=(1.6, 8.7), hip=(0.0, 5.2))
 POSES: dict[str, Pose] = {
-    "stand": Pose(a=STAND, b=Joints((0.0, 11.5), (0.0, 8.9), (0.0, 5.0), (2.8, 5.4), (-2.5, 5.2)), frames=30,
+    "stand": Pose(a=STAND, b=Joints((0.0, 11.5), (0.0, 8.9), (0.0, 5.0), (2.8, 5.4), (-2.5, 5.2)), frames=30.0,
                   repeats=True),
     "walk": _swing(STAND, 2.6, 0.2),
     "run": _swing(LEAN, 4.2, 0.8),
@@ -78,7 +78,7 @@ POSES: dict[str, Pose] = {
     "jump": Pose(a=CROUCH, b=Joints((0.4, 12.4), (0.1, 9.9), (0.0, 6.0), (2.6, 12.4), (-2.8, 11.4), (1.2, 2.4),
                                     (-2.0, 0.6))),
     "fall": Pose(a=AIR, b=Joints((0.3, 12.0), (0.0, 9.6), (0.0, 5.8), (3.8, 9.4), (-3.8, 9.2), (2.2, 1.4),
-                                 (-2.0, 1.2)), frames=12, repeats=True),
+                                 (-2.0, 1.2)), frames=12.0, repeats=True),
     "strike": _hit(REACH, "front_hand"),
     "strike up": _hit(Joints((0.4, 11.0), (0.2, 8.9), (0.0, 5.1), (1.2, 17.0), (-2.6, 6.2), (2.2, 0.0), (-2.2, 0.0)),
                       "front_hand"),
@@ -100,17 +100,17 @@ POSES: dict[str, Pose] = {
                                    (-2.8, 0.0))),
     "guard": Pose(a=STAND, b=Joints((0.2, 9.8), (0.0, 7.8), (-0.4, 4.2), (2.6, 8.6), (2.2, 6.8), (2.2, 0.0),
                                     (-2.2, 0.0))),
-    "hurt": Pose(a=STAND, b=HURT, frames=3),
-    "tumble": Pose(a=HURT, b=AIR, frames=10, repeats=True, spin=-13.0),
+    "hurt": Pose(a=STAND, b=HURT, frames=3.0),
+    "tumble": Pose(a=HURT, b=AIR, frames=10.0, repeats=True, spin=-13.0),
     "lie": Pose(a=LYING, b=LYING),
-    "roll": Pose(a=CROUCH, b=BALL, frames=3, spin=22.0),
+    "roll": Pose(a=CROUCH, b=BALL, frames=3.0, spin=22.0),
     "dodge": Pose(a=STAND, b=Joints((-1.6, 11.0), (-0.8, 8.8), (0.2, 5.0), (0.8, 6.0), (-2.8, 6.6), (1.6, 0.0),
                                     (-1.8, 0.0))),
     "hang": Pose(a=STAND, b=Joints((-0.6, 11.4), (-0.8, 9.2), (-1.2, 5.0), (1.4, 13.8), (0.6, 13.8), (-0.6, 0.4),
-                                   (-1.8, 0.2)), frames=2),
+                                   (-1.8, 0.2)), frames=2.0),
     "dizzy": Pose(a=Joints((1.6, 10.8), (0.8, 8.8), (0.0, 5.0), (1.8, 4.6), (0.2, 4.4)),
-                  b=Joints((-1.2, 10.8), (-0.6, 8.8), (0.0, 5.0), (0.6, 4.6), (-1.8, 4.4)), frames=16, repeats=True),
-    "cheer": Pose(a=STAND, b=Joints(front_hand=(2.4, 14.6), back_hand=(-2.4, 14.6)), frames=8, repeats=True),
+                  b=Joints((-1.2, 10.8), (-0.6, 8.8), (0.0, 5.0), (0.6, 4.6), (-1.8, 4.4)), frames=16.0, repeats=True),
+    "cheer": Pose(a=STAND, b=Joints(front_hand=(2.4, 14.6), back_hand=(-2.4, 14.6)), frames=8.0, repeats=True),
     "gone": Pose(a=STAND, b=STAND),
 }  # fmt: skip
 GONE = "gone"

@@ -169,10 +169,10 @@ def _list_actions(clips: Sequence[Clip]) -> dict[str, tuple[str, str]]:
     return {str(action): (name_action(int(action)), find_pose(int(action))) for action in used}
 
 
-def _pack(columns: Columns, names: Sequence[str]) -> dict[str, list[list[float]]]:
+def _pack(columns: Columns, names: Sequence[str]) -> dict[str, list[list[float | int]]]:
     """Name to values of each player, as short as they can be written."""
     return {name: [_round(columns[name][:, player]) for player in range(PLAYERS)] for name in names}
 
 
-def _round(values: np.ndarray) -> list[float]:
+def _round(values: np.ndarray) -> list[float | int]:
     return [int(v) if v == int(v) else v for v in np.round(values.astype(np.float64), PLACES).tolist()]

@@ -128,18 +128,18 @@ def draw_stage(paper: Paper, lens: Lens, stage: Stage | None, platforms: Sequenc
     """Ground, platforms and blast zone; None: neutral ground at height 0."""
     box = lens.box
     if stage is None:
-        y = lens.see(0, 0)[1]
+        y = lens.see(0.0, 0.0)[1]
         paper.rectangle(Box(x=box.x, y=y, width=box.width, height=box.height), read_color(COLORS["body"]))
-        paper.line([(box.x, y), (box.x + box.width, y)], read_color(COLORS["ground"]), 3)
+        paper.line([(box.x, y), (box.x + box.width, y)], read_color(COLORS["ground"]), 3.0)
         return
     corners = [lens.see(x, y) for x in (stage.left, stage.right) for y in (stage.bottom, stage.top)]
     for one, other in ((0, 1), (2, 3), (0, 2), (1, 3)):
-        paper.dashes(corners[one], corners[other], read_color(COLORS["zone"]), 2)
+        paper.dashes(corners[one], corners[other], read_color(COLORS["zone"]), 2.0)
     paper.polygon([lens.see(*corner) for corner in (*stage.floor, *outline_body(stage))], read_color(COLORS["body"]))
-    paper.line([lens.see(*corner) for corner in stage.floor], read_color(COLORS["ground"]), 3)
+    paper.line([lens.see(*corner) for corner in stage.floor], read_color(COLORS["ground"]), 3.0)
     for platform in platforms:
         ends = [lens.see(x, platform.height) for x in (platform.left, platform.right)]
-        paper.line(ends, read_color(COLORS["platform"]), 4)
+        paper.line(ends, read_color(COLORS["platform"]), 4.0)
 
 
 def draw_player(paper: Paper, lens: Lens, player: Mapping[str, float], number: int, *, is_ghost: bool = False) -> None:
@@ -162,7 +162,7 @@ def draw_player(paper: Paper, lens: Lens, player: Mapping[str, float], number: i
     if is_ghost:
         return
     _draw_marks(paper, body, name, color)
-    paper.text((foot[0], foot[1] - (FIGURE + 4.5) * lens.unit), f"P{number + 1}", read_color(color), 12, "ms")
+    paper.text((foot[0], foot[1] - (FIGURE + 7) * lens.unit), f"P{number + 1}", read_color(color), 12.0, "ms")
 
 
 def _draw_marks(paper: Paper, body: Body, name: str, color: str) -> None:
@@ -184,8 +184,8 @@ def _draw_loss(paper: Paper, box: Box, at: Point, color: Color) -> None:
     """A cross, at the border where the place itself lies outside."""
     x = min(max(at[0], box.x + 18), box.x + box.width - 18)
     y = min(max(at[1], box.y + 40), box.y + box.height - 18)
-    paper.line([(x - 9, y - 9), (x + 9, y + 9)], color, 4)
-    paper.line([(x - 9, y + 9), (x + 9, y - 9)], color, 4)
+    paper.line([(x - 9, y - 9), (x + 9, y + 9)], color, 4.0)
+    paper.line([(x - 9, y + 9), (x + 9, y - 9)], color, 4.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,12 +209,12 @@ class Body:
 
     def _share(self) -> float:
         passed = max(0.0, self.player["state_age"]) / self.pose.frames
-        return 1 - abs(passed % 2 - 1) if self.pose.repeats else min(1.0, passed)
+        return 1.0 - abs(passed % 2 - 1) if self.pose.repeats else min(1.0, passed)
 
     def _place(self, point: Point) -> Point:
         turn = math.radians(self.pose.spin * self.player["state_age"])
         x, y = point[0], point[1] - 6 * bool(self.pose.spin)
         x, y = x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)
         y += 6 * bool(self.pose.spin)
-        side = 1 if self.player["facing"] else -1
+        side = 1.0 if self.player["facing"] else -1.0
         return self.lens.see(self.player["x"] + side * x, self.player["y"] + y)

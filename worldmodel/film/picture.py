@@ -17,7 +17,7 @@ from worldmodel.film.painter import Box, Lens, Paper, draw_player, draw_stage, r
 from worldmodel.schema import PLAYERS
 
 Values = Mapping[str, float]
-WIDTH, HEIGHT = 960, 560
+WIDTH, HEIGHT = 960.0, 560.0
 """Points of a picture."""
 MARGIN, GAP = 12.0, 12.0
 SCENE, CARD, CHART = 336.0, 78.0, 98.0
@@ -55,7 +55,7 @@ class Picture:
     def _add_scene(self, paper: Paper, x: float, width: float, time: int, *, is_model: bool) -> None:
         clip, is_lead = self.clip, time < self.clip.lead
         scene = Paper(width, SCENE, paper.scale, COLORS["sky"][0])
-        box = Box(x=0, y=0, width=width, height=SCENE)
+        box = Box(x=0.0, y=0.0, width=width, height=SCENE)
         lens = Lens(box=box, view=widen(clip.views[time], width / SCENE))
         _draw_sky(scene, box)
         draw_stage(scene, lens, clip.stage, clip.platforms(time, clip.truth))
@@ -68,22 +68,22 @@ class Picture:
         own = time - clip.lead + 1
         note = "shown to the model" if is_lead else f"on its own for {own} frame{'s' * (own > 1)}"
         ground = describe_ground(clip.stage_id, clip.stage)
-        scene.text((14, 26), self.title if is_model else "Truth", read_color(COLORS["text"]), 16)
-        scene.text((14, 45), ground or (note if is_model else ""), read_color(COLORS["faint"]), 12)
+        scene.text((14.0, 26.0), self.title if is_model else "Truth", read_color(COLORS["text"]), 16.0)
+        scene.text((14.0, 45.0), ground or (note if is_model else ""), read_color(COLORS["faint"]), 12.0)
         paper.paste(scene, x, MARGIN)
 
     def _add_card(self, paper: Paper, box: Box, number: int, time: int) -> None:
         clip, color = self.clip, COLORS["players"][number]
-        paper.rectangle(box, read_color(COLORS["panel"]), 9)
+        paper.rectangle(box, read_color(COLORS["panel"]), 9.0)
         name = f"P{number + 1}  {name_character(clip.characters[number])}"
-        paper.text((box.x + 14, box.y + 21), name, read_color(color), 14)
+        paper.text((box.x + 14, box.y + 21), name, read_color(color), 14.0)
         truth, model = (player_at(columns, number, time) for columns in (clip.truth, clip.predicted))
         for row, (label, player) in enumerate((("truth", truth), ("model", model))):
             y = box.y + 45 + 21 * row
-            paper.text((box.x + 14, y), label, read_color(COLORS["faint"]), 12)
+            paper.text((box.x + 14, y), label, read_color(COLORS["faint"]), 12.0)
             self._add_numbers(paper, (box.x + 58, y), player, truth)
         pad = {name: float(clip.truth[name][time, number]) for name in CONTROLS}
-        draw_pad(paper, Box(x=box.x + box.width - 196, y=box.y + 10, width=186, height=box.height - 20), pad, color)
+        draw_pad(paper, Box(x=box.x + box.width - 196, y=box.y + 10, width=186.0, height=box.height - 20), pad, color)
 
     def _add_numbers(
         self, paper: Paper, at: tuple[float, float], player: Mapping[str, float], truth: Mapping[str, float]
@@ -91,40 +91,38 @@ class Picture:
         """Percent, stocks and action; yellow where they are not the truth's."""
         (x, y), text, off = at, read_color(COLORS["text"]), read_color(COLORS["error"])
         is_off = abs(player["percent"] - truth["percent"]) >= 1
-        paper.text((x, y), f"{player['percent']:.0f} %", off if is_off else text, 14)
+        paper.text((x, y), f"{player['percent']:.0f} %", off if is_off else text, 14.0)
         is_off = round(player["stocks"]) != round(truth["stocks"])
         for stock in range(max(0, min(9, round(player["stocks"])))):
             paper.disc((x + 58 + 10 * stock, y - 4), 3.5, off if is_off else text)
         is_off = player["action"] != truth["action"]
-        paper.text((x + 108, y), name_action(int(player["action"]))[:20], off if is_off else text, 13)
+        paper.text((x + 108, y), name_action(int(player["action"]))[:20], off if is_off else text, 13.0)
 
     def _add_chart(self, paper: Paper, box: Box, time: int) -> None:
         clip, most = self.clip, choose_scale(self.clip)
-        paper.rectangle(box, read_color(COLORS["panel"]), 9)
-        label = (
-            f"position error of the model: {clip.error[time]:.2f} units      grey: both go on at their speeds"
-        )
-        paper.text((box.x + 14, box.y + 18), label, read_color(COLORS["error"]), 12)
+        paper.rectangle(box, read_color(COLORS["panel"]), 9.0)
+        label = f"position error of the model: {clip.error[time]:.2f} units      grey: both go on at their speeds"
+        paper.text((box.x + 14, box.y + 18), label, read_color(COLORS["error"]), 12.0)
         left, right, top, bottom = box.x + 44, box.x + box.width - 10, box.y + 28, box.y + box.height - 20
 
-        def place(at: float, value: float) -> tuple[float, float]:
+        def place(at: int, value: float) -> tuple[float, float]:
             share = at / max(1, clip.frames - 1)
             return left + (right - left) * share, bottom - (bottom - top) * min(1.0, value / most)
 
         for value in (0.0, most / 2, most):
             y = place(0, value)[1]
-            paper.line([(left, y), (right, y)], read_color("#222c45"), 1)
-            paper.text((left - 6, y + 4), f"{value:.{int(most < 4)}f}", read_color(COLORS["faint"]), 10, "rs")
+            paper.line([(left, y), (right, y)], read_color("#222c45"), 1.0)
+            paper.text((left - 6, y + 4), f"{value:.{int(most < 4)}f}", read_color(COLORS["faint"]), 10.0, "rs")
         for second in range(-(-(clip.frames - clip.lead) // 60)):
-            x = place(clip.lead - 1 + 60 * second, 0)[0]
-            paper.text((x, box.y + box.height - 6), f"{second} s", read_color(COLORS["faint"]), 10, "ms")
-        begin = place(clip.lead - 1, 0)[0]
-        paper.dashes((begin, top), (begin, bottom), read_color(COLORS["faint"]), 1)
+            x = place(clip.lead - 1 + 60 * second, 0.0)[0]
+            paper.text((x, box.y + box.height - 6), f"{second} s", read_color(COLORS["faint"]), 10.0, "ms")
+        begin = place(clip.lead - 1, 0.0)[0]
+        paper.dashes((begin, top), (begin, bottom), read_color(COLORS["faint"]), 1.0)
         for values, color, width in ((clip.baseline, COLORS["baseline"], 1.5), (clip.error, COLORS["error"], 2.0)):
             paper.line([place(t, float(v)) for t, v in enumerate(values)], read_color(color), width)
         x, y = place(time, float(clip.error[time]))
         paper.line([(x, top - 4), (x, bottom)], read_color(COLORS["text"]), 1.5)
-        paper.disc((x, y), 4, read_color(COLORS["error"]))
+        paper.disc((x, y), 4.0, read_color(COLORS["error"]))
 
 
 def widen(view: View, aspect: float) -> View:
@@ -152,17 +150,17 @@ def draw_pad(paper: Paper, box: Box, pad: Mapping[str, float], color: str) -> No
     small = (box.x + 2.9 * r + 4, middle + 0.3 * r)
     _draw_stick(paper, small, 0.62 * r, (pad["c_stick_x"], pad["c_stick_y"]), COLORS["error"])
     left, tall = box.x + 3.9 * r + 8, box.height - 10
-    bar = Box(x=left, y=box.y + 5, width=7, height=tall)
+    bar = Box(x=left, y=box.y + 5, width=7.0, height=tall)
     paper.rectangle(bar, read_color("#3a4766"))
     filled = tall * pad["shoulder"]
     paper.rectangle(replace(bar, y=box.y + 5 + tall - filled, height=filled), read_color(color))
     for place, name in enumerate(BUTTONS):
         at = (left + 22 + place % 4 * 23, box.y + box.height * (0.26 if place < 4 else 0.76))
         is_down = pad[f"button_{name}"] > 0.5
-        paper.disc(at, 10, read_color(color if is_down else "#3a4766"))
-        paper.disc(at, 9, read_color(color if is_down else COLORS["panel"]))
+        paper.disc(at, 10.0, read_color(color if is_down else "#3a4766"))
+        paper.disc(at, 9.0, read_color(color if is_down else COLORS["panel"]))
         text = read_color("#0d1220" if is_down else COLORS["faint"])
-        paper.text(at, name.replace("D_UP", "D"), text, 10, "mm")
+        paper.text(at, name.replace("D_UP", "D"), text, 10.0, "mm")
 
 
 def _draw_stick(paper: Paper, centre: tuple[float, float], r: float, tilt: tuple[float, float], color: str) -> None:

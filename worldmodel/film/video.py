@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Kind = Literal["mp4", "gif"]
 GIF_EVERY = 3
 """A GIF has every third frame: 20 pictures a second, which all browsers show at that rate."""
-GIF_COLORS = 48
+GIF_COLORS = 64
 INSTALL = "pip install 'worldmodel[film]'"
 
 
@@ -60,11 +61,12 @@ def write_video(clip: Clip, out: Location, options: VideoOptions) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"film.{options.kind}"
         try:
-            writer = imageio_ffmpeg.write_frames(str(path), picture.size, fps=rate, **_choose_codec(options.kind))
-            writer.send(None)
-            for image in _draw(picture, range(0, clip.frames, every)):
-                writer.send(image)
-            writer.close()
+            with closing(
+                imageio_ffmpeg.write_frames(str(path), picture.size, fps=rate, **_choose_codec(options.kind))
+            ) as writer:
+                writer.send(None)
+                for image in _draw(picture, range(0, clip.frames, every)):
+                    writer.send(image)
             content = path.read_bytes()
         except (OSError, RuntimeError) as error:
             raise VideoError(f"no video: ffmpeg failed: {str(error).strip().splitlines()[-1]}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -32,34 +31,11 @@ class Start:
     """Character ids of the players in the first frame."""
 
 
-class World(Protocol):
-    """A model that can be stepped frame by frame."""
-
-    run: str
-    """The run's name."""
-
-    @property
-    def starts(self) -> list[Start]:
-        """The validation games."""
-
-    @property
-    def earliest(self) -> int:
-        """The first frame that a session can begin from."""
-
-    def begin(self, game: int, frame: int) -> Frame:
-        """Show the model a game up to and with a frame, and return that frame. UserError where it has none."""
-
-    def step(self, controls: np.ndarray) -> Frame:
-        """The next frame, under controls (P, control) as `pads.to_row` gives them."""
-
-    def recorded(self, game: int) -> np.ndarray:
-        """(T, P, control) float32: the controls of a whole game."""
-
-
-class RolledWorld:
+class World:
     """A run's model, rolled frame by frame."""
 
     def __init__(self, rolled: Roller, run: str) -> None:
+        """`run`: its name, for people."""
         self.run, self._roller = run, rolled
         torch.set_num_threads(1)  # a step is too small to share: threads would wait for one another
         self._starts = [
@@ -69,16 +45,16 @@ class RolledWorld:
 
     @property
     def starts(self) -> list[Start]:
-        """See `World.starts`."""
+        """The validation games."""
         return self._starts
 
     @property
     def earliest(self) -> int:
-        """See `World.earliest`."""
+        """The first frame that a session can begin from."""
         return self._roller.earliest - 1
 
     def begin(self, game: int, frame: int) -> Frame:
-        """See `World.begin`."""
+        """Show the model a game up to and with a frame, and return that frame. UserError where it has none."""
         last = self._starts[game].frames - 2
         if not self.earliest <= frame <= last:
             raise UserError(
@@ -88,11 +64,11 @@ class RolledWorld:
         return _last(self._roller.begin([roller.Start(game=game, frame=frame + 1)]))
 
     def step(self, controls: np.ndarray) -> Frame:
-        """See `World.step`."""
+        """The next frame, under controls (P, control) as `pads.to_row` gives them."""
         return _last(self._roller.step(torch.from_numpy(controls)[None]))
 
     def recorded(self, game: int) -> np.ndarray:
-        """See `World.recorded`."""
+        """(T, P, control) float32: the controls of a whole game."""
         sample = Samples(np.array([game]), np.array([0]))
         facts = self._roller.reader.read(self._roller.store, sample, self._starts[game].frames)
         controls: np.ndarray = facts.controls[0].cpu().numpy()
@@ -103,7 +79,7 @@ def _last(facts: Facts) -> Frame:
     return {name: values[0, -1] for name, values in facts.to_arrays().items()}
 
 
-def open_world(run: Location, checkpoint: Location, data: str = "") -> tuple[RolledWorld, tuple[str, ...]]:
+def open_world(run: Location, checkpoint: Location, data: str = "") -> tuple[World, tuple[str, ...]]:
     """A checkpoint's model to play in, and what people should know of its games.
 
     Raises:
@@ -116,4 +92,4 @@ def open_world(run: Location, checkpoint: Location, data: str = "") -> tuple[Rol
         raise UserError(
             f"none of {len(found.games)} validation games has the {found.earliest + 1} frames to begin from"
         )
-    return RolledWorld(found, f"{run.parent.name} / {run.name}"), notes
+    return World(found, f"{run.parent.name} / {run.name}"), notes
