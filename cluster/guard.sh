@@ -13,7 +13,7 @@ mkdir -p ~/.worldmodel
 case ${1:-} in
 start)
     [ -f ~/.worldmodel/guard.pid ] && kill "$(cat ~/.worldmodel/guard.pid)" 2>/dev/null
-    [ ! -e /run/systemd/shutdown/scheduled ] || sudo shutdown -c
+    [ -n "${WORLDMODEL_SHUTDOWN:-}" ] || sudo shutdown -c 2>/dev/null
     WORLDMODEL_SHUTDOWN=$shutdown setsid nohup bash "$0" watch "$minutes" >>"$log" 2>&1 </dev/null &
     echo $! > ~/.worldmodel/guard.pid
     ;;

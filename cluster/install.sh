@@ -49,6 +49,10 @@ fi
 add torch
 add --editable ".${extra:+[$extra]}"
 if command -v nvidia-smi >/dev/null; then
+    # The kernels are compiled where they run, against Python's own headers.
+    "$bin/python" -c 'import sysconfig; open(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null &&
+        command -v gcc >/dev/null ||
+        sudo apt-get -o DPkg::Lock::Timeout=300 install -y -qq build-essential python3-dev
     # The same as `make gpu`. Without the kernels training works and is slower; `worldmodel doctor` says so.
     add --editable ".[gpu]" &&
         MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE add --no-build-isolation --no-deps mamba-ssm ||

@@ -174,14 +174,21 @@ def test_only_code_goes_to_the_machines(stem: str) -> None:
 def test_the_packages_come_from_the_pinned_list_on_every_machine(stem: str) -> None:
     config = prepare(stem)
     for name in ("head_setup_commands", "worker_setup_commands"):
-        assert "bash ~/worldmodel/cluster/install.sh" in config[name]
+        assert sum(command.startswith("bash ~/worldmodel/cluster/install.sh") for command in config[name]) == 1
         assert not any("pip install" in command for command in config[name]), "Ray's own would pass our pins by"
 
 
 @pytest.mark.parametrize("stem", CLOUDS)
 def test_a_gpu_machine_waits_for_its_driver_within_bounds(stem: str) -> None:
-    [wait] = [command for command in prepare(stem)["worker_setup_commands"] if "wait_for_driver" in command]
+    commands = prepare(stem)["worker_setup_commands"]
+    [wait] = [command for command in commands if "wait_for_driver" in command]
     assert 300 < int(wait.split()[-1]) <= 1800
+    assert commands.index(wait) < commands.index("bash ~/worldmodel/cluster/install.sh"), "it looks for the driver"
+
+
+@pytest.mark.parametrize(("stem", "extra"), [("a100-gcp", "gcp"), ("a100-azure", "azure")])
+def test_a_head_has_what_starts_machines_there(stem: str, extra: str) -> None:
+    assert f"bash ~/worldmodel/cluster/install.sh {extra}" in prepare(stem)["head_setup_commands"]
 
 
 def test_own_machines_use_the_autoscaler_that_counts_them_right() -> None:

@@ -119,9 +119,13 @@ def test_a_machine_with_ray_stays_until_ray_is_gone_and_one_guard_is_enough(mach
     assert wait_for(machine / "down", 20)
 
 
-def test_the_shutdown_that_a_machine_was_started_with_is_taken_back_where_there_is_one() -> None:
-    text = (CLUSTER / "guard.sh").read_text()
-    assert "[ ! -e /run/systemd/shutdown/scheduled ] || sudo shutdown -c" in text
+def test_the_guard_takes_over_from_the_shutdown_that_the_machine_was_started_with(machine: Path) -> None:
+    write_program(machine / "bin", "sudo", f'echo "$*" >> {machine}/asked; [ "$2" = -c ] || touch {machine}/down')
+    write_program(machine / "bin", "pgrep", "exit 1")
+    environment = {"HOME": str(machine), "PATH": f"{machine / 'bin'}:/usr/bin:/bin", "WORLDMODEL_GUARD_SECONDS": "0.1"}
+    run("bash", str(CLUSTER / "guard.sh"), "start", "0", **environment)
+    assert wait_for(machine / "down", 20)
+    assert (machine / "asked").read_text().splitlines() == ["shutdown -c", "shutdown -h now"]
 
 
 def test_an_image_without_a_driver_is_named_after_a_bounded_wait(machine: Path) -> None:
