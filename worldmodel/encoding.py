@@ -76,6 +76,11 @@ class FeatureLayout:
         return (*found, field_named("state_age")) if self.config.state_age_as_embed else found
 
     @property
+    def field_names(self) -> frozenset[str]:
+        """Names of all fields that the model sees or predicts, the stage's included."""
+        return frozenset(f.name for f in (*self.continuous, *self.flags, *self.controls, *self.categories, STAGE))
+
+    @property
     def continuous_width(self) -> int:
         """Scaled numbers, the nearest item's included."""
         return len(self.continuous) + NEAREST_ITEM_WIDTH * self.config.projectiles

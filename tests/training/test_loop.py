@@ -257,8 +257,8 @@ SPEED_ONLY = {
 }  # fmt: skip
 """Keys that must change nothing but speed and output (some only up to rounding: `device`, `backend`,
 `batch_parts`, `compile`)."""
-ELSEWHERE = ("name", "goal", "save_dir", "tracking.", "data.dataset_dir", "training.best_")
-"""Keys about files, tracking or the choice of a checkpoint."""
+ELSEWHERE = ("name", "goal", "save_dir", "tracking.", "data.dataset_dir", "data.allow", "training.best_")
+"""Keys about files, tracking or the choice of a checkpoint: see `test_every_key.py`."""
 
 
 def test_every_key_of_an_experiment_is_judged() -> None:

@@ -22,16 +22,23 @@ class Encode(Verb):
     """Largest share (0 to 1) of games that may be rejected; above it encoding fails."""
     all_games: bool = False
     """Also games that meta.json says are not for training."""
+    allow: Annotated[tuple[str, ...], metavar("FIELD")] = ()
+    """Fields that may be constant, or hold values that no game reaches: known to be right."""
     cpus: Annotated[int | None, metavar("N")] = None
     """CPUs of a local Ray; None: all."""
 
     def run(self) -> Result:
+        from worldmodel.blocks.alarms import check_alarms
         from worldmodel.blocks.encode import EncodeOptions, encode
+        from worldmodel.encoding import EncodingConfig
 
-        options = EncodeOptions(max_rejected=self.max_rejected, training_only=not self.all_games, cpus=self.cpus)
+        options = EncodeOptions(
+            max_rejected=self.max_rejected, training_only=not self.all_games, cpus=self.cpus, allow=self.allow
+        )
         with showing_progress("games") as progress:
             summary = encode(self.source, self.out, options, progress)
         index = summary.index
+        check_alarms(index, EncodingConfig().layout.field_names, self.allow, self.out)
         return {
             "games": len(index.games),
             "encoded_now": summary.encoded,

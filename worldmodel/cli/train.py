@@ -67,6 +67,8 @@ class Train(ExperimentVerb):
     """Name of the run; None: the file's own (its stem)."""
     workers: int = 1
     """Ray Train workers; each is a process with its part of the data, and a GPU where there are any."""
+    allow: Annotated[tuple[str, ...], metavar("FIELD")] = ()
+    """Fields of the data that may be constant, or hold values that no game reaches; in a file: data.allow."""
     init: Annotated[str, metavar("FILE")] = ""
     """A .pt of the users' model classes whose weights the run begins with; empty: fresh weights."""
     auto_batch: bool = False
@@ -120,7 +122,7 @@ class Train(ExperimentVerb):
         return Budget(hours=self.budget_hours, usd=self.budget_usd)
 
     def list_options(self) -> dict[str, Any]:
-        options = {"name": self.run_name, "save_dir": self.storage}
+        options = {"name": self.run_name, "save_dir": self.storage, "data.allow": self.allow or None}
         return {**super().list_options(), **{key: value for key, value in options.items() if value is not None}}
 
 

@@ -56,11 +56,25 @@ def split_games(games: Sequence[GameEntry], train_share: float, by: Literal["md5
         raise UserError(f"{len(games)} game cannot be split: one is needed to train on and another to validate on")
     if by == "first":
         cut = min(max(1, int(len(games) * train_share)), len(games) - 1)
-        return Split(train=list(games[:cut]), validation=list(games[cut:]))
+        return check_disjoint(Split(train=list(games[:cut]), validation=list(games[cut:])))
     ranked = sorted(games, key=lambda game: split_position(game.md5))
     count = sum(split_position(game.md5) < 1 - train_share for game in games)
     validation = {game.md5 for game in ranked[: min(max(1, count), len(games) - 1)]}
-    return Split(
+    found = Split(
         train=[game for game in games if game.md5 not in validation],
         validation=[game for game in games if game.md5 in validation],
     )
+    return check_disjoint(found)
+
+
+def check_disjoint(split: Split) -> Split:
+    """The split; UserError where a game that validates also trains, under its own md5 or, value for value, another."""
+    trained = {game.md5 for game in split.train} | {game.digest for game in split.train if game.digest}
+    for game in split.validation:
+        if game.md5 in trained or game.digest in trained:
+            names = [other.md5 for other in split.train if game.md5 == other.md5 or game.digest == other.digest]
+            raise UserError(
+                f"game {game.md5} validates and trains as well (as {names[0]}): results would look better than they "
+                "are; remove one of the two from the games and encode again"
+            )
+    return split

@@ -40,6 +40,8 @@ class DataConfig:
     """Character id or ids: both players' characters must be among them; None: every character."""
     end_method: Identifier | None = None
     """`game_end_method` that a game must have (2: by stocks, the users' "GAME"); None: any."""
+    allow: tuple[str, ...] = ()
+    """Fields that may raise an alarm in the data's audit (constant, values that no game reaches): known to be right."""
     split: Literal["md5", "first"] = "md5"
     """How validation games are named: `md5` by each game's hash (the same games in every data set), `first` takes the
     first `training.train_split` of the games for training, as published."""

@@ -30,7 +30,7 @@ FREE_KEYS = frozenset({
     "training.num_epochs", "training.max_steps", "training.device", "training.threads", "training.eval_batch_size",
     "training.log_interval", "training.checkpoint_minutes", "training.batch_parts", "training.compile",
     "training.rollout_starts",
-    "data.dataset_dir", "save_dir",
+    "data.dataset_dir", "data.allow", "save_dir",
 })  # fmt: skip
 """Settings that may change at a resume; any other would make it another experiment."""
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldmodel.blocks.alarms import check_alarms
 from worldmodel.errors import UserError
 from worldmodel.features.plan import Plan, Samples, check_world
 from worldmodel.model.build import build_model
@@ -127,7 +128,8 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
         check_same(storage / config.name, older, config, dataset.fingerprint)
         report(f"run {older.name!r} is {describe_end(older)}: nothing is left to train; --epochs asks for more")
         return older
-    notes = _compare_lengths(storage / config.name, older, config, plan) if older else []
+    allowed = check_alarms(dataset.index, config.encoding.layout.field_names, config.data.allow, blocks)
+    notes = allowed + (_compare_lengths(storage / config.name, older, config, plan) if older else [])
     check_budget(cost, request.budget, older)
     if request.auto_batch:
         config = fit_batch(dataset, request, report)
