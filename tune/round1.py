@@ -33,6 +33,7 @@ from tune.results import TrialResult, read_trial
 from tune.timeline import DOCTOR, ENCODE, MACHINES, RAY, FirstStep, prepend_submission
 from tune.trials import WAITING, Cluster, Resources, TrialRun, check_reach, is_done, plan_resources, run_trials
 from tune.watch import GridWatch
+from worldmodel.blocks.alarms import check_alarms
 from worldmodel.blocks.index import has_index, read_index
 from worldmodel.errors import UserError
 from worldmodel.features.plan import check_world
@@ -249,8 +250,10 @@ def _check_writable(folder: Location) -> None:
 
 def _check_games(blocks: str, trials: Sequence[Trial]) -> None:
     """UserError where the data leave an experiment nothing to train or to validate on."""
-    games = read_index(Location.of(blocks)).games
+    index = read_index(Location.of(blocks))
+    games = index.games
     for config in (trial.config for trial in trials):
+        check_alarms(index, config.encoding.layout.field_names, config.data.allow, blocks)
         split_games(select_games(games, filter_of(config.data)), config.training.train_split, config.data.split)
 
 
