@@ -49,7 +49,7 @@ class Stored:
 
     size: int
     tag: str
-    """Changes whenever the object is replaced: S3's ETag, elsewhere the time of the last change."""
+    """Changes whenever the object is replaced: S3's ETag, elsewhere the time of the last change (Azure: in seconds)."""
 
 
 class _Digester:

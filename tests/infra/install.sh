@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests of infra/ run beside Python: Terraform (as a library), checkov, hadolint, a simulator of AWS's
-# policies. They pin much, so they live in an environment of their own. What cannot be had is said; its tests skip.
+# Installs what the tests of infra/ run: Terraform (as a library), checkov, hadolint, a simulator of AWS's policies, a server
+# of Azure's storage. They pin much, so they live in an environment of their own. What cannot be had is said; its tests skip.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
