@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from worldmodel.cli.runs import RunVerb, choose_checkpoint
-from worldmodel.cli.verb import Result, as_result, metavar
+from worldmodel.cli.verb import Result, Verb, as_result, metavar
 
 SHOWN = (
     "metric/position_mae", "metric/velocity_mae", "metric/damage_mae", "metric/action_acc", "metric/action_ce",
@@ -15,6 +15,11 @@ SHOWN = (
     "metric/binary_acc", "loss/total",
 )  # fmt: skip
 """Metrics of the table; `--json` has all."""
+SHOWN_OF_ROLLOUTS = (
+    "summary_pos_mae", "summary_vel_mae", "summary_action_acc", "summary_change_acc", "summary_percent_mae",
+    "summary_stocks_mae", "summary_possible",
+)  # fmt: skip
+"""Metrics of the rollouts' table, each for every horizon."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +30,37 @@ class Evaluate(RunVerb):
     """Which one; None: the best where one has been named, else the newest."""
     data: Annotated[str, metavar("SRC|BLOCKS")] = ""
     """Games or blocks; empty: those that the run was trained on."""
+    rollout: bool = False
+    """Measure rollouts instead, in which the model feeds itself: how far they stray, frame by frame."""
+    starts: Annotated[int, metavar("N")] = 300
+    """Rollouts, with --rollout."""
+    frames: Annotated[int, metavar("N")] = 300
+    """Frames of each rollout, with --rollout; 60 are a second, and 20 are enough for the first decision."""
+    temperature: float = 0.0
+    """With --rollout, 0: the most likely actions; above 0, actions are drawn."""
+    seed: int = 0
+    """Of what is drawn, with --rollout."""
+    device: Annotated[str, metavar("cpu|cuda")] = ""
+    """Where the model runs, with --rollout; empty: the run's own device, or what there is."""
 
     def run(self) -> Result:
+        location, _ = self.find()
+        checkpoint = choose_checkpoint(location, self.checkpoint)
+        if self.rollout:
+            from worldmodel.rollout.suite import RolloutRequest, evaluate_rollouts
+
+            request = RolloutRequest(
+                data=self.data, starts=self.starts, frames=self.frames, temperature=self.temperature, seed=self.seed,
+                device=self.device,
+            )  # fmt: skip
+            return as_result(evaluate_rollouts(location, checkpoint, request))
         from worldmodel.rollout.evaluation import evaluate
 
-        location, _ = self.find()
-        return as_result(evaluate(location, choose_checkpoint(location, self.checkpoint), self.data))
+        return as_result(evaluate(location, checkpoint, self.data))
 
     def render(self, result: Result) -> str:
+        if self.rollout:
+            return self.render_rollouts(result)
         from rich.console import Console
         from rich.table import Table
 
@@ -44,3 +72,20 @@ class Evaluate(RunVerb):
         Console(file=page, width=120).print(table)
         facts = {key: value for key, value in result.items() if key not in ("rows", "notes")}
         return "\n".join([page.getvalue().rstrip(), super().render(facts), *result["notes"]])
+
+    def render_rollouts(self, result: Result) -> str:
+        """A table of horizons, and one of how players behave."""
+        from rich.console import Console
+        from rich.table import Table
+
+        rows: dict[str, dict[str, float]] = result["rows"]
+        names = list(dict.fromkeys(name.removeprefix("eval/") for row in rows.values() for name in row))
+        shown = [n for n in names if not n.startswith("summary_") or n.rpartition("_k")[0] in SHOWN_OF_ROLLOUTS]
+        table = Table("metric", *rows)
+        for name in sorted(shown, key=lambda n: (n.startswith("summary_"), n.rpartition("_k")[0]), reverse=True):
+            values = (row.get(f"eval/{name}") for row in rows.values())
+            table.add_row(name, *("" if value is None else f"{value:.4f}" for value in values))
+        page = io.StringIO()
+        Console(file=page, width=120).print(table)
+        facts = {key: value for key, value in result.items() if key not in ("rows", "curves", "notes")}
+        return "\n".join([page.getvalue().rstrip(), Verb.render(self, facts), *result["notes"]])

@@ -29,6 +29,7 @@ from worldmodel.cli.games import Pack, Parse, Toy
 from worldmodel.cli.leaderboard import Leaderboard
 from worldmodel.cli.plan import Plan
 from worldmodel.cli.play import Play
+from worldmodel.cli.rollout import RollOut
 from worldmodel.cli.runs import Export, Fetch, Runs, Show
 from worldmodel.cli.train import Train
 from worldmodel.cli.upload import Upload
@@ -54,6 +55,7 @@ Command = (
     | Annotated[Plan, subcommand("plan")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[RollOut, subcommand("rollout")]
     | Annotated[Film, subcommand("film")]
     | Annotated[Play, subcommand("play")]
     | Annotated[Runs, subcommand("runs")]

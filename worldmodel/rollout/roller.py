@@ -103,6 +103,14 @@ class Roller:
         """The first frame that a rollout can start at."""
         return self.unroller.context
 
+    def find_start(self, game: str, frame: int) -> Start:
+        """The start in the game whose name begins so ("": the first). UserError where none does, or several do."""
+        found = [n for n, entry in enumerate(self.games) if entry.md5.startswith(game)]
+        if not found or (game and len(found) > 1):
+            some = ", ".join(entry.md5[:8] for entry in self.games[:8]) + (", ..." if len(self.games) > 8 else "")
+            raise UserError(f"{len(found)} validation games begin with {game!r}, expected one of {some}")
+        return Start(game=found[0], frame=frame)
+
     @torch.inference_mode()
     def begin(self, starts: Sequence[Start], warm_up: int = WARM_UP) -> Facts:
         """See the true frames before each start, at most `warm_up` of them; returns the last one.
@@ -133,7 +141,13 @@ class Roller:
         return self._read(0, frames)
 
     def roll(self, starts: Sequence[Start], frames: int, warm_up: int = WARM_UP) -> Rollout:
-        """So many frames from each start under the controls that were played. UserError as `begin`."""
+        """So many frames from each start under the controls that were played; behind a game's end, its last ones.
+
+        Raises:
+            UserError: no frames are asked for, or as `begin`.
+        """
+        if frames < 1:
+            raise UserError(f"found {frames} frames to roll out, expected at least 1")
         self.begin(starts, warm_up)
         true = self.true_frames(frames)
         made = self.step(true.controls[:, 0])

@@ -7,12 +7,13 @@ metric's meaning change; from 2 on it is part of the names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from worldmodel.blocks.index import GameEntry, partition_of
@@ -20,7 +21,7 @@ from worldmodel.features.facts import FactReader, Facts
 from worldmodel.features.plan import Samples
 from worldmodel.features.store import FrameStore
 from worldmodel.model.unroll import Unroller
-from worldmodel.schema import FIELDS, PLAYER_FIELDS, PLAYERS
+from worldmodel.schema import FIELDS, PLAYER_FIELDS
 from worldmodel.training.metrics import MAE_FIELDS
 from worldmodel.training.plausibility import Watch
 from worldmodel.training.starts import WARM_UP, choose_starts
@@ -130,30 +131,49 @@ def list_metrics(horizon: int = COHERENCE) -> list[str]:
     return [name_metric(name, h) for h in HORIZONS if h <= horizon for name in names]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One frame of B rollouts."""
+
+    number: int
+    """From 0."""
+    before: Facts
+    """The frame that it was made from (T = 1): own, and before the first true."""
+    made: Facts
+    """The own frame (T = 1)."""
+    true: Facts
+    """What was played (T = 2): the frame before, and this one."""
+    possible: Bool[Tensor, " batch"]
+    """Whether each rollout could be a game so far."""
+
+
 @torch.inference_mode()
-def roll_out(unroller: Unroller, data: RolloutSet) -> RolloutSums:
-    """Roll every start of the set on under true controls, and measure. The model is to be in evaluation mode."""
+def roll_out(unroller: Unroller, data: RolloutSet, watch: Callable[[Step], None] = lambda step: None) -> RolloutSums:
+    """Roll every start of the set on under true controls, and measure. The model is to be in evaluation mode.
+
+    `watch`: told of every step.
+    """
     sums = RolloutSums(data.horizon, data.store.device)
     for samples in _group(data.samples, unroller.context):
-        for time, frame, true, watched in roll_frames(unroller, data, samples):
-            _measure(sums, time, frame, true, data.store.present(samples))
-            sums.add("possible", time, watched.sum(), torch.ones_like(watched).sum())
+        for step in _roll(unroller, data, samples):
+            _measure(sums, step, data.store.present(samples))
+            watch(step)
     return sums
 
 
-def roll_frames(unroller: Unroller, data: RolloutSet, samples: Samples) -> Iterator[tuple[int, Facts, Facts, Tensor]]:
-    """Number, own frame, true frame and the true one before (T = 2), and whether each rollout is possible so far."""
-    seen = int(min(WARM_UP, samples.starts.min()))
+def _roll(unroller: Unroller, data: RolloutSet, samples: Samples) -> Iterator[Step]:
+    seen = int(min(max(WARM_UP, unroller.context), samples.starts.min()))
     every = data.reader.read(data.store, Samples(samples.games, samples.starts - seen), seen + data.horizon)
     before = every.cut(slice(0, seen))
     unroller.begin(before)
-    watch = Watch(before)
-    is_possible = torch.ones(len(samples), dtype=torch.bool, device=every.numbers.device)
-    for time in range(data.horizon):
-        true = every.cut(slice(seen + time - 1, seen + time + 1))
-        frame = unroller.step(true.controls[:, 1])
-        is_possible = is_possible & watch.judge(frame)
-        yield time, frame, true, is_possible
+    watch, last = Watch(before), before.cut(slice(-1, None))
+    possible = torch.ones(len(samples), dtype=torch.bool, device=every.numbers.device)
+    for number in range(data.horizon):
+        true = every.cut(slice(seen + number - 1, seen + number + 1))
+        made = unroller.step(true.controls[:, 1])
+        possible = possible & watch.judge(made)
+        yield Step(number=number, before=last, made=made, true=true, possible=possible)
+        last = made
 
 
 def _group(samples: Samples, context: int) -> Iterator[Samples]:
@@ -163,13 +183,15 @@ def _group(samples: Samples, context: int) -> Iterator[Samples]:
         yield samples.take(np.array(list(rows)))
 
 
-def _measure(sums: RolloutSums, time: int, frame: Facts, true: Facts, present: Tensor) -> None:
+def _measure(sums: RolloutSums, step: Step, present: Tensor) -> None:
     """`present` (B, P, field): what each game records."""
+    made, true = step.made, step.true
     for name, fields in ERRORS.items():
         mask = torch.stack([present[..., NUMBER[field]] for field in fields])
-        error = torch.stack([(frame.get(field)[:, 0] - true.get(field)[:, 1]).abs() for field in fields])
-        sums.add(name, time, (error * mask).sum(), mask.sum())
+        error = torch.stack([(made.get(field)[:, 0] - true.get(field)[:, 1]).abs() for field in fields])
+        sums.add(name, step.number, (error * mask).sum(), mask.sum())
     action = true.get("action").clamp(max=FIELDS["action"].vocabulary - 1)
-    right, changed = frame.get("action")[:, 0] == action[:, 1], action[:, 1] != action[:, 0]
-    sums.add("action_acc", time, right.sum(), torch.tensor(len(right) * PLAYERS, device=right.device))
-    sums.add("change_acc", time, (right & changed).sum(), changed.sum())
+    right, changed = made.get("action")[:, 0] == action[:, 1], action[:, 1] != action[:, 0]
+    sums.add("action_acc", step.number, right.sum(), torch.ones_like(right).sum())
+    sums.add("change_acc", step.number, (right & changed).sum(), changed.sum())
+    sums.add("possible", step.number, step.possible.sum(), torch.ones_like(step.possible).sum())

@@ -1,7 +1,8 @@
 """Where rollouts begin: the same frames of the same games for every model, and in every data set that holds the games.
 
-A game's starts are a function of its md5, the seed 42 and the longest horizon alone. Games take turns: the first start
-of each, in the order of a hash, then the second of each, and so on; so the first few starts are spread over all games.
+A game's starts are a function of its md5 and length alone (and the seed 42): whatever horizon is asked for, 300 frames
+lie behind each, unless the game is too short for that. Games take turns: the first start of each, in the order of a
+hash, then the second of each, and so on; so the first few starts are spread over all games.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from worldmodel.errors import UserError
 from worldmodel.features.plan import Samples
 
 SEED = 42
+LONGEST = 300
+"""Frames behind a start where the game has them: the longest horizon."""
 WARM_UP = 64
 """True frames before a start that every model sees, if the game has them; a sequence of training has as many."""
 
@@ -56,7 +59,9 @@ def choose_starts(games: Sequence[GameEntry], number: int, horizon: int, context
 
 
 def _choose_frame(game: GameEntry, turn: int, horizon: int, context: int) -> int:
-    last = game.frames - horizon
+    last = game.frames - max(horizon, LONGEST)
+    if last < max(WARM_UP, context):
+        last = game.frames - horizon
     first = min(max(WARM_UP, context), last)
     return first + int(_draw(game.md5, turn) * (last - first + 1))
 
