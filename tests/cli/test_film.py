@@ -70,6 +70,7 @@ def test_a_game_that_ends_early_is_filmed_to_its_end_and_the_page_says_so(
         (["--checkpoint", "77"], "has no checkpoint '77'"),
         (["--count", "0"], "expected at least 1"),
         (["--frames", "0"], "expected at least 1"),
+        (["--video", "gif", "--width", "5"], "expected 160 to 3840 pixels"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_refused_in_one_line(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from tests.film.rooms import open_roller
 from worldmodel.errors import UserError
@@ -89,3 +90,13 @@ def test_a_game_is_found_by_the_beginning_of_its_name(roller: Roller) -> None:
 def test_an_empty_clip_is_refused(roller: Roller, options: ClipOptions) -> None:
     with pytest.raises(UserError, match="expected at least 1"):
         make_clips(roller, [Start(game=0, frame=30)], options)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
+def test_a_model_that_diverged_is_named_as_such(run: Location) -> None:
+    broken = open_roller(run)
+    with torch.no_grad():
+        for parameter in broken.run.model.parameters():
+            parameter.fill_(float("nan"))
+    with pytest.raises(UserError, match="predicts x that is no number, 1 frames after frame 29"):
+        make_clips(broken, [Start(game=0, frame=30)], SHORT)

@@ -76,6 +76,16 @@ def test_held_keys_are_the_players_pad(page: Any) -> None:
     assert (pad["main_stick_x"], pad["button_A"]) == (0.5, 0)
 
 
+def test_a_gamepad_is_the_players_pad(page: Any) -> None:
+    pressed = "buttons: Array.from({length: 17}, (_, n) => ({value: n === 7 || n === 0 ? 1 : 0}))"
+    page.execute_script(f"navigator.getGamepads = () => [{{axes: [0.1, -1, 1, 0], {pressed}}}]")
+    time.sleep(0.3)
+    pad = read_state(page)["pads"][0]
+    page.execute_script("navigator.getGamepads = () => []")
+    assert (pad["main_stick_x"], pad["main_stick_y"], pad["c_stick_x"]) == (0.5, pytest.approx(0.994, abs=0.01), 1)
+    assert (pad["shoulder"], pad["button_R"], pad["button_A"], pad["button_B"]) == (1, 1, 1, 0)
+
+
 def test_f2_saves_what_was_played(page: Any, out: Path) -> None:
     press(page, F2)
     time.sleep(0.7)

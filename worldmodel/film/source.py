@@ -113,12 +113,23 @@ def _make_clip(roller: Roller, rollout: Rollout, baseline: Rollout, place: int, 
     sample = Samples(np.array([start.game]), np.array([start.frame - lead]))
     before = {name: values[0] for name, values in roller.reader.read(roller.store, sample, lead).to_arrays().items()}
     true, predicted = (_cut(columns, place, length) for columns in (rollout.true, rollout.predicted))
+    _check_finite(predicted, start, game.md5)
     return Clip(
         md5=game.md5, stage_id=game.stage, first=start.frame - lead, lead=lead,
         truth=join(before, true, (*DRAWN, *CONTROLS)), predicted=join(before, predicted),
         kinematic=join(before, _cut(baseline.predicted, place, length), POSITION),
         characters=tuple(int(character) for character in before["character"][0]),
     )  # fmt: skip
+
+
+def _check_finite(columns: Columns, start: Start, md5: str) -> None:
+    for name in POSITION:
+        broken = np.flatnonzero(~np.isfinite(columns[name]).all(axis=1))
+        if len(broken):
+            raise UserError(
+                f"the model predicts {name} that is no number, {broken[0] + 1} frames after frame {start.frame - 1} of "
+                f"game {md5}: its weights are damaged or it diverged; choose another --checkpoint"
+            )
 
 
 def _cut(columns: Columns, place: int, length: int) -> Columns:

@@ -23,6 +23,8 @@ Kind = Literal["mp4", "gif"]
 GIF_EVERY = 3
 """A GIF has every third frame: 20 pictures a second, which all browsers show at that rate."""
 GIF_COLORS = 64
+NARROWEST, WIDEST = 160, 3840
+"""Pixels that a video can be wide."""
 INSTALL = "pip install 'worldmodel[film]'"
 
 
@@ -40,6 +42,13 @@ class VideoOptions:
     speed: float = 1.0
     """1 is the game's own; .5 takes twice as long."""
 
+    def __post_init__(self) -> None:
+        if not NARROWEST <= self.width <= WIDEST or self.speed <= 0:
+            raise UserError(
+                f"found a video {self.width} pixels wide at speed {self.speed:g}, expected {NARROWEST} to {WIDEST} "
+                "pixels and a speed above 0"
+            )
+
 
 def write_video(clip: Clip, out: Location, options: VideoOptions) -> None:
     """Writes a clip as a video.
@@ -53,8 +62,6 @@ def write_video(clip: Clip, out: Location, options: VideoOptions) -> None:
         from worldmodel.film.picture import Picture
     except ImportError as error:
         raise VideoError(f"no video: {error.name} is not installed ({INSTALL})") from error
-    if options.speed <= 0:
-        raise VideoError(f"no video: found speed {options.speed}, expected a number above 0")
     picture = Picture(clip, options.width)
     every = GIF_EVERY if options.kind == "gif" else 1
     rate = FRAMES_PER_SECOND / every * options.speed

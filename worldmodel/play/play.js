@@ -70,8 +70,7 @@ function connect() {
 
 function receive(message) {
   if (message.type === "frame") {
-    if (message.sent) state.latency += 0.1 * (performance.now() - message.sent - state.latency);
-    Object.assign(state, { frame: message, rate: message.rate, step: message.step });
+    Object.assign(state, { frame: message, rate: message.rate, step: message.step, isNew: true });
   } else if (message.type === "games") listGames(message.games);
   else if (message.type === "start") showStart(message);
   else if (message.type === "gone") { state.gone = true; say(message.text); }
@@ -137,6 +136,8 @@ function draw() {
     const [pad, wide] = fitCanvas(card.querySelector("canvas"), PAD_HEIGHT);
     drawPad(pad, { x: 0, y: 0, w: wide, h: PAD_HEIGHT }, frame.pads[number], LOOK.colors.players[number]);
   });
+  if (state.isNew && frame.sent) state.latency += 0.1 * (performance.now() - frame.sent - state.latency);
+  state.isNew = false;
   el("rate").textContent = state.paused ? "–" : state.rate.toFixed(1);
   el("step").textContent = state.step.toFixed(1);
   el("latency").textContent = state.paused ? "–" : state.latency.toFixed(0);

@@ -96,15 +96,18 @@ class Session:
         """One frame on, under what the persons hold; the second counts where player 1 is a person.
 
         Raises:
-            UserError: the session is as long as one can be.
+            UserError: the session is as long as one can be, or the model says what is no number.
         """
         if len(self.frames) > LONGEST:
             raise UserError("eight minutes are played: save them, and begin again")
         rows = to_row([read_pad(one) for one in held])
         if self.choice.rival is not None and self.recording_left:
             rows[1] = self._inputs[self.row + 1]
-        self.frames.append(self.world.step(rows))
-        return self.frames[-1]
+        frame = self.world.step(rows)
+        if not np.isfinite([frame["x"], frame["y"]]).all():
+            raise UserError("the model predicts positions that are no numbers: begin again, or with another checkpoint")
+        self.frames.append(frame)
+        return frame
 
     def save(self, out: Path) -> Path:
         """Write what was played into the parsed games of a folder, and return its file.
