@@ -5,7 +5,7 @@ const FILM = JSON.parse(document.getElementById("film").textContent);
 const LOOK = FILM.look;
 const SPEEDS = [0.1, 0.25, 0.5, 1, 2];
 const CHART_HEIGHT = 96, PAD_HEIGHT = 58, CHART_LEFT = 44, OTHER_HEIGHT = 490;
-const sceneHeight = () => Math.max(230, Math.min(520, window.innerHeight - OTHER_HEIGHT));
+const sceneHeight = () => Math.max(230, Math.min(620, window.innerHeight - OTHER_HEIGHT));
 const el = (id) => document.getElementById(id);
 const state = { clip: 0, time: 0, playing: true, speed: 1, ghosts: true, overlay: false, loops: true, fps: 0 };
 window.filmState = state;
