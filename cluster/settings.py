@@ -7,6 +7,7 @@ stand in no file and in no command line.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -100,9 +101,22 @@ def list_variables(config: Mapping[str, Any], settings: Settings) -> Iterator[tu
         yield "WORLDMODEL_PRESET", settings.preset
     if kind:
         yield "WORLDMODEL_PROVIDER", kind
+    if machines := count_machines(config):
+        yield "WORLDMODEL_MACHINES", json.dumps(machines)
     price = price_gpu(config, settings)
     if price is not None:
         yield "WORLDMODEL_PRICE_PER_HOUR", f"{price:.4g}"
+
+
+def count_machines(config: Mapping[str, Any]) -> list[dict[str, float]]:
+    """What the cluster may start beside its head: count, CPUs and GPUs of each kind, in the file's order."""
+    found, room = [], config.get("max_workers", 0)
+    for name, kind in config.get("available_node_types", {}).items():
+        resources, count = kind.get("resources") or {}, min(room, kind.get("max_workers", 0))
+        if name != config.get("head_node_type") and resources and count:
+            found.append({"count": count, "CPU": resources.get("CPU", 0), "GPU": resources.get("GPU", 0)})
+            room -= count
+    return found
 
 
 def price_gpu(config: Mapping[str, Any], settings: Settings) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -36,13 +37,15 @@ WAITING = "ray tune"
 """Name of the thread that waits for Ray Tune."""
 RETRIES = 2
 """Times that a trial goes on from its checkpoint after its process, or its machine, was lost."""
+MACHINES = "WORLDMODEL_MACHINES"
+"""Environment variable: what a cluster may start, as JSON, for one that starts from nothing has no CPU yet."""
 SLACK = 1e-9
 """Ten tenths of a GPU are one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """What a Ray has in all, busy or not, with the machines that its autoscaler may still start."""
+    """What a Ray has in all, busy or not, with the machines that it may still start."""
 
     cpus: float
     gpus: float
@@ -55,25 +58,30 @@ class Cluster:
         """That of the Ray that was joined."""
         import ray
 
-        present = ray.cluster_resources()
-        total = _add_promised(present)
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        largest = max((node["Resources"].get("CPU", 0.0) for node in nodes), default=0.0)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        promised = read_promised()
+        present = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
+        total = {name: max(present[name], sum(machine[name] for machine in promised)) for name in present}
+        each = [node.get("CPU", 0.0) for node in nodes] + [machine["CPU"] for machine in promised]
         return cls(
-            cpus=total["CPU"], gpus=total["GPU"], cpus_each=float(largest),
-            machines=len(nodes) + any(total[name] > present.get(name, 0.0) for name in total),
+            cpus=total["CPU"], gpus=total["GPU"], cpus_each=float(max(each, default=0.0)),
+            machines=len(nodes) + (total != present),
         )  # fmt: skip
 
 
-def _add_promised(present: dict[str, float]) -> dict[str, float]:
-    """With what an autoscaler that starts from nothing can grow to. Ray keeps that to itself, so it may be missing."""
-    from ray._private.state import state
+def read_promised() -> list[dict[str, float]]:
+    """The machines that a cluster may start: the CPUs and GPUs of each. None where nothing says so: Ray does not.
 
+    UserError where what says so cannot be understood.
+    """
+    text = os.environ.get(MACHINES) or "[]"
     try:
-        promised = state.get_max_resources_from_cluster_config() or {}
-    except (AttributeError, RuntimeError):
-        promised = {}
-    return {name: max(present.get(name, 0.0), promised.get(name, 0.0)) for name in ("CPU", "GPU")}
+        kinds = [(int(kind["count"]), float(kind["CPU"]), float(kind["GPU"])) for kind in json.loads(text)]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f'{MACHINES}={text}: expected machines that may be started, as [{{"count": 2, "CPU": 96, "GPU": 8}}]'
+        ) from error
+    return [{"CPU": cpus, "GPU": gpus} for count, cpus, gpus in kinds for _ in range(count)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from botocore.stub import Stubber
 
 from cluster import secret_store, settings
 from cluster.secret_store import SecretError, read_secret
-from cluster.settings import find_secrets, list_variables, parse_settings, price_gpu, read_config
+from cluster.settings import count_machines, find_secrets, list_variables, parse_settings, price_gpu, read_config
 from tests.cluster.launcher import CLOUDS, FILES, ROOT, fill_file, lend_credentials
 from worldmodel.blocks.encode import STORES
 from worldmodel.errors import UserError
@@ -37,8 +37,17 @@ def test_a_job_finds_data_storage_gpus_preset_and_price() -> None:
     assert variables("a100") == {
         "WORLDMODEL_DATA": "s3://bucket/games", "WORLDMODEL_STORAGE": "s3://bucket/runs",
         "WORLDMODEL_GPUS_PER_TRIAL": "1", "WORLDMODEL_PRESET": "round1", "WORLDMODEL_PROVIDER": "aws",
-        "WORLDMODEL_PRICE_PER_HOUR": "4.096",
+        "WORLDMODEL_PRICE_PER_HOUR": "4.096", "WORLDMODEL_MACHINES": '[{"count": 2, "CPU": 96, "GPU": 8}]',
     }  # fmt: skip
+
+
+def test_a_job_knows_what_may_be_started_in_all_and_no_more() -> None:
+    config = fill_file("a100")
+    config["available_node_types"]["l4"]["max_workers"] = 4
+    config["max_workers"] = 3
+    kinds = count_machines(config)
+    assert kinds == [{"count": 2, "CPU": 96, "GPU": 8}, {"count": 1, "CPU": 8, "GPU": 1}]
+    assert count_machines(fill_file("own-machines")) == []
 
 
 @pytest.mark.parametrize("stem", FILES)

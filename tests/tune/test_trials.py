@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.tune.results_at_hand import make_result, make_trial
 from tune.grid import Trial
-from tune.trials import Cluster, check_reach, is_done, plan_resources
+from tune.trials import MACHINES, Cluster, check_reach, is_done, plan_resources, read_promised
 from worldmodel.errors import UserError
 from worldmodel.rollout.evaluation import EVALUATION
 from worldmodel.storage import Location
@@ -92,6 +92,24 @@ def test_a_line_says_what_runs_at_once() -> None:
     found = plan_resources(Cluster(cpus=8, gpus=1), 0.25, 1)
     assert found.describe(21) == "21 trials, 4 at once, each 1 worker of 1 CPU, 0.25 GPU"
     assert found.describe(1) == "1 trial, 1 at once, each 1 worker of 1 CPU, 0.25 GPU"
+
+
+def test_a_cluster_that_starts_from_nothing_counts_what_it_may_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = {"Alive": True, "Resources": {"memory": 1.0}}
+    monkeypatch.setattr("ray.nodes", lambda: [head, {"Alive": False, "Resources": {"CPU": 96.0}}])
+    monkeypatch.delenv(MACHINES, raising=False)
+    assert Cluster.find() == Cluster(cpus=0, gpus=0, machines=1)
+    monkeypatch.setenv(MACHINES, '[{"count": 2, "CPU": 96, "GPU": 8}, {"count": 1, "CPU": 8, "GPU": 1}]')
+    assert Cluster.find() == Cluster(cpus=200, gpus=17, machines=2, cpus_each=96)
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": 96.0, "GPU": 8.0}}] * 3)
+    assert Cluster.find() == Cluster(cpus=288, gpus=24, machines=3, cpus_each=96)
+
+
+@pytest.mark.parametrize("text", ["two", '{"CPU": 1}', '[{"count": 1}]', "[3]"])
+def test_what_may_be_started_is_understood_or_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MACHINES, text)
+    with pytest.raises(UserError, match=MACHINES):
+        read_promised()
 
 
 def test_a_folder_of_one_machine_is_no_storage_of_a_cluster_of_several() -> None:

@@ -219,9 +219,7 @@ def _await_machine(needs: Mapping[str, float], wait_seconds: float) -> str | Non
     """None once a machine came; else why none does: what the cloud said, or "" where the time is over."""
     import ray
 
-    task = ray.remote(socket.gethostname).options(
-        num_cpus=needs.get("CPU", 0), num_gpus=needs.get("GPU", 0), max_calls=1
-    )
+    task = ray.remote(max_calls=1)(_name_machine).options(num_cpus=needs.get("CPU", 0), num_gpus=needs.get("GPU", 0))
     answer, deadline = task.remote(), time.monotonic() + wait_seconds
     reason = ""
     while time.monotonic() < deadline:
@@ -232,6 +230,10 @@ def _await_machine(needs: Mapping[str, float], wait_seconds: float) -> str | Non
             break
     ray.cancel(answer, force=True)
     return reason
+
+
+def _name_machine() -> str:
+    return socket.gethostname()
 
 
 def explain_no_machine(wanted: str, reason: str, seconds: float) -> Check:
@@ -278,7 +280,7 @@ def rehearse_there(storage: str, gpus: float) -> list[Check]:
     """A rehearsal on a machine that a trial fits on, holding what a trial would."""
     import ray
 
-    task = ray.remote(_rehearse).options(num_cpus=1, num_gpus=gpus, max_calls=1, max_retries=0)
+    task = ray.remote(max_calls=1)(_rehearse).options(num_cpus=1, num_gpus=gpus, max_retries=0)
     answer = task.remote(storage, [share_environment()])
     done, _ = ray.wait([answer], timeout=REHEARSAL_SECONDS)
     if not done:
