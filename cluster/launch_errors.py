@@ -77,26 +77,29 @@ REFUSALS = (
         found="the machine image does not exist there",
         remedy="name another image in the YAML (ImageId, sourceImage, imageSku), of Ubuntu 24.04 or newer",
     ),
-    Refusal(
-        marks=("Setup command failed", "Setup command `"),
-        found="a machine was started, but its set-up failed",
-        remedy="see the set-up's own message above",
-    ),
-    Refusal(
-        marks=("Permission denied (publickey", "wait_ready timeout"),
-        found="the machine is there, but SSH does not let us in",
-        remedy="check auth.ssh_user and auth.ssh_private_key, and that port 22 is open on your network",
-    ),
-    Refusal(
-        marks=("Start command failed",),
-        found="a machine is set up, but Ray did not start there",
-        remedy="see the message above; `ray attach` opens a shell there",
-    ),
 )  # fmt: skip
+
+
+BROKEN = ("SSH command failed", "Setup command failed", "Start command failed", "Failed to setup head node")
+"""What the launcher says when a machine is there and something on it fails."""
+STEPS = (
+    ("Waiting for SSH", "the machine is there, but SSH does not let us in",
+     "check auth.ssh_user and auth.ssh_private_key, and that port 22 is open on your network"),
+    ("Processing file mounts", "the machine is there, but the code could not be copied to it",
+     "see the message above: rsync must be there, and the disk must have room"),
+    ("Running setup commands", "a machine was started, but its set-up failed",
+     "see the set-up's own message above"),
+    ("Starting the Ray runtime", "a machine is set up, but Ray did not start there",
+     "see the message above; `ray attach` opens a shell there"),
+)  # fmt: skip
+"""How the launcher announces each of its steps on a machine, what it means that the step fails, and what to do."""
 
 
 def explain(output: str) -> str:
     """What went wrong and what to do, from what the launcher printed; empty: not known."""
+    if any(mark in output for mark in BROKEN):  # the cloud has done its part
+        last, found, remedy = max(STEPS, key=lambda step: output.rfind(step[0]))
+        return f"{found}: {remedy}" if last in output else ""
     for refusal in REFUSALS:
         if any(mark in output for mark in refusal.marks):
             return f"{refusal.found}: {refusal.remedy}"

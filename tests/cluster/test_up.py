@@ -36,8 +36,10 @@ SAYS = {
     'botocore.exceptions.EndpointConnectionError: Could not connect to the endpoint URL: "https://ec2.us-wst-2."':
         "region or zone is wrong",
     "An error occurred (InvalidAMIID.NotFound) when calling the RunInstances operation": "image does not exist",
-    "Setup command failed.": "set-up failed",
-    "Start command failed.": "Ray did not start",
+    "[1/7] Waiting for SSH to become available\nFailed to setup head node.": "SSH does not let us in",
+    "[2/7] Processing file mounts\nSSH command failed.": "could not be copied",
+    "[6/7] Running setup commands\npip: AccessDenied\nSSH command failed.": "set-up failed",
+    "[6/7] Running setup commands\n[7/7] Starting the Ray runtime\nSSH command failed.": "Ray did not start",
 }  # fmt: skip
 """What clouds and the launcher say, and what a person is told."""
 
@@ -155,7 +157,7 @@ def test_every_refusal_has_a_remedy_and_an_unknown_one_is_not_guessed() -> None:
 
 
 def test_a_failed_start_leaves_no_machine(laptop: Laptop, capsys: pytest.CaptureFixture[str]) -> None:
-    laptop.answer("Setup command failed.", 1)
+    laptop.answer("[6/7] Running setup commands: Failed to setup head node.", 1)
     file = laptop.write(fill_file("own-machines"))
     assert up.main([file]) == 1
     assert laptop.calls[-1] == f"down --yes {file}"
@@ -167,7 +169,7 @@ def test_a_failed_start_leaves_no_machine(laptop: Laptop, capsys: pytest.Capture
 def test_a_cluster_that_was_there_before_stays_when_its_update_fails(
     keep: bool, laptop: Laptop, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    laptop.answer("Setup command failed.", 1)
+    laptop.answer("[6/7] Running setup commands: Failed to setup head node.", 1)
     laptop.machines = {} if keep else {"i-1": "head"}
     file = laptop.write(fill_file("own-machines"))
     assert up.main([file, *(["--keep"] if keep else [])]) == 1
