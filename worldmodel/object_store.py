@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from worldmodel.errors import UserError
+from worldmodel.redaction import hide_secrets
 
 
 class StorageError(UserError):
@@ -102,7 +103,7 @@ def _open_store(scheme: str, bucket: str, settings: tuple[str | None, ...], pati
             request_timeout=patience.seconds, allow_delayed_open=True,  # a small file in one request
             retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=patience.tries),
         )  # fmt: skip
-        where, remedy = endpoint or "S3", "set AWS_ENDPOINT_URL and AWS_REGION"
+        where, remedy = hide_secrets(endpoint or "S3"), "set AWS_ENDPOINT_URL and AWS_REGION"
     # Listing a bucket that does not exist looks like an empty folder, so a typo is found here, once.
     if not _may_exist(store, bucket):
         raise StorageError(f"there is no bucket {bucket!r} at {where}; create it, or {remedy}")
@@ -138,7 +139,7 @@ HINTS = (
     (("NO_SUCH_BUCKET", "' not found", "NoSuchBucket", "ContainerNotFound"),
      "check the bucket's name, AWS_ENDPOINT_URL and AWS_REGION"),
     (("ACCESS_DENIED", "Forbidden", "INVALID_ACCESS_KEY", "SIGNATURE", "credential", "EXPIRED", "PERMISSION_DENIED",
-      "AccessDenied", "InvalidAccessKey", "SignatureDoesNotMatch", "ExpiredToken", "AuthenticationFailed",
+      "OAuth2 access token", "AccessDenied", "InvalidAccessKey", "SignatureDoesNotMatch", "ExpiredToken", "AuthenticationFailed",
       "AuthorizationPermissionMismatch", "AuthorizationFailure"),
      "check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role; for "
      "gs:// GOOGLE_APPLICATION_CREDENTIALS; for az:// AZURE_STORAGE_KEY or `az login`) and what they may do with this "
@@ -170,4 +171,4 @@ def explain_failure(place: str, doing: str) -> Iterator[None]:
     except (OSError, pa.ArrowException) as error:
         _silence.note(error)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise StorageError(f"cannot {doing} {place}: {reason}; {find_hint(place, error)}") from error
+        raise StorageError(hide_secrets(f"cannot {doing} {place}: {reason}; {find_hint(place, error)}")) from error
