@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from tests.games_on_disk import encode_here, read_columns
+from tests.rollout.untrained_runs import make_run, write_games
 from tests.training.tiny_runs import configure
 from worldmodel.errors import UserError
 from worldmodel.games.toy import write_toy_games
-from worldmodel.model.build import build_model
 from worldmodel.rollout.evaluation import Evaluation, evaluate
 from worldmodel.schema import PLAYERS
-from worldmodel.storage import Location
-from worldmodel.training.checkpoint import Checkpoint, CheckpointState, save_checkpoint
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.data import open_dataset
-from worldmodel.training.run_folder import start_run
 
 
 @pytest.fixture(scope="module")
 def games(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with toy games (`toy`) and their blocks."""
-    folder = tmp_path_factory.mktemp("games")
-    write_toy_games(folder / "toy", 4, seed=3)
-    encode_here(folder / "toy", folder / "blocks")
-    return folder
-
-
-def make_run(games: Path, storage: Path, changes: dict[str, Any]) -> tuple[Location, ExperimentConfig]:
-    """A run folder with the checkpoint of an untrained model."""
-    config = replace(configure(changes), name="untrained")
-    dataset = open_dataset(str(games / "blocks"), config)
-    run = start_run(Location.of(storage), config, blocks=str(games / "blocks"), data_fingerprint=dataset.fingerprint)
-    model = build_model(config.model, config.encoding.layout)
-    save_checkpoint(run.location, Checkpoint.of(model, torch.optim.AdamW(model.parameters()), CheckpointState(step=3)))
-    return run.location, config
+    return write_games(tmp_path_factory.mktemp("games"))
 
 
 def measure(games: Path, storage: Path, changes: dict[str, Any] | None = None) -> Evaluation:

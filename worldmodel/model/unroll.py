@@ -88,7 +88,7 @@ class WindowMemory(Memory):
         """See `Memory.begin`."""
         pieces = [_cut(inputs, slice(max(0, end + 1 - self.context), end)) for end in ends]
         floats, classes = (torch.cat([getattr(p, name) for p in pieces]) for name in ("floats", "classes"))
-        self._seen = Inputs(floats, classes, inputs.controls)
+        self._seen = Inputs(floats, classes, inputs.controls.repeat(len(ends), 1, 1))
 
     def predict(self, inputs: Inputs) -> Predictions:
         """See `Memory.predict`."""

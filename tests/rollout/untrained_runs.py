@@ -1,0 +1,39 @@
+"""Run folders with the checkpoint of a model that has learned nothing, on toy games."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.games_on_disk import encode_here
+from tests.training.tiny_runs import configure
+from worldmodel.games.toy import write_toy_games
+from worldmodel.model.build import build_model
+from worldmodel.storage import Location
+from worldmodel.training.checkpoint import Checkpoint, CheckpointState, save_checkpoint
+from worldmodel.training.config import ExperimentConfig
+from worldmodel.training.data import open_dataset
+from worldmodel.training.run_folder import start_run
+
+CHECKPOINT = "checkpoints/step-00000003"
+
+
+def write_games(folder: Path, count: int = 4) -> Path:
+    """A folder with toy games (`toy`) and their blocks."""
+    write_toy_games(folder / "toy", count, seed=3)
+    encode_here(folder / "toy", folder / "blocks")
+    return folder
+
+
+def make_run(games: Path, storage: Path, changes: dict[str, Any]) -> tuple[Location, ExperimentConfig]:
+    """A run folder with the checkpoint of an untrained model."""
+    config = replace(configure(changes), name="untrained")
+    dataset = open_dataset(str(games / "blocks"), config)
+    run = start_run(Location.of(storage), config, blocks=str(games / "blocks"), data_fingerprint=dataset.fingerprint)
+    torch.manual_seed(config.training.seed)
+    model = build_model(config.model, config.encoding.layout)
+    save_checkpoint(run.location, Checkpoint.of(model, torch.optim.AdamW(model.parameters()), CheckpointState(step=3)))
+    return run.location, config
