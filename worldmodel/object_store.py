@@ -139,8 +139,8 @@ HINTS = (
     (("NO_SUCH_BUCKET", "' not found", "NoSuchBucket", "ContainerNotFound"),
      "check the bucket's name, AWS_ENDPOINT_URL and AWS_REGION"),
     (("ACCESS_DENIED", "Forbidden", "INVALID_ACCESS_KEY", "SIGNATURE", "credential", "EXPIRED", "PERMISSION_DENIED",
-      "OAuth2 access token", "AccessDenied", "InvalidAccessKey", "SignatureDoesNotMatch", "ExpiredToken", "AuthenticationFailed",
-      "AuthorizationPermissionMismatch", "AuthorizationFailure"),
+      "AccessDenied", "InvalidAccessKey", "SignatureDoesNotMatch", "ExpiredToken", "AuthenticationFailed",
+      "AuthorizationPermissionMismatch", "AuthorizationFailure", "OAuth2 access token"),
      "check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role; for "
      "gs:// GOOGLE_APPLICATION_CREDENTIALS; for az:// AZURE_STORAGE_KEY or `az login`) and what they may do with this "
      "bucket"),
