@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.lab.cloud import ENDPOINT, REGION, Cloud, run_cloud
-from tests.cluster.lab.command import Command
+from tests.cluster.lab.command import ENDED, Command, has_ended
 from tests.cluster.lab.laptop import Laptop
 from tests.cluster.lab.machine import make_link, require_lab
 from tests.cluster.lab.store import KEY, SECRET, list_keys, read_json, serve_store, upload_folder
@@ -102,10 +102,10 @@ def job(up: Life) -> Iterator[Command]:
 @pytest.fixture(scope="module")
 def trained(up: Life, job: Command) -> str:
     """A trial that trains."""
-    up.wait(lambda: up.find_training() or job.process.poll() is not None, 300, "a first step")
+    found = str(up.wait(lambda: up.find_training() or has_ended(job), 300, "a first step"))
+    assert found != ENDED, f"{up.cloud.tell()}\n{job.read()[-4000:]}"
     up.clock.note("first step")
-    assert up.find_training(), f"{job.read()[-4000:]}\n{up.cloud.tell()}"
-    return up.find_training()
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def reclaimed(up: Life, trained: str) -> tuple[str, str]:
 def finished(up: Life, job: Command, reclaimed: tuple[str, str]) -> dict[str, Any]:
     """The grid's record, after the job ended well."""
     status = job.wait(GRID_SECONDS, up.cloud.tell)
-    assert status == 0, f"{job.read()[-6000:]}\n{up.cloud.tell()}"
+    assert status == 0, f"{up.cloud.tell()}\n{job.read()[-6000:]}"
     up.clock.note("the grid finished")
     return read_json(up.store, BUCKET, f"{GRID}/grid.json")
 

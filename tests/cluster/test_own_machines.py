@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.lab.command import Command
+from tests.cluster.lab.command import ENDED, Command, has_ended
 from tests.cluster.lab.hosts import Host
 from tests.cluster.lab.laptop import CHECKOUT, DASHBOARD, Laptop
 from tests.cluster.lab.machine import make_key, make_link, require_lab
@@ -126,8 +126,8 @@ def job(up: Machines, games: str) -> Iterator[Command]:
     """The grid's job, with a first step done."""
     up.clock.note("submitted")
     submitted = up.laptop.begin(COMMAND)
-    wait_for(lambda: up.find_training() or submitted.process.poll() is not None, 300, "a first step", up.tell)
-    assert up.find_training(), f"{submitted.read()[-6000:]}\n{up.tell()}"
+    found = wait_for(lambda: up.find_training() or has_ended(submitted), 300, "a first step", up.tell)
+    assert found != ENDED, f"{up.tell()}\n{submitted.read()[-6000:]}"
     up.clock.note("first step")
     yield submitted
     submitted.stop()
@@ -148,7 +148,7 @@ def lost(up: Machines, job: Command) -> tuple[str, str]:
 def finished(up: Machines, job: Command, lost: tuple[str, str]) -> dict[str, dict[str, Any]]:
     """The records of all trials, after the job ended well."""
     status = job.wait(GRID_SECONDS, up.tell)
-    assert status == 0, f"{job.read()[-6000:]}\n{up.tell()}"
+    assert status == 0, f"{up.tell()}\n{job.read()[-6000:]}"
     up.clock.note("the grid finished")
     return up.read_runs()
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+ENDED = "ended"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
@@ -39,3 +41,8 @@ class Command:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def has_ended(command: Command) -> str:
+    """ENDED once it has; else nothing."""
+    return ENDED if command.process.poll() is not None else ""

@@ -133,7 +133,8 @@ class Host:
     def read_logs(self) -> str:
         """The last lines of what its sshd and its Ray said."""
         logs = [self.folder / "sshd.log", *sorted(self.folder.glob("tmp/ray/session_2*/logs/*"))]
-        wanted = ("sshd", "monitor", "raylet.", "gcs_server.", "job-driver", "dashboard.log", "worldmodel")
+        logs += sorted(self.folder.glob("root/.worldmodel/*.log"))
+        wanted = ("sshd", "monitor.", "raylet.err", "gcs_server.err", "job-driver", "keeper", "guard")
         chosen = [path for path in logs if path.name.startswith(wanted) and path.is_file() and path.stat().st_size]
         return "".join(f"--- {self.name}:{path.name}\n{_read_end(path)}\n" for path in chosen)
 
@@ -223,7 +224,7 @@ def _link(path: Path, target: str) -> None:
         path.symlink_to(target)
 
 
-def _read_end(path: Path, size: int = 2500) -> str:
+def _read_end(path: Path, size: int = 1500) -> str:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - size))
         return file.read().decode(errors="replace")
