@@ -1,6 +1,7 @@
 # Each target sets up what it needs: Python 3.11 or newer, git and make are all that a fresh machine must have.
 #
-#   make round1   toy games, Round 1's seven experiments, tables and a report in minutes (DATA=, STORAGE=, NAME=, SEEDS=)
+#   make round1   toy games, Round 1's seven experiments, tables and a report in minutes (DATA=, STORAGE=, NAME=, SEEDS=,
+#                 RESUME=1: go on with the grid of that name, as it does by itself where STORAGE is a folder here)
 #   make test     checks and tests
 #   make slow     tests of minutes: jobs on a real head node, monitoring, the real kernels (interpreted)
 #   make test-faults   runs are killed, starved and lied to, and lose nothing (FAULTS=long: for longer)
@@ -30,7 +31,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 round1: $(STAMP)
 	$(BIN)/python tune/round1.py --storage "$(STORAGE)" --name "$(NAME)" --seeds "$(SEEDS)" \
-		$(if $(DATA),--data "$(DATA)") $(if $(wildcard $(STORAGE)/$(NAME)/grid.json),--resume)
+		$(if $(DATA),--data "$(DATA)") $(if $(or $(RESUME),$(wildcard $(STORAGE)/$(NAME)/grid.json)),--resume)
 
 # Both always run, so that a line too long does not hide what the tests say.
 test: $(STAMP)

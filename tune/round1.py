@@ -44,6 +44,7 @@ from worldmodel.ray_session import join_ray
 from worldmodel.storage import Location
 from worldmodel.training.card import write_card
 from worldmodel.training.data import filter_of
+from worldmodel.training.lock import take_lock
 from worldmodel.training.record import State
 from worldmodel.training.run import Run
 from worldmodel.training.run_folder import LIVE, add_resume
@@ -126,7 +127,7 @@ def show_plan(options: Round1, trials: Sequence[Trial], resources: Resources) ->
 
 
 def _carry_out(options: Round1, watch: GridWatch, todo: Sequence[Trial], how: TrialRun) -> int:
-    with watch.watching():
+    with take_lock(watch.folder, say), watch.watching():
         with show_live(options.folder, watch.trials):
             errors = run_trials(todo, how)
         watch.look()

@@ -340,6 +340,12 @@ SPARSE: tuple[Sparse, ...] = (
     Sparse(name="fod_platforms", paths=(("fod_platforms",),), fields=(("left", "float32"), ("right", "float32"))),
 )  # fmt: skip
 
+UNUSED = frozenset(
+    f"{group.name}.{name}" for group in SPARSE for name, _ in group.fields
+    if group.name != "items" or name not in ("exists", "x", "y")
+)  # fmt: skip
+"""Values that are stored and shown, and that no model sees: of sparse groups, all but where items are."""
+
 ITEM_SCALE = {"x": 0.05, "y": 0.05, "count": 0.1}
 """Scales of the nearest item's offset (Melee units) and of the number of active items; flag `projectiles`."""
 

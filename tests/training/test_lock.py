@@ -54,7 +54,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 def test_the_second_is_refused_and_told_by_whom_until_the_first_is_done(folder: Location) -> None:
     with take_lock(folder):
         with pytest.raises(
-            LockedError, match=rf"being written by a process on .* \(process {os.getpid()}\).*--run-name"
+            LockedError, match=rf"being written by a process on .* \(process {os.getpid()}\).*another name"
         ):
             take_lock(folder)
         assert is_held(folder)

@@ -172,7 +172,7 @@ def _watch(folder: Location, found: Holder) -> None:
 def _refuse(folder: Location, holder: Holder) -> LockedError:
     return LockedError(
         f"{folder} is being written by a process on {holder.host} (process {holder.pid}): stop it first, or choose "
-        f"another name by --run-name; if it was killed, wait {OLD_SECONDS:.0f} s"
+        f"another name; if it was killed, wait {OLD_SECONDS:.0f} s"
     )
 
 
