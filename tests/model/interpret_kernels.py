@@ -17,9 +17,13 @@ from torch import Tensor
 
 from tests.model.golden import random_batch
 from worldmodel.encoding import EncodingConfig
+from worldmodel.features.facts import CATEGORIES, CONTROL_PLACES, Facts
+from worldmodel.features.feedback import Feedback
 from worldmodel.model import kernels, scan
 from worldmodel.model.build import build_model
 from worldmodel.model.config import ModelConfig
+from worldmodel.model.unroll import CarriedMemory, Unroller
+from worldmodel.schema import PLAYERS
 from worldmodel.training.config import LossWeights
 from worldmodel.training.loss import compute_loss
 
@@ -138,8 +142,36 @@ def compare_models() -> dict[str, float]:
     return {name: measure(found[0][name], found[1][name]) for name in found[1]}
 
 
+def compare_rollouts() -> dict[str, float]:
+    """Differences of what a model makes of its own frames, and of the state behind them."""
+    config = ModelConfig(d_model=32, d_state=16, n_layers=2, headdim=16, chunk_size=CHUNK, kinematic_head=True)
+    layout = EncodingConfig().layout
+    weights = build_model(config, layout).state_dict()
+    facts = Facts(
+        torch.rand(2, FRAMES, PLAYERS, CONTROL_PLACES.stop).round(),
+        torch.randint(0, 3, (2, FRAMES, PLAYERS, len(CATEGORIES))),
+        torch.tensor([2, 8]),
+    )
+    found: list[dict[str, list[Tensor]]] = []
+    for backend in ("kernels", "torch"):
+        model = build_model(replace(config, backend=backend), layout).eval()
+        model.load_state_dict(weights)
+        memory = CarriedMemory(model)
+        unroller = Unroller(memory, Feedback(layout))
+        with torch.inference_mode():
+            unroller.begin(facts)
+            frames = [unroller.step(facts.controls[:, time]) for time in range(10)]
+        assert memory.state is not None
+        found.append({
+            "numbers": [frame.numbers for frame in frames], "classes": [frame.classes.double() for frame in frames],
+            "state": list(memory.state.tensors),
+        })  # fmt: skip
+    return {name: measure(found[0][name], found[1][name]) for name in found[1]}
+
+
 if __name__ == "__main__":
     prepare()
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    print(json.dumps({**{name: compare_scans(case) for name, case in SCANS.items()}, "model": compare_models()}))
+    found = {name: compare_scans(case) for name, case in SCANS.items()}
+    print(json.dumps({**found, "model": compare_models(), "rollout": compare_rollouts()}))

@@ -53,7 +53,7 @@ def run_comparison(script: str, **environment: str) -> dict[str, dict[str, float
 @pytest.mark.slow
 def test_interpreted_kernels_equal_plain_torch_forward_and_backward() -> None:
     found = run_comparison("interpret_kernels.py", TRITON_INTERPRET="1")
-    assert {"state before and behind", "narrow", "model"} <= found.keys()
+    assert {"state before and behind", "narrow", "model", "rollout"} <= found.keys()
     assert {"gradient of initial", "gradient of x", "final", "y"} <= found["state before and behind"].keys()
     for case, differences in found.items():
         for name, difference in differences.items():

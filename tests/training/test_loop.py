@@ -27,6 +27,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "bfloat16": {"model.dropout": 0.1, "training.amp": True, "encoding.lookahead": 1},
     "window": {"training.mode": "window", "training.batch_size": 40, "training.schedule": "epoch_cosine"},
     "mlp": {"model.arch": "mlp", "training.mode": "window", "training.batch_size": 60, "model.dropout": 0.3},
+    "self-forcing": {
+        "self_forcing.enabled": True,
+        "self_forcing.ratio": 1,
+        "self_forcing.curriculum": (2, 3),
+        "model.dropout": 0.1,
+    },
 }
 
 

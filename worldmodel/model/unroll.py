@@ -55,7 +55,7 @@ class CarriedMemory(Memory):
     def __init__(self, model: WorldModel, call: Call | None = None) -> None:
         """`call`: computes a pass of the model; None: the model itself."""
         self._model, self._call = model, call or model
-        self._state: State | None = None
+        self.state: State | None = None
 
     def begin(self, inputs: Inputs, ends: Sequence[int]) -> None:
         """See `Memory.begin`."""
@@ -66,13 +66,13 @@ class CarriedMemory(Memory):
                 state = self._call(piece, state if first else None)[1]
             found.append(state)
             first = end
-        self._state = found[0] if len(found) == 1 else found[0].join(found[1:])
+        self.state = found[0] if len(found) == 1 else found[0].join(found[1:])
 
     def predict(self, inputs: Inputs) -> Predictions:
         """See `Memory.predict`."""
-        assert self._state is not None, "begin comes first"
-        said: tuple[Predictions, State] = self._call(inputs, self._state)
-        self._state = said[1]
+        assert self.state is not None, "begin comes first"
+        said: tuple[Predictions, State] = self._call(inputs, self.state)
+        self.state = said[1]
         return said[0]
 
 

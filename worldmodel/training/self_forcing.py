@@ -27,6 +27,7 @@ from worldmodel.features.store import FrameStore
 from worldmodel.model.unroll import Unroller, make_memory
 from worldmodel.model.world_model import WorldModel
 from worldmodel.training.config import FORKS, SelfForcingConfig
+from worldmodel.training.loss import ACTION_TERM
 
 
 def find_length(config: SelfForcingConfig, step: int, steps_per_epoch: int) -> int:
@@ -107,16 +108,25 @@ def go_alone(
     facts, starts = excursion.facts, len(excursion.ends)
     with torch.no_grad():
         unroller.begin(facts.cut(slice(0, excursion.ends[-1])), excursion.ends)
-    said, due = list[Predictions](), list[Targets]()
+    said, numbers, classes, held = [], [], [], []
     for step in range(excursion.length):
         true = _pick(facts, [end + step for end in excursion.ends])
-        before = unroller.frames.cut(slice(-1, None))
-        predictions = unroller.predict(true.controls[:, 0])
-        unroller.accept(feedback.advance(unroller.frames, predictions, true.controls[:, 0]))
-        said.append(predictions)
-        due.append(_aim(feedback, before, true))
-    present = {term: table.repeat(starts, 1, 1) for term, table in excursion.present.items()}
-    return _join_predictions(said), replace(_join_targets(due), valid=excursion.valid, present=present)
+        before, controls = unroller.frames.cut(slice(-1, None)), true.controls[:, 0]
+        said.append(unroller.predict(controls))
+        unroller.accept(feedback.advance(unroller.frames, said[-1], controls))
+        due = feedback.aim(before, true)
+        numbers.append(due[0])
+        classes.append(due[1])
+        held.append(feedback.aim(before, before)[1][ACTION_TERM])
+    action = torch.cat(held, 1)
+    return Predictions(_join([one.numbers for one in said]), _join([one.logits for one in said])), Targets(
+        numbers=_join(numbers),
+        classes=_join(classes),
+        context_action=action,
+        previous_action=action,
+        valid=excursion.valid,
+        present={term: table.repeat(starts, 1, 1) for term, table in excursion.present.items()},
+    )
 
 
 class _Once:
@@ -136,29 +146,6 @@ class _Once:
 def _pick(facts: Facts, frames: list[int]) -> Facts:
     """One frame behind each end, as T = 1 of M x B games."""
     return stack_games([facts.cut(slice(frame, frame + 1)) for frame in frames])
-
-
-def _aim(feedback: Feedback, before: Facts, true: Facts) -> Targets:
-    numbers, classes = feedback.aim(before, true)
-    held = feedback.aim(before, before)[1]["action"]
-    empty = torch.empty(0, device=held.device)
-    return Targets(
-        numbers=numbers, classes=classes, context_action=held, previous_action=held, valid=empty.bool(), present={}
-    )
-
-
-def _join_predictions(parts: list[Predictions]) -> Predictions:
-    return Predictions(_join([part.numbers for part in parts]), _join([part.logits for part in parts]))
-
-
-def _join_targets(parts: list[Targets]) -> Targets:
-    return replace(
-        parts[0],
-        numbers=_join([part.numbers for part in parts]),
-        classes=_join([part.classes for part in parts]),
-        context_action=torch.cat([part.context_action for part in parts], 1),
-        previous_action=torch.cat([part.previous_action for part in parts], 1),
-    )
 
 
 def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
