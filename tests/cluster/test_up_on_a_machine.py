@@ -26,9 +26,10 @@ metadata: {data: "", storage: /root/runs, head_idle_minutes: 0.6}
 provider: {head_ip: 10.77.0.21, worker_ips: []}
 auth: {ssh_user: root}
 """
+KEY = "a-key-that-stands-in-no-file"
 SHOW = (
     "import json, os; print('SHOWN', json.dumps([os.getcwd(), os.environ['WORLDMODEL_STORAGE'],"
-    " os.environ['RAY_JOB_STOP_WAIT_TIME_S'], os.environ['WANDB_API_KEY'], os.path.exists('tune/round1.py')]))"
+    " os.environ['RAY_JOB_STOP_WAIT_TIME_S'], len(os.environ['WANDB_API_KEY']), os.path.exists('tune/round1.py')]))"
 )
 
 
@@ -39,7 +40,7 @@ class Pair:
         private, public = make_key(folder / "keys")
         self.head = Host(
             name="alone", addresses=(HEAD,), folder=folder / "head", keys=public,
-            environment={"PYTHONPATH": "/root/worldmodel", "WANDB_API_KEY": "from the head's shell",
+            environment={"PYTHONPATH": "/root/worldmodel", "WANDB_API_KEY": KEY,
                          "WORLDMODEL_KEEPER_SECONDS": "2"},
         ).start()  # fmt: skip
         self.laptop = Laptop(folder / "laptop", {})
@@ -113,7 +114,20 @@ def test_a_job_runs_in_the_checkout_with_the_settings_and_the_head_s_own_keys(up
     (up.laptop.checkout / "show.py").write_text(SHOW)
     said = up.laptop.run(f'ray job submit -- python -c "{SHOW}"', 120)
     shown = json.loads(next(line for line in said.splitlines() if line.startswith("SHOWN")).removeprefix("SHOWN "))
-    assert shown == ["/root/worldmodel", "/root/runs", "60", "from the head's shell", True]
+    assert shown == ["/root/worldmodel", "/root/runs", "60", len(KEY), True]
+
+
+def test_neither_the_key_nor_the_token_stands_in_a_file_of_ray_s(up: Pair) -> None:
+    """After a job that had both: Ray's logs, its state, the keeper's and the settings; the token has its one place."""
+    token = (up.head.home / ".ray/auth_token").read_text()
+    files = [path for top in ("root", "tmp") for path in (up.head.folder / top).rglob("*") if path.is_file()]
+    assert any(path.name == "raylet.out" for path in files)
+    holding = {str(path.relative_to(up.head.folder)) for path in files if _holds(path, KEY) or _holds(path, token)}
+    assert holding == {"root/.ray/auth_token", "root/.bashrc"}, "the latter is where this machine's shells have the key"
+
+
+def _holds(path: Path, text: str) -> bool:
+    return not path.is_symlink() and text.encode() in path.read_bytes()
 
 
 def test_the_dashboard_is_on_the_head_s_loopback_alone(up: Pair) -> None:
