@@ -3,7 +3,7 @@
 moto answers the API of EC2, and each instance is a host in namespaces with a real sshd (`lab/`). What a person sets,
 the images, CPUs that fit this machine and shorter waits are changed by `lab/aws.yaml`; all else is `cluster/a100.yaml`.
 The hosts share this machine's Python environment, as machines of one image do, so `cluster/install.sh` finds every
-package and installs nothing. There is no GPU: workers say that they have eight, and trials train on their CPUs.
+package and installs nothing. There is no GPU: trials train on the CPUs of what would be a p4d machine.
 """
 
 from __future__ import annotations
