@@ -125,6 +125,6 @@ def count_machines(count: int) -> str:
     return f"{count} machine{'s' * (count != 1)}"
 
 
-def format_bytes(count: float) -> str:
+def format_bytes(count: int) -> str:
     """Bytes for people."""
     return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"

@@ -40,8 +40,8 @@ GAMES, FRAMES, STEPS = 2, 320, 2
 SETTINGS: dict[str, Any] = {
     "name": "rehearsal", "model.d_model": 32, "model.d_state": 16, "model.headdim": 16, "model.n_layers": 1,
     "model.chunk_size": 16, "model.dropout": 0.0, "training.sequence_length": 32, "training.batch_size": 8,
-    "training.max_steps": STEPS, "training.train_split": 0.5, "training.log_interval": 1, "data.split": "first",
-    "tracking.wandb": "disabled",
+    "training.max_steps": STEPS, "training.train_split": 0.5, "training.log_interval": 1, "training.rollout_starts": 4,
+    "data.split": "first", "tracking.wandb": "disabled",
 }  # fmt: skip
 Found = TypeVar("Found")
 
