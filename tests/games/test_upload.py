@@ -230,6 +230,56 @@ def test_shards_of_an_upload_that_was_given_up_go_when_another_ends(tmp_path: Pa
     assert "shard-000000-abc.tar" not in read_all(folder)
 
 
+def test_replaced_shards_stay_until_the_manifest_names_the_new_ones(
+    tmp_path: Path, folder: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = write_games(tmp_path / "games", range(4))
+    upload(tmp_path / "games", folder)
+    before = read_all(folder)
+    (tmp_path / "games/games" / names[1]).write_bytes(as_file(toy_columns(99, 40)))
+    with monkeypatch.context() as patch:
+        patch.setattr("worldmodel.games.upload.read_mark", lambda _: pytest.fail("ended before the manifest"))
+        with pytest.raises(pytest.fail.Exception):
+            upload(tmp_path / "games", folder)
+    assert read_all(folder).items() >= before.items()
+    replaced = upload(tmp_path / "games", folder).replaced
+    assert len(replaced) == 1 and before.keys() - read_all(folder).keys() == {*replaced}
+
+
+def test_two_uploads_into_one_folder_at_once_do_not_both_end_well(
+    tmp_path: Path, folder: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_games(tmp_path / "first", range(3))
+    write_games(tmp_path / "second", range(3, 6))
+    send, begun = object_upload.send_object, []
+
+    def send_while_another_begins(*arguments: object) -> object_upload.Digest:
+        digest = send(*arguments)  # type: ignore[arg-type]
+        if not begun:
+            begun.append(True)
+            upload(tmp_path / "second", folder)
+        return digest
+
+    monkeypatch.setattr("worldmodel.games.upload.send_object", send_while_another_begins)
+    with pytest.raises(UserError, match="at the same time: run this one again"):
+        upload(tmp_path / "first", folder, threads=1)
+    with pytest.raises(UserError, match="is not whole"):
+        list_source(str(folder))
+    assert upload(tmp_path / "first", folder).games == 6
+    assert len(encode_here(folder, tmp_path / "both").index.games) == 6  # type: ignore[arg-type]
+
+
+def test_what_another_upload_stored_and_is_gone_is_told(tmp_path: Path, folder: Location) -> None:
+    write_games(tmp_path / "first", range(2))
+    write_games(tmp_path / "second", range(2, 4))
+    upload(tmp_path / "first", folder)
+    (name, *_) = read_all(folder)
+    (folder / name).delete()
+    assert upload(tmp_path / "second", folder).gone == [name]
+    manifest = read_manifest(folder)
+    assert manifest is not None and {o.name for o in manifest.objects} == read_all(folder).keys()
+
+
 KILLED = """
 import os, signal, sys
 from worldmodel import object_upload

@@ -4,7 +4,7 @@
 2. What is there already, whole, is left alone: its size and the store's own tag must be those of the manifest, or its
    bytes those that would be sent.
 3. The rest is sent; the store is asked, or the bytes are read back, whether it holds what was sent.
-4. Replaced shards go, and the manifest is written. Until then a mark in the folder keeps readers out.
+4. The manifest is written, and replaced shards go. Until then a mark in the folder keeps readers out.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class UploadSummary:
     """Shards that went because a game of theirs has changed."""
     others: int
     """Objects of earlier uploads that hold games which the source does not have; they stay."""
+    gone: list[str]
+    """Such objects that are no longer there."""
     rejected: list[dict[str, str]]
     """What the source names and does not give."""
     seconds: float
@@ -117,14 +119,14 @@ def upload_games(
     todo = [parcel for parcel in plan.parcels if found[parcel.name].state != "there"]
     leftovers = sorted({*plan.stale, *mark.objects} - found.keys())
     if todo or leftovers:
-        names = sorted({*mark.objects, *plan.stale, *(parcel.name for parcel in todo)})
-        (target / UNFINISHED).write_text(Mark(source=source, objects=names).model_dump_json(indent=1))
+        names = {*mark.objects, *plan.stale, *(parcel.name for parcel in todo)}
+        mark = Mark(source=source, objects=sorted(names))
+        (target / UNFINISHED).write_text(mark.model_dump_json(indent=1))
     sent = _send_all(target, todo, options, report)
-    for name in leftovers:
-        (target / name).delete()
     there = [stored for stored in (entry.stored for entry in found.values()) if stored]
     objects = sorted([*there, *sent], key=lambda stored: stored.name)
-    _finish(target, known, Manifest(objects=objects, rejected=plan.rejected))
+    gone = [other.name for other in plan.others if found[other.name].state == "absent"]
+    _finish(target, known, Manifest(objects=objects, rejected=plan.rejected), mark, leftovers)
     return UploadSummary(
         objects=len(objects),
         games=sum(len(stored.games) for stored in objects),
@@ -134,7 +136,8 @@ def upload_games(
         skipped=len(plan.parcels) - len(sent),
         damaged=[name for name, entry in found.items() if entry.state == "damaged"],
         replaced=plan.stale,
-        others=len(plan.others),
+        others=len(plan.others) - len(gone),
+        gone=gone,
         rejected=plan.rejected,
         seconds=round(time.monotonic() - started, 2),
         manifest=str(target / MANIFEST),
@@ -229,13 +232,25 @@ def _send(place: Location, parcel: Parcel, tally: _Tally) -> StoredObject:
     raise DamagedError(f"{place} was sent {SEND_TRIES} times, and is not what was sent: check the store")
 
 
-def _finish(target: Location, known: Manifest, manifest: Manifest) -> None:
-    """Write the manifest and take the mark away; nothing where nothing has changed."""
+def _finish(target: Location, known: Manifest, manifest: Manifest, mark: Mark, leftovers: Sequence[str]) -> None:
+    """Write the manifest where it has changed; then remove what it no longer names, and the mark last.
+
+    UserError where another upload has begun or ended there meanwhile: it may have removed what was sent. The mark then
+    stands for both, so that neither ends well and nobody reads what they left.
+    """
+    found = read_mark(target) or Mark()
+    if found != mark:
+        if mark.objects:
+            both = Mark(source=mark.source, objects=sorted({*mark.objects, *found.objects}))
+            (target / UNFINISHED).write_text(both.model_dump_json(indent=1))
+        raise UserError(f"another upload worked on {target} at the same time: run this one again when it has ended")
     if manifest != known:
         text = manifest.model_dump_json(indent=1)
         (target / MANIFEST).write_text(text)
         if (target / MANIFEST).read_text() != text:
             raise DamagedError(f"{target / MANIFEST} is not what was written: upload again")
+    for name in leftovers:
+        (target / name).delete()
     (target / UNFINISHED).delete()
 
 
