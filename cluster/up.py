@@ -125,7 +125,7 @@ def check_credentials(config: Mapping[str, Any]) -> None:
         if kind == "aws":
             import boto3
 
-            boto3.client("sts", region_name=config["provider"]["region"]).get_caller_identity()
+            boto3.Session().client("sts", region_name=config["provider"]["region"]).get_caller_identity()
         elif kind == "gcp":
             import google.auth
 

@@ -12,7 +12,7 @@ import ray
 import yaml
 
 from tests.cluster.crd import Schemas, list_errors, read_definitions
-from tests.cluster.launcher import CLUSTER
+from tests.cluster.launcher import CLUSTER, ROOT
 from worldmodel.doctor.cluster_files import check_file, find_placeholders
 
 FILES = ("rayjob", "raycluster")
@@ -129,6 +129,15 @@ def test_a_worker_is_given_one_gpu_and_shared_memory(stem: str) -> None:
 @pytest.mark.parametrize("stem", FILES)
 def test_the_ray_of_the_manifest_is_the_pinned_one(stem: str) -> None:
     assert cluster_of(stem)["rayVersion"] == ray.__version__
+
+
+@pytest.mark.parametrize("stem", FILES)
+def test_the_image_of_infra_fits_the_pods(stem: str) -> None:
+    lines = (ROOT / "infra" / "docker" / "Dockerfile").read_text().splitlines()
+    [user] = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert all(pod["securityContext"]["runAsUser"] == int(user) for pod in pods_of(stem))
+    folder = [line for line in lines if line.startswith(("WORKDIR", "COPY --chown=1000:1000 tune"))][-2:]
+    assert folder[0].startswith("WORKDIR") and folder[1].endswith("tune tune"), "a job's folder is the checkout"
 
 
 @pytest.mark.parametrize("stem", FILES)
