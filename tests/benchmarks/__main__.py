@@ -22,7 +22,8 @@ from worldmodel.blocks.encode import encode
 from worldmodel.games.toy import write_toy_games
 
 ROOT = Path(__file__).parents[2]
-AREAS = ("encode", "feed", "step")
+USUAL = ("encode", "feed", "step")
+AREAS = (*USUAL, "quality")
 TOY_GAMES = 60
 
 
@@ -30,8 +31,8 @@ TOY_GAMES = 60
 class Bench:
     """Measure worldmodel against its peers and its goals, on this machine."""
 
-    areas: Annotated[tuple[str, ...], tyro.conf.Positional] = AREAS
-    """What to measure: encode, feed, step."""
+    areas: Annotated[tuple[str, ...], tyro.conf.Positional] = USUAL
+    """What to measure: encode, feed, step; quality takes the better part of an hour."""
     data: Path | None = None
     """Folder of parsed games; None: $WORLDMODEL_SHARED/data/games or ../shared/data/games, else toy games."""
     json: Path = ROOT / ".benchmarks" / "bench.json"
