@@ -121,7 +121,7 @@ def survey(errand: Errand, own: str) -> Survey:
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         actor = ray.remote(Visitor).options(num_cpus=0, scheduling_strategy=strategy).remote([environment])
         name = node["NodeManagerHostname"]
-        if any(name == other for other, _ in answers.values()):
+        if name in (socket.gethostname(), *(other for other, _ in answers.values())):
             name = f"{name} ({node['NodeManagerAddress']}, {node['NodeID'][:6]})"
         answers[actor.examine.remote(errand.for_node(node["Resources"]))] = (name, actor)
     try:
