@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -124,6 +125,8 @@ def test_a_killed_worker_ends_the_run_within_a_minute_and_is_named(
     record = read_record(Location.of(place / "runs" / name))
     assert record.state == "failed"
     assert f"the process of worker {rank} is gone" in record.reason
+    assert (record.rank, record.ended_on) == (rank, socket.gethostname())
+    assert "the run's driver on" in record.ended_by
     assert record.traceback
     assert any(line.startswith("step ") for line in record.last_lines)
     assert f"worker {rank} is gone" in (place / "runs" / name / "card.md").read_text()

@@ -11,7 +11,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from worldmodel.training.checkpoint import Checkpoint
 from worldmodel.training.checkpoint_list import newest_good
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import to_yaml
-from worldmodel.training.feed import Batch
+from worldmodel.training.feed import Batch, Feed
 from worldmodel.training.loop import Trainer
 from worldmodel.training.record import RunRecord
 from worldmodel.training.run import STOP, Run
@@ -36,6 +36,8 @@ from worldmodel.training.tracking import read_metrics
 from worldmodel.training.train import Job, train_worker
 from worldmodel.training.workers import Workers
 
+BAD_VALUE = "bad value"
+"""Kind of an `Ending`: at its step the data hold something that is no number."""
 SECONDS = 120.0
 """Longest time that a child may take."""
 
@@ -45,7 +47,7 @@ class Ending:
     """What ends a run, and when."""
 
     kind: str = "none"
-    """A key of `ENDINGS`, or "none"."""
+    """A key of `ENDINGS`, `BAD_VALUE`, or "none"."""
     step: int = 0
     """It happens before this step is trained."""
     rank: int | None = None
@@ -182,6 +184,9 @@ def _log_samples(file: Path) -> None:
 
 
 def _prepare(ending: Ending) -> None:
+    if ending.kind == BAD_VALUE:
+        _poison(ending.step)
+        return
     runs: list[Run] = []
     recording = Run.recording
 
@@ -198,6 +203,21 @@ def _prepare(ending: Ending) -> None:
         step(self)
 
     Trainer._train_step = step_or_end  # type: ignore[method-assign]
+
+
+def _poison(step: int) -> None:
+    """One number of one sample of this worker's is none."""
+    make = Feed.batches
+
+    def batches(self: Feed, wanted: int) -> list[Batch]:
+        first, *others = make(self, wanted)
+        if wanted == step:
+            floats = first.inputs.floats.clone()
+            floats[0, 1, 2] = float("nan")
+            first = replace(first, inputs=replace(first.inputs, floats=floats))
+        return [first, *others]
+
+    Feed.batches = batches  # type: ignore[method-assign]
 
 
 def _kill(run: Run | None) -> None:

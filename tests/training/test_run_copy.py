@@ -15,6 +15,7 @@ from tests.s3_server import serve_s3, use_s3
 from worldmodel.errors import UserError
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint import Checkpoint, CheckpointState, load_checkpoint, save_checkpoint
+from worldmodel.training.checkpoint_files import fetch_checkpoint
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.run_copy import fetch_run
 from worldmodel.training.run_folder import start_run
@@ -86,7 +87,7 @@ def test_a_fetch_that_broke_off_goes_on_from_the_bytes_that_it_has(
     endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_s3(monkeypatch, endpoint)
-    run = start_run(Location.of("s3://games/runs"), ExperimentConfig(name="a"))
+    run = start_run(Location.of("s3://games/fetched"), ExperimentConfig(name="a"))
     place, target = save_checkpoint(run.location, make_checkpoint(3_000_000)), tmp_path / "copy"
     opened, open_input = [], Location.open_input
 
@@ -95,26 +96,48 @@ def test_a_fetch_that_broke_off_goes_on_from_the_bytes_that_it_has(
         return Breaking(open_input(self), 5_000_000) if self.name == "weights.safetensors" else open_input(self)
 
     monkeypatch.setattr(Location, "open_input", break_off)
-    folder, sizes = target / "checkpoints" / place.name, [0]
-    for _ in range(2):  # each call brings its 5 MB of the 12
-        with pytest.raises(UserError, match="curlCode"):
-            fetch_run(run.location, place, target)
-        sizes += [path.stat().st_size for path in folder.glob(".weights*.part")]
-        assert not (folder / "manifest.json").exists()  # what is not whole is no checkpoint
-    assert sizes[0] < sizes[1] < sizes[2] < 12_000_000
+    folder = target / "checkpoints" / place.name
     fetch_run(run.location, place, target)
-    assert opened.count("weights.safetensors") == 3
+    assert opened.count("weights.safetensors") == 3  # each brings its 5 MB of the 12
+    monkeypatch.setattr(Location, "open_input", open_input)
     assert load_checkpoint(Location.of(folder)).digest == make_checkpoint(3_000_000).digest
     assert list(folder.glob(".*.part")) == []
+
+
+def test_a_store_that_brings_nothing_ends_a_fetch_and_what_it_brought_stays(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_s3(monkeypatch, endpoint)
+    run = start_run(Location.of("s3://games/fetched"), ExperimentConfig(name="c"))
+    place, folder = (
+        save_checkpoint(run.location, make_checkpoint(3_000_000)),
+        tmp_path / "copy/checkpoints/step-00000003",
+    )
+    open_input, left = Location.open_input, [5_000_000]
+
+    def break_off(self: Location) -> Any:
+        if self.name != "weights.safetensors":
+            return open_input(self)
+        after, left[0] = left[0], 0
+        return Breaking(open_input(self), after)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Location, "open_input", break_off)
+        with pytest.raises(UserError, match="curlCode"):
+            fetch_checkpoint(place, folder)
+    assert [path.stat().st_size for path in folder.glob(".weights*.part")] == [5_000_000]
+    assert not (folder / "manifest.json").exists()  # what is not whole is no checkpoint
+    fetch_checkpoint(place, folder)
+    assert load_checkpoint(Location.of(folder)).digest == make_checkpoint(3_000_000).digest
 
 
 def test_connections_that_break_do_not_end_a_fetch(
     endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_s3(monkeypatch, endpoint)
-    run = start_run(Location.of("s3://games/runs"), ExperimentConfig(name="b"))
+    run = start_run(Location.of("s3://games/fetched"), ExperimentConfig(name="b"))
     place = save_checkpoint(run.location, make_checkpoint(3_000_000))
-    with cutting(endpoint, after=6_000_000, times=3) as (url, cuts):
+    with cutting(endpoint, after=3_000_000, times=3) as (url, cuts):
         use_s3(monkeypatch, url)
         fetch_run(run.location, place, tmp_path / "copy")
     assert cuts.made > 0

@@ -18,7 +18,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from worldmodel.errors import UserError
-from worldmodel.object_store import MissingError, StorageError, explain_failure
+from worldmodel.object_store import DamagedError, MissingError, StorageError, explain_failure
 from worldmodel.storage import Location
 
 FORMAT = 1
@@ -28,6 +28,9 @@ FILES = (WEIGHTS, OPTIMIZER, STATE)
 """What a manifest lists: exactly these, so that none of its names can lead out of the folder."""
 LEFTOVER = ".writing-"
 """What the name of a checkpoint under way begins with."""
+
+TRIES = 4
+"""Downloads that end one after another without a new byte before it is given up."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -158,9 +161,26 @@ def fetch_checkpoint(location: Location, target: Path) -> list[Path]:
     manifest = read_manifest(location)
     for name, entry in manifest.files.items():
         if not _has_sha256(target / name, entry.sha256):
-            (location / name).copy_to(target / name, expected_sha256=entry.sha256)
+            _download(location / name, target / name, entry.sha256)
     (location / MANIFEST).copy_to(target / MANIFEST)
     return [target / name for name in (*manifest.files, MANIFEST)]
+
+
+def _download(source: Location, target: Path, sha256: str) -> None:
+    """Goes on after a connection that broke, for as long as tries bring more bytes."""
+    gathered, in_vain = 0, 0
+    while True:
+        try:
+            source.copy_to(target, expected_sha256=sha256)
+            return
+        except (MissingError, DamagedError):
+            raise
+        except StorageError:
+            there = sum(path.stat().st_size for path in target.parent.glob(f".{target.name}.*.part"))
+            in_vain = 0 if there > gathered else in_vain + 1
+            if in_vain == TRIES:
+                raise
+            gathered = there
 
 
 def _write_locally(target: Path, files: Mapping[str, bytes]) -> None:
