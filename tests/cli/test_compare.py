@@ -47,6 +47,7 @@ def test_compare_takes_names_and_paths_and_says_what_does_not_compare(
             "0.5000",
             "+0.25",
             "horizon: 1 and 2",
+            ", metric version 1 |",
         ):
             assert text in shown
 

@@ -60,6 +60,12 @@ def test_the_front_matter_is_the_records() -> None:
     }
     assert front["schema_hash"] == RECORD.schema_hash
     assert front["model_hash"] == RECORD.model_hash
+    assert front["metric_version"] == RECORD.metric_version
+
+
+def test_the_table_says_which_version_of_the_metrics_it_shows() -> None:
+    newer = RECORD.model_copy(update={"metric_version": 7})
+    assert "## Results (metric version 7)\n\n| metric" in render_card(newer, CONFIG, METRICS)
 
 
 def test_results_are_first_best_and_last_beside_the_baselines() -> None:

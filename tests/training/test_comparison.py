@@ -82,7 +82,7 @@ def test_runs_that_were_not_evaluated_show_their_last_validation(tmp_path: Path)
     two = write_run(tmp_path / "two", {"encoding.lookahead": 1}, evaluation=None, metrics=values)
     found = compare_runs(one, two)
     assert found.results == {MAE: (0.5, 0.5)}
-    assert found.sources == ("last validation", "last validation")
+    assert found.sources == ("last validation, metric version 1", "last validation, metric version 1")
     assert any("horizon: 1 and 2" in text for text in found.warnings)
     mixed = compare_runs(one, write_run(tmp_path / "three"))
     assert any("two kinds" in text for text in mixed.warnings)

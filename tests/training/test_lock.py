@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.games_on_disk import encode_here
 from tests.s3_server import serve_s3, use_s3
+from worldmodel.cli.main import main
+from worldmodel.games.toy import write_toy_games
 from worldmodel.storage import Location
 from worldmodel.training import lock as module
 from worldmodel.training.config import ExperimentConfig
@@ -167,6 +171,22 @@ def test_a_run_that_another_process_has_taken_over_writes_nothing_more(
                 time.sleep(0.05)
                 run.should_stop()
     assert read_record(run.location).state in ("created", "running")  # how it ends is the new one's to say
+
+
+def test_a_second_training_of_one_name_is_refused_while_the_first_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the first has written any record, too."""
+    write_toy_games(tmp_path / "toy", 4, seed=0)
+    encode_here(tmp_path / "toy", tmp_path / "blocks")
+    (tmp_path / "tiny.yaml").write_text("model: {d_model: 32, d_state: 8, headdim: 16, n_layers: 1}\n")
+    asked = ["train", str(tmp_path / "tiny.yaml"), "--data", str(tmp_path / "blocks"), "--storage", str(tmp_path)]
+    with take_lock(Location.of(tmp_path / "tiny")):
+        for more in ([], ["--resume"]):
+            assert main([*asked, *more]) == 2
+        said = capsys.readouterr().err
+    assert f"written by a process on {socket.gethostname()} (process {os.getpid()})" in said
+    assert not (tmp_path / "tiny").exists()  # who had it gave it back, and no run was begun
 
 
 def test_what_cannot_be_understood_keeps_nobody_out(folder: Location) -> None:

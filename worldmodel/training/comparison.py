@@ -141,7 +141,8 @@ def _drop_non_finite(values: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def _describe_source(found: Measured) -> str:
-    return found.source if found.step is None else f"{found.source} of step {found.step}"
+    version = f", metric version {found.facts['metric_version']}" if "metric_version" in found.facts else ""
+    return f"{found.source}{version}" if found.step is None else f"{found.source} of step {found.step}{version}"
 
 
 def _find_warnings(first: RunSide, second: RunSide) -> Iterator[str]:
