@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,7 +77,7 @@ def test_a_failed_trial_fails_alone_and_a_resumed_grid_does_only_what_is_missing
     assert (good["finished"], bad["finished"], bad["metrics"]) == (True, False, None)
     assert bad["failure"].startswith("failed: ") and str(blocked) in bad["failure"]
     assert "not finished: 1a-seed0" in said
-    assert bad["failure"] in (folder / REPORT).read_text()
+    assert html.escape(bad["failure"]) in (folder / REPORT).read_text()
     assert [row["experiment"] for table in first["tables"] for row in table["rows"]] == ["baseline"]
     assert [read_record(Location.of(folder / name)).state for name in ("baseline-seed0", "1a-seed0")] == [
         State.FINISHED, State.FAILED,
@@ -186,7 +187,7 @@ def test_trials_that_asked_for_a_gpu_never_train_on_a_cpu_and_an_idle_gpu_is_nam
     no_ray: list[Any], blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Cluster, "find", classmethod(lambda cls: cls(cpus=8, gpus=2)))
-    given = ["--data", str(blocks), "--storage", str(tmp_path)]
+    given = ["--data", str(blocks), "--storage", str(tmp_path), "--skip-doctor"]  # it would miss the GPUs
     assert main([*given, "--name", "a", "--gpus-per-trial", "0.5"]) == 1
     assert {trial.config.training.device for trial in no_ray} == {"cuda"}
     assert "4 at once, each 1 worker of 1 CPU, 0.5 GPU" in (said := capsys.readouterr().err)
