@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,6 +116,22 @@ def test_the_head_may_do_what_the_cluster_needs(aws: dict[str, Any]) -> None:
     assert refused(ask(aws, "head", [*MACHINES, *DATA_ALLOWED])) == []
     images = [s for s in json.loads(aws["head"])["Statement"] if s["Sid"] == "FindMachineImages"]
     assert images[0]["Resource"] == ["arn:aws:ssm:us-west-2::parameter/aws/service/*"]  # the simulator knows no such
+
+
+def test_the_head_may_make_every_call_that_rays_launcher_makes_there(aws: dict[str, Any]) -> None:
+    """The calls in the source of Ray's node provider, which runs on the head."""
+    from ray.autoscaler._private.aws import node_provider
+
+    source = Path(node_provider.__file__).read_text()
+    calls = set(
+        re.findall(r"(?:client|ec2\w*)\.((?:create|start|stop|terminate|describe|modify|run|delete)_\w+)", source)
+    )
+    assert {"create_instances", "terminate_instances", "create_tags"} <= calls
+    names = {"create_instances": "RunInstances"}
+    asked = {f"ec2:{names.get(call, call.title().replace('_', ''))}" for call in calls} | {"ec2:DescribeInstances"}
+    allowed = {action for statement in json.loads(aws["head"])["Statement"] for action in statement["Action"]}
+    assert asked <= allowed
+    assert {action for action in allowed if action.startswith("ec2:")} == asked, "a right that Ray does not use"
 
 
 def test_the_head_may_not_touch_other_machines_roles_or_data(aws: dict[str, Any]) -> None:

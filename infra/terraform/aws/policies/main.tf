@@ -76,12 +76,9 @@ locals {
     },
     {
       # These calls know no resources: who may look sees all machines of the region.
-      Sid    = "SeeMachines"
-      Effect = "Allow"
-      Action = [
-        "ec2:DescribeImages", "ec2:DescribeInstances", "ec2:DescribeInstanceStatus", "ec2:DescribeInstanceTypes",
-        "ec2:DescribeSecurityGroups", "ec2:DescribeSubnets",
-      ]
+      Sid       = "SeeMachines"
+      Effect    = "Allow"
+      Action    = ["ec2:DescribeImages", "ec2:DescribeInstances", "ec2:DescribeInstanceTypes"]
       Resource  = ["*"]
       Condition = { StringEquals = { "aws:RequestedRegion" = var.region } }
     },
