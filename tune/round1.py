@@ -48,7 +48,7 @@ from worldmodel.training.lock import take_lock
 from worldmodel.training.record import State
 from worldmodel.training.run import Run
 from worldmodel.training.run_folder import LIVE, add_resume
-from worldmodel.training.timeline import begin_timeline
+from worldmodel.training.timeline import CHECKS, begin_timeline
 
 TOY_GAMES = 40
 TOY_SETTINGS: dict[str, Any] = {"training.num_epochs": 1, "training.batch_size": 8, "model.output_scale": 0.01}
@@ -96,6 +96,7 @@ def run(options: Round1, since: float | None = None) -> int:
     if options.dry_run:
         return show_plan(options, wished, resources)
     if not options.skip_doctor:
+        timeline.mark(CHECKS)
         wait_for_machine(resources, say)
         timeline.mark(MACHINES)
         check_health(options, resources, cluster, wished[0].config.tracking.wandb, say)
