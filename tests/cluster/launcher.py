@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ CLOUDS = ("a100", "a100-gcp", "a100-azure")
 FILES = (*CLOUDS, "own-machines")
 """Stems of the files that `ray up` takes."""
 PLACEHOLDER = "CHANGE-ME"
-ANSWERS: dict[str, dict[str, Any]] = {
+ANSWERS: dict[str, dict[str, str]] = {
     "a100": {"metadata.data": "s3://bucket/games", "metadata.storage": "s3://bucket/runs"},
     "a100-gcp": {
         "metadata.data": "gs://bucket/games",
@@ -38,11 +39,11 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "metadata.data": "s3://bucket/games",
         "metadata.storage": "s3://bucket/runs",
         "provider.head_ip": "10.0.0.1",
-        "provider.worker_ips": ["10.0.0.2", "10.0.0.3"],
+        "provider.worker_ips": "10.0.0.2, 10.0.0.3",
         "auth.ssh_user": "me",
     },
 }
-"""What a person writes in place of each placeholder; the anchors of the Google file repeat two further down."""
+"""What a person writes in place of each placeholder."""
 
 
 def read_text(stem: str) -> str:
@@ -56,20 +57,13 @@ def read_file(stem: str) -> dict[str, Any]:
 
 
 def fill_file(stem: str) -> dict[str, Any]:
-    """A file as a person leaves it, placeholders replaced; where an identity is repeated, there too."""
-    config = read_file(stem)
+    """A file as a person leaves it: each placeholder replaced in the text, so that what refers to it follows."""
+    text = read_text(stem)
     for place, value in ANSWERS[stem].items():
-        *path, last = place.split(".")
-        node = config
-        for name in path:
-            node = node[name]
-        node[last] = value
-    if stem == "a100-gcp":
-        for name, kind in config["available_node_types"].items():
-            kind["node_config"] = copy.deepcopy(kind["node_config"])
-            identity = config["metadata"]["identities"]["head" if name == "head" else "worker"]
-            kind["node_config"]["serviceAccounts"][0]["email"] = identity
-    return config
+        name = place.split(".")[-1]
+        text, count = re.subn(rf"(?m)^(\s+{name}: (?:&\w+ |\[)?){PLACEHOLDER}\b", rf"\g<1>{value}", text)
+        assert count == 1, f"{place} is set in one place"
+    return dict(yaml.safe_load(text))
 
 
 def prepare(stem: str) -> dict[str, Any]:
