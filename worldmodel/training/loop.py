@@ -183,7 +183,7 @@ class Trainer:
         with watch.computing():
             loss, terms, norm = self._learn(batches)
         self.step += 1
-        self._note_step(batches[0].targets_in_all, loss, terms, norm)
+        self._note_step(batches[0], loss, terms, norm)
         self.seconds["training"] += time.perf_counter() - began
         self.pulse.beat()
 
@@ -227,16 +227,18 @@ class Trainer:
     def _autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.amp)
 
-    def _note_step(self, targets: int, loss: Tensor, terms: dict[str, Tensor], norm: Tensor) -> None:
+    def _note_step(self, batch: Batch, loss: Tensor, terms: dict[str, Tensor], norm: Tensor) -> None:
         """Add to the interval, on the device: nothing here waits for it."""
         sums, values = self._sums, torch.stack([loss, *terms.values(), norm])
         sums.names = ("loss", *terms, "norm")
         sums.totals = sums.totals + values
         sums.first_bad = torch.where(torch.isfinite(values), sums.first_bad, sums.first_bad.clamp(max=self.step - 1))
+        if batch.excursion is not None:  # such losses are higher, and no spikes
+            values = torch.zeros_like(values)
         sums.peak_steps = torch.where(values > sums.peaks, self.step - 1, sums.peak_steps)
         sums.peaks = torch.maximum(sums.peaks, values)
         sums.steps += 1
-        sums.targets += targets
+        sums.targets += batch.targets_in_all
 
     def _is_interval_over(self) -> bool:
         return self._sums.steps >= self._log_every
