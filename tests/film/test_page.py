@@ -79,6 +79,7 @@ def test_every_tournament_stage_is_drawn(clip: Clip, ident: int) -> None:
 
 def test_a_platform_that_moves_is_at_the_feet_of_who_stands_on_it(clip: Clip) -> None:
     truth = {name: values.copy() for name, values in clip.truth.items()}
+    truth["ground"][:] = 5  # the floor
     truth["ground"][10], truth["on_ground"][10], truth["y"][10] = [0, 0], [True, True], [13.5, 13.5]
     fountain = replace(clip, stage_id=2, truth=truth)
     assert fountain.platforms(10, truth)[0].height == 13.5
