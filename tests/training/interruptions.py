@@ -224,6 +224,12 @@ def _kill(run: Run | None) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _kill_after_sign_of_life(run: Run | None) -> None:
+    assert run is not None
+    run._write_alive(False)
+    _kill(run)
+
+
 def _kill_while_saving(run: Run | None) -> None:
     """Dies at the next checkpoint, when half of it is written."""
     write = checkpoint_files.write_through
@@ -265,6 +271,7 @@ def _fail(run: Run | None) -> None:
 
 
 ENDINGS: dict[str, Callable[[Run | None], None]] = {
-    "killed": _kill, "killed while saving": _kill_while_saving, "SIGTERM": _terminate, "stop file": _ask_to_stop,
+    "killed": _kill, "killed after a sign of life": _kill_after_sign_of_life,
+    "killed while saving": _kill_while_saving, "SIGTERM": _terminate, "stop file": _ask_to_stop,
     "budget": _spend_budget, "out of memory": _fill_memory, "error": _fail,
 }  # fmt: skip

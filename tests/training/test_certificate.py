@@ -42,7 +42,7 @@ def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def corpse(blocks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was killed before its eighth step, with a newest checkpoint that is damaged."""
     folder = tmp_path_factory.mktemp("killed")
-    assert Place(blocks=blocks, storage=folder).run(CONFIG, Ending(kind="killed", step=7)) == [-9]
+    assert Place(blocks=blocks, storage=folder).run(CONFIG, Ending(kind="killed after a sign of life", step=7)) == [-9]
     (list_checkpoints(Location.of(folder / "tiny"))[-1] / "state.json").write_text("torn")
     return folder / "tiny"
 

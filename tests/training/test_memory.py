@@ -31,7 +31,7 @@ CPU_WORDS = "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allo
 
 @pytest.fixture(scope="module")
 def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_blocks(tmp_path_factory.mktemp("games"), count=24)
+    return write_blocks(tmp_path_factory.mktemp("games"), count=48)
 
 
 def limit_samples(monkeypatch: pytest.MonkeyPatch, most: int, *, is_training: bool = True) -> None:

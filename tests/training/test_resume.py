@@ -33,7 +33,8 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 """Experiments whose resumption is tried; one more is one line."""
 STATES = {
-    "killed": {State.LOST}, "killed while saving": {State.LOST, State.FINISHED}, "out of memory": {State.FAILED},
+    "killed": {State.LOST}, "killed after a sign of life": {State.LOST},
+    "killed while saving": {State.LOST, State.FINISHED}, "out of memory": {State.FAILED},
     "error": {State.FAILED},
 }  # fmt: skip
 """How a run is found after each ending; all others stop it well."""
