@@ -81,7 +81,8 @@ class Feedback:
         Args:
             frames: the frames so far; deltas add to the last one.
             predictions: of the next frame (N = 1), in the layout's scales.
-            controls: the next frame's. Predicted numbers pass gradients on, also where they are rounded.
+            controls: the next frame's. Predicted numbers pass gradients on, but for flags and those that are rounded:
+                passed through a step function they would be wrong, and ten times larger than all others.
         """
         last = frames.cut(slice(-1, None))
         numbers = torch.cat([last.numbers[..., : CONTROL_PLACES.start], controls.unsqueeze(1)], -1)
@@ -138,7 +139,7 @@ class Feedback:
         stored = torch.minimum(torch.maximum(stored, self._lowest), self._highest)
         if not values.requires_grad:
             return stored
-        return stored + torch.where(self._is_flag, 0.0, values - kept)
+        return stored + torch.where(self._is_flag | self._is_whole, 0.0, values - kept)
 
     def _choose(self, predictions: Predictions, last: Facts) -> Tensor:
         chosen = [self.choice.pick(predictions.logits[term].detach()) for term in self.layout.class_targets]
