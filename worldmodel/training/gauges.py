@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from worldmodel.training.coherence import COHERENCE, name_metric
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.gpu import Gpu
 from worldmodel.training.loop import Trainer
@@ -28,6 +29,7 @@ GAUGES = {
     "epoch": "epochs done, with the part of the one under way",
     "step": "optimizer steps done",
     "best_metric": "best value so far of the metric named by the tag `metric`",
+    "coherence": "position MAE (Melee units) over the first 20 frames of rollouts, at the last validation",
     "gpu_use": "share (0 to 1) of the last moments in which the first worker's GPU computed, for whomever",
     "gpu_memory_bytes": "bytes taken of the memory of the first worker's GPU, by whomever",
     "cost_usd": "dollars so far, over all attempts; absent where the price is unknown",
@@ -111,6 +113,7 @@ def describe_progress(trainer: Trainer, record: RunRecord) -> dict[str, float | 
         "epoch": trainer.step / trainer.schedule.steps_per_epoch,
         "step": float(trainer.step),
         "best_metric": trainer.best.value if trainer.best else None,
+        "coherence": record.metrics.get(name_metric("pos_mae", COHERENCE)),
         "cost_usd": record.cost_usd,
         "seconds": record.seconds.total,
     }

@@ -9,6 +9,7 @@ from types import TracebackType
 
 from worldmodel.training.checkpoint import Checkpoint, CheckpointState, save_checkpoint
 from worldmodel.training.checkpoint_list import Recovery, Retention, apply_retention, mark_best, read_best
+from worldmodel.training.coherence import COHERENCE, name_metric
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import as_values
 from worldmodel.training.gauges import Gauges, describe_interval, describe_progress
@@ -21,7 +22,10 @@ from worldmodel.training.run import Run
 from worldmodel.training.spikes import SpikeWatch
 from worldmodel.training.tracking import Tracker
 
-SHOWN = ("val_loss/total", "val_metric/position_mae", "val_metric/action_acc", "val_metric/action_change_acc")
+SHOWN = (
+    "val_loss/total", "val_metric/position_mae", "val_metric/action_acc", "val_metric/action_change_acc",
+    name_metric("pos_mae", COHERENCE),
+)  # fmt: skip
 """Metrics that an epoch's line shows."""
 
 
