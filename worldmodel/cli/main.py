@@ -35,6 +35,7 @@ from worldmodel.cli.train import Train
 from worldmodel.cli.upload import Upload
 from worldmodel.cli.verb import Verb, to_json
 from worldmodel.errors import UserError
+from worldmodel.redaction import hide_secrets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run_verb(parse(arguments))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(hide_secrets(f"error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception:  # noqa: BLE001  the process's edge
-        traceback.print_exc()
+        sys.stderr.write(hide_secrets(traceback.format_exc()))
         return 1
 
 

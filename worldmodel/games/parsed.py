@@ -10,6 +10,7 @@ import io
 import math
 import re
 from functools import cache
+from tokenize import TokenError
 
 import numpy as np
 
@@ -76,13 +77,17 @@ _IDS_HEADER = re.compile(
 """What numpy writes before a row of int32; its own reader parses it as Python."""
 
 
+_DAMAGED_IDS = (ValueError, OSError, EOFError, TypeError, MemoryError, TokenError)
+"""What numpy raises on damaged ids: it reads their header as Python and believes any shape."""
+
+
 def _load_ids(data: bytes) -> np.ndarray:
     header = _IDS_HEADER.match(data)
     if header and len(data) - header.end() == 4 * int(header[1]):
         return np.frombuffer(data, dtype="<i4", offset=header.end())
     try:
         ids = np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
-    except (ValueError, OSError, EOFError, TypeError, MemoryError) as error:  # it believes any shape and type
+    except _DAMAGED_IDS as error:
         raise GameError(f"its frame ids cannot be read: {explain(error)}") from error
     if ids.dtype.kind not in "iu":
         raise GameError(f"its frame ids hold {ids.dtype}, expected integers")

@@ -12,6 +12,7 @@ from worldmodel.object_store import MissingError, StorageError
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint_list import find_sound
 from worldmodel.training.device_state import find_memory_kill
+from worldmodel.training.last_words import find_words, forget_words
 from worldmodel.training.log_file import LOG
 from worldmodel.training.record import RunRecord, State
 from worldmodel.training.run import LAST_LINES, RECORD
@@ -29,7 +30,8 @@ def certify(location: Location) -> RunRecord:
         UserError: it cannot be understood.
     """
     written = read_written(location)
-    found = judge_end(location, written)
+    kept = find_words(location, written)
+    found = kept or judge_end(location, written)
     if written.state not in LIVE or found.state in LIVE:
         return found
     found = found.model_copy(update=describe_loss(location, found))
@@ -37,6 +39,7 @@ def certify(location: Location) -> RunRecord:
         if read_written(location).heartbeat == written.heartbeat:  # nobody else was faster
             (location / RECORD).write_text(found.model_dump_json(indent=1) + "\n")
             _write_card(location)
+            forget_words(location)
     return found
 
 

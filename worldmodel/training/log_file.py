@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from worldmodel.appender import open_appender
 from worldmodel.object_store import StorageError
+from worldmodel.redaction import hide_secrets
 from worldmodel.storage import Location
 
 LOG = "log.txt"
@@ -29,7 +30,7 @@ class LogFile:
         """Adds a text, each of its lines with the time."""
         now = datetime.now(UTC).strftime(TIME)
         try:
-            for line in text.splitlines():
+            for line in hide_secrets(text).splitlines():
                 self._file.write_line(f"{now} {line}")
         except StorageError as error:
             self._tell(f"lines of {LOG} were lost: {error}")

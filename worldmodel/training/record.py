@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 import worldmodel
+from worldmodel.redaction import hide_secrets
 from worldmodel.schema import model_hash, schema_hash
 from worldmodel.training.budget import Budget
 from worldmodel.training.checkpoint import Best
@@ -210,7 +211,7 @@ def make_command() -> str:
         return given
     script = Path(sys.argv[0])
     words = ["python", sys.argv[0]] if script.suffix == ".py" else [script.name]
-    return shlex.join([*_list_submission(), *words, *sys.argv[1:]])
+    return hide_secrets(shlex.join([*_list_submission(), *words, *sys.argv[1:]]))
 
 
 def _list_submission() -> list[str]:

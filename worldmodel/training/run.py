@@ -30,9 +30,11 @@ from typing import Any
 
 from worldmodel.errors import UserError
 from worldmodel.object_store import StorageError
+from worldmodel.redaction import hide_secrets
 from worldmodel.storage import Location
 from worldmodel.training.device_state import describe_state
 from worldmodel.training.gpu import Gpu
+from worldmodel.training.last_words import keep_words
 from worldmodel.training.lock import find_loss
 from worldmodel.training.pulse import Pulse, describe_threads
 from worldmodel.training.record import RunRecord, State
@@ -171,7 +173,7 @@ class Run:
             seconds = self._record.seconds.model_copy(update={"total": round(total, 3)})
             self._set({"heartbeat": datetime.now(UTC), "seconds": seconds})
             self._is_dirty = False
-            return self._record.model_dump_json(indent=1) + "\n"
+            return hide_secrets(self._record.model_dump_json(indent=1)) + "\n"
 
     def _set(self, changes: dict[str, Any]) -> None:
         for name, value in changes.items():
@@ -198,9 +200,11 @@ class Run:
         try:
             self.write()
         except StorageError as failure:
+            kept = keep_words(self.location, self._render())
+            where = f"; it is kept in {kept}, and told by: worldmodel show {self.location}" if kept else ""
             if error is None:
-                raise
-            error.add_note(f"and the run's record could not be written: {failure}")
+                raise StorageError(f"{failure}{where}") from failure
+            error.add_note(f"and the run's record could not be written: {failure}{where}")
 
     def _set_end(self, state: State, reason: str, trace: str) -> None:
         facts: dict[str, Any] = {"device_state": self._describe_machine(), "ended_on": socket.gethostname()}

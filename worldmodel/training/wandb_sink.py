@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from worldmodel.redaction import hide_secrets
 from worldmodel.storage import Location
 from worldmodel.training.config import TrackingConfig
 
@@ -208,4 +209,4 @@ def _forget_failed_start() -> None:
 
 
 def _shorten(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return hide_secrets(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
