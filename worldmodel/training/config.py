@@ -116,7 +116,7 @@ class SelfForcingConfig:
     __pydantic_config__ = _STRICT
 
     enabled: bool = False
-    """Whether the model is also trained on its own predictions."""
+    """Whether the model is also trained on its own predictions. It has not been shown yet to improve rollouts."""
     ratio: Count = 4
     """Ordinary batches for each self-forcing batch."""
     unroll_length: Count = 3
