@@ -26,7 +26,7 @@ from worldmodel.games.toy import write_toy_games
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 HEAD, WORKERS, STRANGER = "10.77.0.11", ("10.77.0.12", "10.77.0.13"), "10.77.0.66"
-GAMES = 6
+GAMES = 20
 UP_SECONDS, WORKERS_SECONDS, FIRST_STEP_SECONDS, GRID_SECONDS, DOWN_SECONDS = 150, 120, 120, 420, 90
 BUCKET, GRID = "lab", "runs/lost"
 CREDENTIALS = f"[default]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n"
@@ -179,13 +179,13 @@ def test_a_machine_without_the_token_is_refused(up: Machines) -> None:
     assert HEAD in up.list_nodes()
 
 
-def test_the_first_step_comes_within_two_minutes_of_ray_up(up: Machines, job: Command) -> None:
-    seconds = up.clock.moments["first step"] - up.clock.moments["submitted"]
-    waited = up.clock.moments["both workers are there"] - up.clock.moments["ray up returned"]
-    assert waited + seconds < FIRST_STEP_SECONDS
+def test_the_first_step_comes_within_two_minutes_of_the_submission(up: Machines, job: Command) -> None:
+    assert up.clock.moments["first step"] - up.clock.moments["submitted"] < FIRST_STEP_SECONDS
 
 
-def test_trials_run_on_both_workers(up: Machines, finished: dict[str, dict[str, Any]], lost: tuple[str, str]) -> None:
+def test_the_other_trial_stays_where_it_was(
+    up: Machines, finished: dict[str, dict[str, Any]], lost: tuple[str, str]
+) -> None:
     trial, address = lost
     others = [record["hosts"][0] for name, record in finished.items() if name != trial]
     assert set(others) <= {up.hosts[worker].name for worker in WORKERS if worker != address}
@@ -197,6 +197,7 @@ def test_a_trial_whose_machine_was_lost_goes_on_on_another(
     trial, address = lost
     assert {record["state"] for record in finished.values()} == {"finished"}
     assert [attempt["state"] for attempt in finished[trial]["attempts"]] == ["lost"]
+    assert finished[trial]["attempts"][0]["step"] < finished[trial]["total_steps"]
     assert finished[trial]["hosts"][0] != up.hosts[address].name
     assert len(finished) == 2
 
