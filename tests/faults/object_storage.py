@@ -172,7 +172,7 @@ def _make_handler(proxy: FaultyProxy, target: str) -> type[BaseHTTPRequestHandle
                 return
             self._pass_on(body, is_cut=fault == "cut")
 
-        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any
 
         def _read_body(self) -> bytes:
             """What follows the head, framed as it came."""

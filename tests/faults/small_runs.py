@@ -1,0 +1,116 @@
+"""Runs of seconds, started as people start them, at which something fails meanwhile."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from worldmodel.cli.main import main
+from worldmodel.errors import UserError
+from worldmodel.storage import Location
+from worldmodel.training.checkpoint import load_checkpoint
+from worldmodel.training.checkpoint_list import list_checkpoints
+from worldmodel.training.record import RunRecord
+from worldmodel.training.run_folder import read_record
+from worldmodel.training.tracking import read_metrics
+
+LONG = 500
+"""Epochs of a run that is to be ended by what fails."""
+WAIT_SECONDS = 90
+
+
+def write_experiment(folder: Path, name: str, **training: Any) -> Path:
+    """An experiment of a tiny model: 24 steps an epoch or so, each a few milliseconds."""
+    values = {
+        "model": {"d_model": 32, "d_state": 8, "headdim": 16, "n_layers": 1, "dropout": 0.0},
+        "training": {
+            "sequence_length": 64, "batch_size": 8, "num_epochs": 2, "device": "cpu", "threads": 1, "log_interval": 4,
+            "amp": False, **training,
+        },
+        "tracking": {"wandb": training.pop("wandb", "disabled")},
+    }  # fmt: skip
+    values["training"].pop("wandb", None)  # type: ignore[attr-defined]
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    return folder / f"{name}.yaml"
+
+
+def ask(experiment: Path, blocks: Path, storage: str, *more: str) -> list[str]:
+    """The command line that trains an experiment."""
+    return ["train", str(experiment), "--data", str(blocks), "--storage", storage, *more]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A run that was started here, and its end."""
+
+    status: int
+    seconds: float
+    """From the fault, or the start where nothing was done, to the end."""
+    run: Location
+
+    @property
+    def record(self) -> RunRecord:
+        """What it says of itself."""
+        return read_record(self.run)
+
+
+def train(arguments: list[str], run: str, act: Callable[[RunRecord], None] | None = None, step: int = 8) -> Ended:
+    """Train in this process; `act` happens, in a thread, once so many steps are on record."""
+    location, began = Location.of(run), [time.monotonic()]
+    thread = threading.Thread(target=lambda: act and _act_at(location, step, act, began), daemon=True)
+    thread.start()
+    status = main(arguments)
+    ended = time.monotonic()
+    thread.join(5)
+    return Ended(status=status, seconds=ended - began[0], run=location)
+
+
+def _act_at(run: Location, step: int, act: Callable[[RunRecord], None], began: list[float]) -> None:
+    record = wait_for_step(run, step)
+    began[0] = time.monotonic()
+    act(record)
+
+
+def wait_for_step(run: Location, step: int) -> RunRecord:
+    """The record of a run as soon as it says that so many steps are done."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            record = read_record(run)
+            if max([record.step, *(int(row["step"]) for row in read_metrics(run)[-1:])]) >= step:
+                return record
+        except UserError:
+            pass
+        time.sleep(0.05)
+    raise TimeoutError(f"{run} did not reach step {step}")
+
+
+def start(arguments: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """The command line in a process of its own; what it prints goes into a file."""
+    with log.open("wb") as sink:
+        return subprocess.Popen(
+            [sys.executable, "-m", "worldmodel.cli.main", *arguments], stdout=sink, stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        )  # fmt: skip
+
+
+def are_same(first: Location, second: Location) -> bool:
+    """Whether two runs ended with the same weights and optimizer, and learned the same at every step."""
+    newest = [load_checkpoint(list_checkpoints(run)[-1]) for run in (first, second)]
+    one, two = ({**dict(found.weights), **dict(found.optimizer)} for found in newest)
+    rows = [[_without_time(row) for row in read_metrics(run)] for run in (first, second)]
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one) and rows[0] == rows[1]
+
+
+def _without_time(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "time" and not name.startswith("speed/")}
