@@ -79,7 +79,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
             (host.home / ".aws/credentials").write_text(CREDENTIALS)
         (laptop.host.home / ".ssh/id_ed25519").write_bytes(private.read_bytes())
         (laptop.host.home / ".ssh/id_ed25519").chmod(0o600)
-        laptop.write_cluster("own-machines.yaml", "own_machines.yaml")
+        laptop.write_cluster("own-machines.yaml", "own_machines.yaml", {"metadata": {"endpoint": store}})
         try:
             write_toy_games(laptop.host.home / "games", GAMES, seed=0)
             yield Machines(laptop=laptop, hosts=hosts, store=store, clock=Clock())

@@ -38,10 +38,11 @@ class Laptop:
         """Its checkout, seen from outside."""
         return self.host.home / "checkout"
 
-    def write_cluster(self, name: str, overlay: str) -> dict[str, Any]:
-        """Change `cluster/NAME` by an overlay of the tests'; returns the outcome."""
+    def write_cluster(self, name: str, overlay: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Change `cluster/NAME` by an overlay of the tests', and by `more`; returns the outcome."""
         path = self.checkout / "cluster" / name
         merged = merge(yaml.safe_load(path.read_text()), yaml.safe_load((LAB / overlay).read_text()))
+        merged = merge(merged, dict(more or {}))
         path.write_text(yaml.safe_dump(merged, sort_keys=False))
         return merged
 

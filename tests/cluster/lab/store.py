@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.cluster.lab.machine import GATEWAY
 from tests.cluster.lab.waiting import wait_for
 
 KEY, SECRET = "lab", "lab-secret"
-S3_PORT, PORTS = 8333, {"master": 9333, "volume": 8080, "filer": 8888}
+SERVERS = ("s3", "master", "volume", "filer")
 START_SECONDS = 60
 
 
@@ -30,12 +31,14 @@ def serve_store(folder: Path, *buckets: str) -> Iterator[str]:
     (folder / "data").mkdir()
     rights = {"credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin", "Read", "List", "Write"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [{"name": "lab", **rights}]}))
+    first = 10_000 + 10 * secrets.randbelow(900)  # others' servers of the same ports would share its sockets in /tmp
+    ports = {name: first + place for place, name in enumerate(SERVERS)}
     command = [
-        str(Path(sys.executable).with_name("weed")), "server", f"-dir={folder / 'data'}", "-s3", f"-s3.port={S3_PORT}",
+        str(Path(sys.executable).with_name("weed")), "server", f"-dir={folder / 'data'}", "-s3",
         f"-s3.config={folder / 's3.json'}", f"-ip={GATEWAY}", "-ip.bind=0.0.0.0", "-volume.max=50",
-        "-master.volumeSizeLimitMB=64", *(f"-{name}.port={port}" for name, port in PORTS.items()),
+        "-master.volumeSizeLimitMB=64", *(f"-{name}.port={port}" for name, port in ports.items()),
     ]  # fmt: skip
-    url = f"http://{GATEWAY}:{S3_PORT}"
+    url = f"http://{GATEWAY}:{ports['s3']}"
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder)
     try:
@@ -43,7 +46,7 @@ def serve_store(folder: Path, *buckets: str) -> Iterator[str]:
         wait_for(lambda: process.poll() is not None or _is_up(url), START_SECONDS, "SeaweedFS", tell)
         assert process.poll() is None, f"SeaweedFS ended:\n{tell()[-3000:]}"
         for bucket in buckets:
-            open_client(url).create_bucket(Bucket=bucket)
+            _make_bucket(url, bucket)
         yield url
     finally:
         process.kill()
@@ -61,6 +64,12 @@ def list_keys(url: str, bucket: str, prefix: str = "") -> list[str]:
     """Names of the objects in a bucket."""
     pages = open_client(url).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
+
+def _make_bucket(url: str, bucket: str) -> None:
+    client = open_client(url)
+    with suppress(client.exceptions.BucketAlreadyOwnedByYou):  # asked again where the first answer was late
+        client.create_bucket(Bucket=bucket)
 
 
 def _is_up(url: str) -> bool:
