@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -38,17 +38,15 @@ def serve_weed(folder: Path) -> Iterator[str]:
     key = {"accessKey": SETTINGS["AWS_ACCESS_KEY_ID"], "secretKey": SETTINGS["AWS_SECRET_ACCESS_KEY"]}
     identity = {"name": "test", "credentials": [key], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    ports = {
-        name: _free_port()
-        for name in ("-master.port", "-volume.port", "-filer.port", "-s3.port", "-master.port.grpc",
-                     "-volume.port.grpc", "-filer.port.grpc", "-s3.port.grpc")
-    }  # fmt: skip
+    names = ("master", "volume", "filer", "s3")
+    ports = dict(zip([f"-{n}.port{kind}" for n in names for kind in ("", ".grpc")], _find_ports(8), strict=True))
     options = [f"{name}={port}" for name, port in ports.items()]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [
                 command, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", *options,
-                f"-s3.config={folder / 's3.json'}", "-volume.max=20", "-master.volumeSizeLimitMB=64",
+                f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+                "-volume.max=20", "-master.volumeSizeLimitMB=64",
             ],
             stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
@@ -61,16 +59,13 @@ def serve_weed(folder: Path) -> Iterator[str]:
         process.wait()
 
 
-def _free_port() -> int:
-    """A port between 10000 and 30000, so that what SeaweedFS derives from it is one as well."""
-    for _ in range(1000):
-        with socket.socket() as probe:
+def _find_ports(count: int) -> list[int]:
+    """Different ports that nobody listens on."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
             probe.bind(("127.0.0.1", 0))
-            port = 10_000 + probe.getsockname()[1] % 20_000
-        with suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise RuntimeError("no free port")
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _make_bucket(url: str) -> None:
