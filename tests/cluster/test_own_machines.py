@@ -211,5 +211,7 @@ def test_the_time_of_each_phase_is_told(up: Machines, finished: dict[str, dict[s
 def test_ray_down_leaves_no_ray_behind(up: Machines, finished: dict[str, dict[str, Any]]) -> None:
     up.laptop.run("ray down --yes cluster/own-machines.yaml", DOWN_SECONDS)
     up.clock.note("ray down returned")
-    left = {host.name: host.run("pgrep -x raylet; pgrep -x gcs_server", 10)[1] for host in up.hosts.values() if host.is_up}
+    left = {
+        host.name: host.run("pgrep -x raylet; pgrep -x gcs_server", 10)[1] for host in up.hosts.values() if host.is_up
+    }
     assert not any(left.values()), left
