@@ -39,7 +39,7 @@ def serve_weed(folder: Path) -> Iterator[str]:
     identity = {"name": "test", "credentials": [key], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     names = ("master", "volume", "filer", "s3")
-    ports = dict(zip([f"-{n}.port{kind}" for n in names for kind in ("", ".grpc")], _find_ports(8), strict=True))
+    ports = dict(zip([f"-{n}.port{kind}" for n in names for kind in ("", ".grpc")], find_ports(8), strict=True))
     options = [f"{name}={port}" for name, port in ports.items()]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -59,7 +59,7 @@ def serve_weed(folder: Path) -> Iterator[str]:
         process.wait()
 
 
-def _find_ports(count: int) -> list[int]:
+def find_ports(count: int) -> list[int]:
     """Different ports that nobody listens on."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]

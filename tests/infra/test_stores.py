@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.cutting_proxy import cutting
-from tests.faults.object_storage import BUCKET, _free_port, serve_weed
+from tests.faults.object_storage import BUCKET, find_ports, serve_weed
 from tests.games_on_disk import encode_here, write_folder, write_games
 from tests.infra.toolbox import TOOLS
 from tests.s3_server import use_s3
@@ -41,7 +41,7 @@ def azurite() -> Iterator[str]:
     program, node = TOOLS / "node/node_modules/azurite/dist/src/blob/main.js", shutil.which("node")
     if node is None or not program.exists():
         pytest.skip("no node or no azurite: tests/infra/install.sh installs it")
-    port = _free_port()
+    (port,) = find_ports(1)
     process = subprocess.Popen(
         [node, program, "--silent", "--disableTelemetry", "--skipApiVersionCheck", "--inMemoryPersistence",
          "--blobHost", "127.0.0.1", "--blobPort", str(port)],

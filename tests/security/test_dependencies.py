@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
@@ -35,7 +36,7 @@ def test_every_line_pins_one_version_and_no_package_stands_twice() -> None:
 
 def test_every_installed_package_is_pinned_to_its_version() -> None:
     pins, wrong = read_pins(), []
-    for found in distributions():
+    for found in distributions(path=[sysconfig.get_path(kind) for kind in ("purelib", "platlib")]):
         name = simplify(found.name)
         if name not in TOOLS and name != "worldmodel" and pins.get(name) != found.version.split("+")[0]:
             wrong.append(f"{found.name} {found.version} is installed, constraints.txt has {pins.get(name)}")
