@@ -4,6 +4,7 @@
 #                 RESUME=1: go on with the grid of that name, as it does by itself where STORAGE is a folder here)
 #   make test     checks and tests
 #   make slow     tests of minutes: jobs on a real head node, monitoring, the real kernels (interpreted)
+#   make test-browser  the pages in Chromium (apt-get install chromium chromium-driver), on a quiet machine
 #   make test-faults   runs are killed, starved and lied to, and lose nothing (FAULTS=long: for longer)
 #   make test-cluster  clusters are launched on hosts in namespaces, and every cloud's files checked (root, Linux)
 #   make gpu      adds the kernels of mamba_ssm, on a machine with an NVIDIA GPU
@@ -26,7 +27,7 @@ PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: round1 test slow bench test-faults test-cluster gpu kernels check clean
+.PHONY: round1 test slow bench test-browser test-faults test-cluster gpu kernels check clean
 .DELETE_ON_ERROR:
 
 round1: $(STAMP)
@@ -40,6 +41,9 @@ test: $(STAMP)
 
 slow: $(STAMP) $(KERNELS_STAMP)
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
+
+test-browser: $(STAMP)
+	$(BIN)/python -m pytest -m browser
 
 test-faults: $(STAMP)
 	WORLDMODEL_FAULTS="$(FAULTS)" $(BIN)/python -m pytest -m faults -n 2 --dist loadgroup

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,6 +43,16 @@ def press(browser: Any, *keys: str) -> None:
     for key in keys:
         chain.send_keys(key)
     chain.perform()
+
+
+def becomes(question: Callable[[], object], seconds: float = 10.0) -> bool:
+    """Whether it is so within some seconds: a page draws when the machine lets it."""
+    deadline = time.monotonic() + seconds
+    while not question():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def list_complaints(browser: Any) -> list[str]:

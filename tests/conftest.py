@@ -34,9 +34,9 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `slow`, `faults` or `lab` run only where a `-m` expression chooses tests, such as `-m slow`."""
+    """Tests marked `slow`, `browser`, `faults` or `lab` run only where `-m` chooses tests, such as `-m slow`."""
     if not config.option.markexpr:
         for item in items:
-            for mark in ("slow", "faults", "lab"):
+            for mark in ("slow", "browser", "faults", "lab"):
                 if item.get_closest_marker(mark):
                     item.add_marker(pytest.mark.skip(reason=f"{mark}: run it with -m {mark}"))

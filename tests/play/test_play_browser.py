@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.browser import list_complaints, open_browser, press
+from tests.browser import becomes, list_complaints, open_browser, press
 from worldmodel.storage import Location
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.browser
 F2, ENTER = "\ue032", "\ue006"
 
 
@@ -66,14 +66,14 @@ def test_it_runs_at_sixty_frames_a_second(page: Any) -> None:
 def test_held_keys_are_the_players_pad(page: Any) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
 
+    def read_pad() -> tuple[float, float]:
+        pad = read_state(page)["pads"][0]
+        return pad["main_stick_x"], pad["button_A"]
+
     ActionChains(page).key_down("d").key_down("j").perform()
-    time.sleep(0.3)
-    pad = read_state(page)["pads"][0]
-    assert (pad["main_stick_x"], pad["button_A"]) == (1, 1)
+    assert becomes(lambda: read_pad() == (1, 1))
     ActionChains(page).key_up("d").key_up("j").perform()
-    time.sleep(0.3)
-    pad = read_state(page)["pads"][0]
-    assert (pad["main_stick_x"], pad["button_A"]) == (0.5, 0)
+    assert becomes(lambda: read_pad() == (0.5, 0))
 
 
 def test_a_gamepad_is_the_players_pad(page: Any) -> None:
@@ -88,15 +88,13 @@ def test_a_gamepad_is_the_players_pad(page: Any) -> None:
 
 def test_f2_saves_what_was_played(page: Any, out: Path) -> None:
     press(page, F2)
-    time.sleep(0.7)
-    assert "frames saved as" in page.find_element("id", "told").text
+    assert becomes(lambda: "frames saved as" in page.find_element("id", "told").text)
     assert len(list((out / "games").glob("[!.]*"))) == 1
 
 
 def test_enter_begins_again(page: Any) -> None:
     press(page, ENTER)
-    time.sleep(0.5)
-    assert read_state(page)["played"] == 0 and read_state(page)["paused"]
+    assert becomes(lambda: read_state(page)["played"] == 0 and read_state(page)["paused"])
 
 
 def test_a_reload_finds_the_session_as_it_was(page: Any) -> None:
