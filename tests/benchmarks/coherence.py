@@ -27,9 +27,9 @@ from worldmodel.training.coherence import COHERENCE, roll_out
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import load_experiment, override
 from worldmodel.training.data import open_dataset
+from worldmodel.training.job import build_trainer
 from worldmodel.training.loop import Hooks, Trainer
 from worldmodel.training.presets import apply_preset
-from worldmodel.training.train import build_trainer
 from worldmodel.training.workers import Workers
 
 SECONDS = 400

@@ -30,10 +30,10 @@ from worldmodel.training.checkpoint import Checkpoint
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import load_experiment, override, to_yaml
 from worldmodel.training.data import open_dataset
+from worldmodel.training.job import build_trainer
 from worldmodel.training.loop import Hooks, Trainer
 from worldmodel.training.presets import apply_preset
 from worldmodel.training.reporter import Interval
-from worldmodel.training.train import build_trainer
 from worldmodel.training.validation import METRIC_VERSION, validate
 from worldmodel.training.workers import Workers
 

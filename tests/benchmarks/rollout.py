@@ -19,8 +19,8 @@ from worldmodel.training.coherence import roll_out
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import load_experiment, override
 from worldmodel.training.data import open_dataset
+from worldmodel.training.job import build_trainer
 from worldmodel.training.presets import apply_preset
-from worldmodel.training.train import build_trainer
 from worldmodel.training.workers import Workers
 
 EXPERIMENT = Path(__file__).parents[2] / "tune" / "experiments" / "1a.yaml"

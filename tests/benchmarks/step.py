@@ -25,8 +25,8 @@ from tests.benchmarks.row import Goal, Row
 from worldmodel.model.build import build_model
 from worldmodel.training.config_file import load_experiment, override
 from worldmodel.training.data import open_dataset
+from worldmodel.training.job import build_trainer
 from worldmodel.training.loop import Hooks, Trainer
-from worldmodel.training.train import build_trainer
 from worldmodel.training.workers import Workers
 
 ROOT = Path(__file__).parents[2]

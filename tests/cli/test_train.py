@@ -320,7 +320,7 @@ def test_the_estimate_is_kept_and_shown_beside_what_it_took(
 ) -> None:
     monkeypatch.setenv("WORLDMODEL_PRICE_PER_HOUR", "3600")
     soon = functools.partial(Estimator, pace=Pace(steps=1, seconds=0.0, warmup_steps=1))
-    monkeypatch.setattr("worldmodel.training.train.Estimator", soon)
+    monkeypatch.setattr("worldmodel.training.train_worker.Estimator", soon)
     slow_down(monkeypatch, 0.05)
     path = write_experiment(tmp_path, tracking={"wandb": "disabled"})
     assert main(["train", str(path), "--data", str(blocks), "--storage", str(tmp_path)]) == 0

@@ -21,19 +21,21 @@ import torch.distributed as dist
 
 from tests.training.tiny_runs import CPU, open_data
 from worldmodel.storage import Location
-from worldmodel.training import checkpoint_files, train
+from worldmodel.training import checkpoint_files
+from worldmodel.training import train_worker as train_worker_module
 from worldmodel.training.budget import Budget
 from worldmodel.training.checkpoint import Checkpoint
 from worldmodel.training.checkpoint_list import newest_good
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import to_yaml
 from worldmodel.training.feed import Batch, Feed
+from worldmodel.training.job import Job
 from worldmodel.training.loop import Trainer
 from worldmodel.training.record import RunRecord
 from worldmodel.training.run import STOP, Run
 from worldmodel.training.run_folder import read_record, start_run
 from worldmodel.training.tracking import read_metrics
-from worldmodel.training.train import Job, train_worker
+from worldmodel.training.train_worker import train_worker
 from worldmodel.training.workers import Workers
 
 BAD_VALUE = "bad value"
@@ -161,7 +163,7 @@ def _work(job: Job, ending: Ending, *, rank: int, meeting: str) -> None:
     workers = Workers(device=CPU, rank=rank, world=job.workers)
     if job.workers > 1:
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=job.workers)
-    train.find_place = lambda count, device: (workers, job.workers)
+    train_worker_module.find_place = lambda count, device: (workers, job.workers)
     _log_samples(Path(job.run) / f"samples-{rank}.txt")
     if ending.kind != "none" and ending.rank in (None, rank):
         _prepare(ending)

@@ -21,12 +21,12 @@ from worldmodel.training.checkpoint_list import list_checkpoints, newest_good, r
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import as_values, to_yaml
 from worldmodel.training.feed import Batch
+from worldmodel.training.job import Job, make_trainer
 from worldmodel.training.journal import Journal
 from worldmodel.training.log_file import LOG, TIME
 from worldmodel.training.run import Run
 from worldmodel.training.run_folder import read_record, start_run
 from worldmodel.training.tracking import read_metrics
-from worldmodel.training.train import Job, make_trainer
 from worldmodel.training.workers import Workers
 
 

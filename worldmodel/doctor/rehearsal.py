@@ -29,9 +29,10 @@ from worldmodel.training.checkpoint_list import find_checkpoint
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import override, to_yaml
 from worldmodel.training.device import pick_device
+from worldmodel.training.job import Job, make_trainer
 from worldmodel.training.record import RunRecord
 from worldmodel.training.run_folder import read_config
-from worldmodel.training.train import Job, TrainRequest, make_trainer, train
+from worldmodel.training.train import TrainRequest, train
 from worldmodel.training.workers import Workers
 
 FOLDER = ".rehearsal"

@@ -12,7 +12,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -112,7 +112,8 @@ class CachedShelf:
         if not is_whole:
             (self.where / entry.name).copy_to(path, expected_sha256=entry.sha256)
         self._verified.add(entry.name)
-        os.utime(path)
+        with suppress(FileNotFoundError):  # trimmed away by another worker: opening it tells, and fetches again
+            os.utime(path)
         return path
 
     def _trim(self, newest: str) -> None:

@@ -5,61 +5,40 @@ The run folder is the truth: what a worker learns, logs and saves goes there, an
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from math import lcm
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from worldmodel.blocks.alarms import check_alarms
 from worldmodel.errors import UserError
-from worldmodel.features.plan import Plan, Samples, check_world
-from worldmodel.model.build import build_model
-from worldmodel.model.exchange import load_users_checkpoint, load_weights
-from worldmodel.model.world_model import WorldModel
+from worldmodel.features.plan import Plan, check_world
+from worldmodel.model.exchange import load_users_checkpoint
 from worldmodel.storage import Location
 from worldmodel.training.budget import Budget
 from worldmodel.training.card import write_card
 from worldmodel.training.certificate import certify
-from worldmodel.training.checkpoint import check_fits
-from worldmodel.training.checkpoint_list import Recovery, newest_good
 from worldmodel.training.compiled import check_compiler, note_graphs
 from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.config_file import override, read_experiment, to_yaml
-from worldmodel.training.crew import Crew, attach, work
+from worldmodel.training.config_file import override, to_yaml
+from worldmodel.training.crew import Crew, work
 from worldmodel.training.data import Dataset, open_dataset, prepare_blocks, require_source
 from worldmodel.training.device import describe_device, pick_device
-from worldmodel.training.estimate import Estimator, Work, count_predicted, describe_spent
-from worldmodel.training.feed import Feed, Worker, check_shares, measure_room, plan_training
-from worldmodel.training.journal import Journal
+from worldmodel.training.feed import check_shares, plan_training
+from worldmodel.training.job import Job, build_trainer
 from worldmodel.training.lock import take_lock
-from worldmodel.training.loop import Hooks, Trainer
-from worldmodel.training.memory import choose_parts, explaining_full_memory, release_memory
+from worldmodel.training.memory import choose_parts, release_memory
 from worldmodel.training.prices import count_held, find_price, read_prices
-from worldmodel.training.process import identify
 from worldmodel.training.pulse import read_limit
-from worldmodel.training.record import Estimate, RunRecord, State
-from worldmodel.training.reporter import Interval, format_usd
+from worldmodel.training.record import RunRecord, State
+from worldmodel.training.reporter import format_usd
 from worldmodel.training.run import Run
 from worldmodel.training.run_folder import check_same, describe_end, find_older, read_config, read_record, start_run
 from worldmodel.training.schedule import Schedule, compute_learning_rate
-from worldmodel.training.timeline import (
-    CHECKS,
-    DATA,
-    MODEL,
-    Phase,
-    begin_timeline,
-    continue_in_worker,
-    describe_timeline,
-    note_first_step,
-)
-from worldmodel.training.validation import check_metric, check_validation, open_validation
+from worldmodel.training.timeline import CHECKS, DATA, begin_timeline
+from worldmodel.training.train_worker import train_worker
+from worldmodel.training.validation import check_metric, check_validation
 from worldmodel.training.workers import Workers
 
 Report = Callable[[str], None]
@@ -86,23 +65,6 @@ class TrainRequest:
     """When its command began, in seconds since 1970; None: now."""
     introduction: str = ""
     """What is reported of the experiment once nothing stands against training it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What every worker is told."""
-
-    config: str
-    """The experiment as YAML, complete."""
-    run: str
-    """URI of the run folder."""
-    blocks: str
-    """URI of the blocks."""
-    workers: int
-    resume: bool
-    init: str
-    share: float = 1.0
-    """See `TrainRequest`."""
 
 
 def train(request: TrainRequest, report: Report = print) -> RunRecord:
@@ -256,119 +218,3 @@ def _is_complete(record: RunRecord, config: ExperimentConfig, plan: Plan) -> boo
     """Whether a run has done all the steps that the experiment asks for."""
     total = Schedule.of(config.training, plan.steps_per_epoch).total_steps
     return record.state is State.FINISHED and record.step >= total
-
-
-def train_worker(settings: dict[str, Any]) -> None:
-    """What each worker runs: its part of the data, the loop, and for the first the run folder."""
-    rest, stream = attach(settings)
-    job = Job(**rest)
-    config = read_experiment(job.config, source="config.yaml")
-    device = pick_device(config.training.device)
-    workers, neighbours = find_place(job.workers, device)
-    torch.set_num_threads(config.training.threads or max(1, len(os.sched_getaffinity(0)) // neighbours))
-    hosts = workers.gather(socket.gethostname())
-    if not workers.is_first:
-        trainer, _ = make_trainer(job, config, workers)
-        with explaining_full_memory(trainer):
-            trainer.run(Hooks())
-        return
-    location = Location.of(job.run)
-    run = Run(location, read_record(location))
-    run.update(hosts=hosts, **identify())
-    timeline = continue_in_worker(run.record.phases)
-    with run.recording(), Journal(run, config, stream) as journal:
-        trainer, recovery = make_trainer(job, config, workers)
-        timeline.mark(MODEL)
-        journal.begin(trainer, recovery)
-        hooks = add_estimate(journal.hooks, trainer, run, journal.say)
-        with explaining_full_memory(trainer):
-            trainer.run(note_first_step(hooks, timeline, partial(_keep_phases, run, journal.say)))
-
-
-def _keep_phases(run: Run, say: Report, phases: list[Phase]) -> None:
-    run.update(phases=phases)
-    say(describe_timeline(phases))
-
-
-def add_estimate(hooks: Hooks, trainer: Trainer, run: Run, say: Report) -> Hooks:
-    """The hooks, with the run's estimate made, recorded and said as soon as its pace is known."""
-    plan, validation = trainer.feed.plan, trainer.validation
-    every = np.arange(validation.store.game_count)
-    lengths = validation.store.game_lengths(Samples(every, every))
-    work = Work.of(plan, trainer.schedule.total_steps, count_predicted(lengths.tolist(), plan.shape))
-    estimator = Estimator(work, trainer.step)
-
-    def note_interval(interval: Interval, values: dict[str, float]) -> None:
-        hooks.on_interval(interval, values)
-        seconds = estimator.add(interval, run.elapsed)
-        if seconds is not None:
-            price = run.record.price_per_hour_usd
-            cost = None if price is None else price * seconds / 3600
-            run.update(estimate=Estimate(seconds=seconds, cost_usd=cost, step=interval.step))
-            say(f"estimate: {describe_spent(seconds, cost)} from start to end")
-
-    return replace(hooks, on_interval=note_interval)
-
-
-def find_place(count: int, device: torch.device) -> tuple[Workers, int]:
-    """This worker among all, and how many of them share its machine."""
-    if count == 1:  # inside a trial of Ray Tune there is nobody to ask
-        return Workers(device=device), 1
-    import ray.train
-
-    context = ray.train.get_context()
-    workers = Workers(rank=context.get_world_rank(), world=context.get_world_size(), device=device)
-    return workers, context.get_local_world_size()
-
-
-def make_trainer(job: Job, config: ExperimentConfig, workers: Workers) -> tuple[Trainer, Recovery | None]:
-    """The trainer of a job at the step from which it goes on, and what it was recovered from."""
-    dataset = open_dataset(job.blocks, config)
-    trainer = build_trainer(dataset, config, workers, init=job.init, share=job.share)
-    recovery = newest_good(Location.of(job.run)) if job.resume else None
-    if recovery and recovery.checkpoint:
-        _restore(trainer, recovery, dataset.fingerprint)
-    elif recovery and recovery.complaints:
-        text = "\n  ".join(recovery.complaints)
-        raise UserError(f"no checkpoint of {job.run} is sound; remove its checkpoints to begin again:\n  {text}")
-    if job.resume and not workers.are_same(int(trainer.take(trainer.locate()).digest, 16)):
-        raise RuntimeError(f"the workers did not find the same checkpoint in {job.run}: resume again")
-    return trainer, recovery
-
-
-def _restore(trainer: Trainer, recovery: Recovery, fingerprint: str) -> None:
-    found, location = recovery.checkpoint, recovery.location
-    if found is not None and location is not None:
-        expected = trainer.locate().model_copy(update={"data_fingerprint": fingerprint})
-        check_fits(location, found, expected, trainer.model)
-        trainer.restore(found)
-
-
-def build_trainer(
-    dataset: Dataset, config: ExperimentConfig, workers: Workers, *, init: str = "", share: float = 1.0
-) -> Trainer:
-    """A trainer at its first step.
-
-    Args:
-        dataset: what it trains and validates on.
-        config: the experiment.
-        workers: this worker among all.
-        init: a `.pt` whose weights it begins with; empty: fresh weights.
-        share: what the worker holds of a GPU.
-    """
-    room = measure_room(workers.device, share)
-    worker = Worker(device=workers.device, rank=workers.rank, world=workers.world, resident_bytes=room)
-    feed = Feed(dataset, config, worker)
-    torch.manual_seed(config.training.seed)
-    model = build_model(config.model, config.encoding.layout)
-    if init:
-        _begin_from(Path(init), model)
-    model.to(workers.device)
-    return Trainer(model, feed, open_validation(dataset, config, worker, feed.view), config, workers)
-
-
-def _begin_from(path: Path, model: WorldModel) -> None:
-    found = load_users_checkpoint(path)
-    if found.encoding != model.layout.config:
-        raise UserError(f"{path} was trained with {found.encoding}, the experiment has {model.layout.config}")
-    load_weights(model, found.weights, str(path))
