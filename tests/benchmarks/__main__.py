@@ -23,7 +23,7 @@ from worldmodel.games.toy import write_toy_games
 
 ROOT = Path(__file__).parents[2]
 USUAL = ("encode", "feed", "step")
-AREAS = (*USUAL, "quality", "rollout", "coherence")
+AREAS = (*USUAL, "quality", "search", "rollout", "coherence")
 TOY_GAMES = 60
 
 
@@ -32,7 +32,7 @@ class Bench:
     """Measure worldmodel against its peers and its goals, on this machine."""
 
     areas: Annotated[tuple[str, ...], tyro.conf.Positional] = USUAL
-    """What to measure: encode, feed, step, rollout; quality and coherence take the better part of an hour each."""
+    """What to measure: encode, feed, step, rollout; quality, search, coherence: the better part of an hour each."""
     data: Path | None = None
     """Folder of parsed games; None: $WORLDMODEL_SHARED/data/games or ../shared/data/games, else toy games."""
     json: Path = ROOT / ".benchmarks" / "bench.json"

@@ -11,11 +11,9 @@ import hashlib
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
@@ -23,54 +21,23 @@ from statistics import mean
 import torch
 
 from tests.benchmarks import reference
+from tests.benchmarks.curve import CURVE_GAMES, EXPERIMENT, SEEDS, Point, follow, limit, read_defaults, train_for
 from tests.benchmarks.options import Options
 from tests.benchmarks.row import Goal, Row
-from worldmodel.training.baselines import kinematic
-from worldmodel.training.checkpoint import Checkpoint
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import load_experiment, override, to_yaml
 from worldmodel.training.data import open_dataset
-from worldmodel.training.job import build_trainer
-from worldmodel.training.loop import Hooks, Trainer
 from worldmodel.training.presets import apply_preset
-from worldmodel.training.reporter import Interval
-from worldmodel.training.validation import METRIC_VERSION, validate
-from worldmodel.training.workers import Workers
+from worldmodel.training.validation import METRIC_VERSION
 
-EXPERIMENT = Path(__file__).parents[2] / "tune" / "experiments" / "1a.yaml"
-"""What both settings are shown: the users' best single change."""
-SEEDS = (0, 1, 2)
 LADDER = (64, 96, 128, 192, 256, 384, 512)
 """Steps of our short runs: each is a whole run with its own schedule, as a person in a hurry would start it."""
 LONG_SECONDS = 400
 """CPU-seconds of our long run."""
-PROBE_STEPS = 40
 USERS_EVERY, USERS_MOST = 50, 1000
 """Steps of 512 windows between two looks at the users' setting, and after how many it is given up."""
 KEPT = Path(__file__).parents[2] / ".benchmarks"
 """Where the users' curves are kept; without it they are measured anew."""
-CURVE_GAMES = 3
-"""Validation games that the two curves are measured on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """How good a model was, and what it had cost."""
-
-    targets: int
-    cpu_seconds: float
-    """Of training, with feeding and features; without measuring."""
-    metrics: dict[str, float]
-    kinematic_position: float
-    """Position MAE of the kinematic baseline on the same targets."""
-
-    @property
-    def action_ce(self) -> float:
-        return self.metrics["metric/action_ce"]
-
-    @property
-    def change_accuracy(self) -> float:
-        return self.metrics["metric/action_change_acc"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +60,7 @@ def measure(options: Options) -> list[Row]:
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         users = [pool.submit(follow_users, options.blocks, seed) for seed in SEEDS]
         short = [pool.submit(climb, options.blocks, seed) for seed in SEEDS]
-        long = [pool.submit(train_long, options.blocks, seed) for seed in SEEDS]
+        long = [pool.submit(train_for, options.blocks, read_defaults(), seed, LONG_SECONDS) for seed in SEEDS]
         curves = [future.result() for future in users], [future.result() for future in short]
         last = [future.result() for future in long]
     return [_compare(mark, *curves, price) for mark in MARKS] + _judge(last)
@@ -106,7 +73,7 @@ def follow_users(blocks: Path, seed: int) -> list[Point]:
     """
     config, _ = apply_preset("round1", load_experiment(EXPERIMENT))
     changes = {"training.amp": True, "data.split": "md5", "training.schedule": "constant"}
-    config = override(config, {**changes, **_limits(seed, USERS_MOST)})
+    config = limit(override(config, changes), seed, USERS_MOST)
     kept = KEPT / f"users-{_name_curve(blocks, config)}.json"
     if kept.exists():
         return [Point(**values) for values in json.loads(kept.read_text())]
@@ -126,83 +93,10 @@ def climb(blocks: Path, seed: int) -> list[Point]:
     """Our short runs, from the shortest on, until all marks are reached; one point for each, at its end."""
     found: list[Point] = []
     for steps in LADDER:
-        found += follow(blocks, override(_defaults(), _limits(seed, steps)), steps, until=lambda point: False)
+        found += follow(blocks, limit(read_defaults(), seed, steps), steps)
         if _has_all_marks(found[-1]):
             break
     return found
-
-
-def train_long(blocks: Path, seed: int) -> Point:
-    """Our run of `LONG_SECONDS`, measured on all validation games at its end."""
-    probe = follow(blocks, override(_defaults(), _limits(seed, PROBE_STEPS)), PROBE_STEPS, until=lambda point: False)
-    steps = int(LONG_SECONDS / probe[0].cpu_seconds * PROBE_STEPS)
-    config = override(_defaults(), _limits(seed, steps))
-    return follow(blocks, config, steps, until=lambda point: False, games=None)[-1]
-
-
-def follow(
-    blocks: Path,
-    config: ExperimentConfig,
-    every: int,
-    until: Callable[[Point], bool],
-    games: int | None = CURVE_GAMES,
-) -> list[Point]:
-    """Train on one thread, measuring every so many steps; a whole run in all else. `games`: None measures on all."""
-    torch.set_num_threads(1)
-    config = override(config, {"training.log_interval": every})
-    trainer = build_trainer(open_dataset(str(blocks), config), config, Workers(device=torch.device("cpu")))
-    stopwatch, points = _Stopwatch(), list[Point]()
-
-    def note(interval: Interval, values: dict[str, float]) -> None:
-        stopwatch.pause()
-        targets = interval.step * config.training.batch_size * trainer.feed.shape.positions
-        points.append(_look(trainer, targets, stopwatch.seconds, games))
-        stopwatch.go_on()
-
-    def skip_validation(values: dict[str, float], checkpoint: Checkpoint) -> None:
-        stopwatch.go_on()  # what came since the last interval was an epoch's own validation
-
-    def is_over() -> str | None:
-        return "measured" if points and until(points[-1]) else None
-
-    trainer.run(Hooks(on_interval=note, on_epoch=skip_validation, stop_reason=is_over))
-    return points
-
-
-class _Stopwatch:
-    """CPU-seconds of this process, with pauses."""
-
-    def __init__(self) -> None:
-        self.seconds, self._since = 0.0, time.process_time()
-
-    def pause(self) -> None:
-        self.seconds += time.process_time() - self._since
-
-    def go_on(self) -> None:
-        self._since = time.process_time()
-
-
-def _look(trainer: Trainer, targets: int, seconds: float, games: int | None) -> Point:
-    data, config = trainer.validation, trainer.config
-    data = replace(data, games=data.games[:games])
-    baselines = {"kinematic": partial(kinematic, layout=config.encoding.layout)}
-    found = validate(trainer.model, data, config.loss_weights, amp=config.training.amp, baselines=baselines)
-    metrics = {name: values.compute() for name, values in found.items()}
-    return Point(
-        targets=targets,
-        cpu_seconds=seconds,
-        metrics=metrics["model"],
-        kinematic_position=metrics["kinematic"]["metric/position_mae"],
-    )
-
-
-def _defaults() -> ExperimentConfig:
-    config, _ = apply_preset("laptop", load_experiment(EXPERIMENT))
-    return config
-
-
-def _limits(seed: int, steps: int) -> dict[str, object]:
-    return {"training.seed": seed, "training.max_steps": steps, "training.num_epochs": 100, "training.threads": 1}
 
 
 def _has_all_marks(point: Point) -> bool:
