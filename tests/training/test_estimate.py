@@ -21,8 +21,8 @@ from worldmodel.training.estimate import (
     estimate_left,
 )
 from worldmodel.training.feed import plan_training
+from worldmodel.training.interval import Interval
 from worldmodel.training.record import Estimate, RunRecord, State
-from worldmodel.training.reporter import Interval
 from worldmodel.training.schedule import Schedule
 
 WORKS = st.builds(

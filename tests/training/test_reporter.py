@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from worldmodel.training.reporter import Interval, Reporter, format_count, format_duration, format_interval
+from worldmodel.training.interval import Interval
+from worldmodel.training.reporter import Reporter, format_count, format_duration, format_interval
 
 INTERVAL = Interval(
     step=1200, total_steps=8000, epoch=1, loss=1.2339, learning_rate=5e-4, step_seconds=0.0123,

@@ -18,9 +18,9 @@ from worldmodel.training.checkpoint import Checkpoint, save_checkpoint
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import override, to_yaml
 from worldmodel.training.data import Dataset, open_dataset
+from worldmodel.training.interval import Interval
 from worldmodel.training.job import Job, make_trainer
 from worldmodel.training.loop import Hooks, Trainer
-from worldmodel.training.reporter import Interval
 from worldmodel.training.workers import Workers
 
 CPU = torch.device("cpu")

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from worldmodel.features.plan import Plan, SampleShape
+from worldmodel.training.interval import Interval
 from worldmodel.training.record import RunRecord, State
-from worldmodel.training.reporter import Interval, format_duration, format_error, format_usd
+from worldmodel.training.reporter import format_duration, format_error, format_usd
 
 WARMUP_STEPS = 5
 """First steps that are not measured: they make caches, compile and allocate."""

@@ -15,9 +15,9 @@ import torch
 from worldmodel.training.coherence import COHERENCE, name_metric
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.gpu import Gpu
+from worldmodel.training.interval import Interval
 from worldmodel.training.loop import Trainer
 from worldmodel.training.record import RunRecord
-from worldmodel.training.reporter import Interval
 
 GAUGES = {
     "loss": "mean training loss since the line before",

@@ -14,10 +14,11 @@ from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import as_values
 from worldmodel.training.gauges import Gauges, describe_interval, describe_progress
 from worldmodel.training.gpu import Gpu
+from worldmodel.training.interval import Interval
 from worldmodel.training.log_file import LogFile
 from worldmodel.training.loop import Hooks, Trainer
 from worldmodel.training.record import Seconds
-from worldmodel.training.reporter import Interval, Reporter
+from worldmodel.training.reporter import Reporter
 from worldmodel.training.run import Run
 from worldmodel.training.spikes import SpikeWatch
 from worldmodel.training.tracking import Tracker

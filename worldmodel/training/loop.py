@@ -19,15 +19,14 @@ from worldmodel.training.checkpoint import Best, Checkpoint, CheckpointState, na
 from worldmodel.training.compiled import compile_pass
 from worldmodel.training.config import ExperimentConfig, TrainingConfig
 from worldmodel.training.feed import Batch, Feed
+from worldmodel.training.interval import Interval, Sums
 from worldmodel.training.loss import compute_loss
 from worldmodel.training.metrics import Metrics
 from worldmodel.training.nonfinite import NonFiniteError, explain_non_finite
 from worldmodel.training.optimizer_state import restore_optimizer
 from worldmodel.training.pulse import Pulse
-from worldmodel.training.reporter import Interval
 from worldmodel.training.schedule import Schedule, compute_learning_rate
 from worldmodel.training.self_forcing import go_alone
-from worldmodel.training.stopwatch import Stopwatch
 from worldmodel.training.validation import ValidationSet, measure_rollouts, validate
 from worldmodel.training.workers import Workers
 
@@ -37,7 +36,6 @@ ASK_EVERY = 16
 """Steps between two questions to worker 0 (stop? save?) where there are several workers."""
 FIRST_INTERVAL = 10
 """Steps of the first interval, where its length is then chosen by time."""
-NEVER = 2**62
 LINES_SECONDS = 5.0
 """Seconds between two lines of metrics, where `training.log_interval` leaves it open."""
 
@@ -52,25 +50,6 @@ class Hooks:
     """After an epoch's validation: all its metrics, and the checkpoint to keep."""
     on_checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None
     stop_reason: Callable[[], str | None] = lambda: None
-
-
-@dataclass(kw_only=True)
-class _Sums:
-    """What is measured between two lines."""
-
-    names: tuple[str, ...] = ()
-    """What the tensors below hold a number of: "loss", the loss terms, "norm" (of the gradient)."""
-    totals: Tensor
-    """Sums over the steps."""
-    first_bad: Tensor
-    """The first step (from 0) in which each was no number; `NEVER` where it always was one."""
-    peaks: Tensor
-    """The largest value of a step."""
-    peak_steps: Tensor
-    """That step, from 0."""
-    steps: int = 0
-    targets: int = 0
-    watch: Stopwatch
 
 
 class Trainer:
@@ -93,7 +72,7 @@ class Trainer:
         self._feedback = Feedback(feed.view.layout, self.device)
         self._ahead: Ahead[list[Batch]] | None = None
         self._metrics = Metrics(feed.view.layout, config.loss_weights, self.device)
-        self._sums = self._begin_interval()
+        self._sums = Sums(device=self.device)
         self._log_every = self.training.log_interval or FIRST_INTERVAL
 
     @property
@@ -162,11 +141,6 @@ class Trainer:
     def _is_within_epoch(self) -> bool:
         return self.step % self.schedule.steps_per_epoch != 0
 
-    def _begin_interval(self) -> _Sums:
-        zero = torch.zeros((), device=self.device)
-        never = torch.full((), NEVER, device=self.device)
-        return _Sums(totals=zero, first_bad=never, peaks=zero, peak_steps=never, watch=Stopwatch(self.device))
-
     def _is_time_to_ask(self) -> bool:
         """Whether worker 0 is asked now; with several workers, which must wait for its answer, only now and then."""
         return self.workers.world == 1 or self.step % ASK_EVERY == 0
@@ -183,7 +157,9 @@ class Trainer:
         with watch.computing():
             loss, terms, norm = self._learn(batches)
         self.step += 1
-        self._note_step(batches[0], loss, terms, norm)
+        batch, values = batches[0], {"loss": loss, **terms, "norm": norm}
+        can_peak = batch.excursion is None  # the losses of others are higher, and no spikes
+        self._sums.add(self.step - 1, values, batch.targets_in_all, can_peak=can_peak)
         self.seconds["training"] += time.perf_counter() - began
         self.pulse.beat()
 
@@ -227,27 +203,13 @@ class Trainer:
     def _autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.amp)
 
-    def _note_step(self, batch: Batch, loss: Tensor, terms: dict[str, Tensor], norm: Tensor) -> None:
-        """Add to the interval, on the device: nothing here waits for it."""
-        sums, values = self._sums, torch.stack([loss, *terms.values(), norm])
-        sums.names = ("loss", *terms, "norm")
-        sums.totals = sums.totals + values
-        sums.first_bad = torch.where(torch.isfinite(values), sums.first_bad, sums.first_bad.clamp(max=self.step - 1))
-        if batch.excursion is not None:  # such losses are higher, and no spikes
-            values = torch.zeros_like(values)
-        sums.peak_steps = torch.where(values > sums.peaks, self.step - 1, sums.peak_steps)
-        sums.peaks = torch.maximum(sums.peaks, values)
-        sums.steps += 1
-        sums.targets += batch.targets_in_all
-
     def _is_interval_over(self) -> bool:
         return self._sums.steps >= self._log_every
 
     def _close_interval(self) -> tuple[Interval, dict[str, float]]:
         """Read the interval's sums (the one wait for the device), check them, begin the next."""
-        done, self._sums = self._sums, self._begin_interval()
-        sums = self.workers.mean(done.totals.double()) / done.steps
-        values = dict(zip(done.names, sums.tolist(), strict=True))
+        done, self._sums = self._sums, Sums(device=self.device)
+        values = done.average(self.workers)
         loss = values["loss"]
         if not math.isfinite(loss) or not math.isfinite(values["norm"]):
             raise NonFiniteError(self._explain_non_finite(done))
@@ -278,11 +240,9 @@ class Trainer:
             **{f"speed/{name}_share": share for name, share in vars(shares).items() if share is not None},
         }
 
-    def _explain_non_finite(self, done: _Sums) -> str:
-        first = dict(zip(done.names, self.workers.least(done.first_bad), strict=True))
-        step = min(first.values())
+    def _explain_non_finite(self, done: Sums) -> str:
+        step, terms = done.find_first_bad(self.workers)
         batches = self._ahead.take(step) if self._ahead else self.feed.batches(step)
-        terms = [name for name, bad in first.items() if bad == step]
         return explain_non_finite(self.feed, self.workers, batches, step, terms)
 
     def _end_epoch(self, hooks: Hooks) -> None:
@@ -301,7 +261,7 @@ class Trainer:
         self.seconds["validation"] += time.perf_counter() - began
         is_best = self._update_best(values)
         hooks.on_epoch(values, self.checkpoint("epoch", *(["best"] if is_best else [])))
-        self._sums = self._begin_interval()
+        self._sums = Sums(device=self.device)
 
     def _reduce(self, metrics: Metrics) -> dict[str, float]:
         metrics.from_vector(self.workers.sum(metrics.to_vector()))

@@ -18,10 +18,10 @@ from worldmodel.training.config_file import override
 from worldmodel.training.data import Dataset
 from worldmodel.training.device import describe_device, pick_device
 from worldmodel.training.estimate import Pace
+from worldmodel.training.interval import Interval
 from worldmodel.training.job import build_trainer
 from worldmodel.training.loop import Hooks, Trainer
 from worldmodel.training.metrics import Metrics
-from worldmodel.training.reporter import Interval
 from worldmodel.training.validation import predict_all
 from worldmodel.training.workers import Workers
 

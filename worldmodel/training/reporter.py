@@ -4,42 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from io import IOBase
 from typing import IO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """What happened since the line before."""
-
-    step: int
-    """Optimizer steps done."""
-    total_steps: int
-    """Optimizer steps of the whole run."""
-    epoch: int
-    """The epoch under way, counted from 1."""
-    loss: float
-    """Mean training loss."""
-    peak_loss: float = 0.0
-    """Largest loss of a step."""
-    peak_step: int = 0
-    """That step, counted from 1."""
-    learning_rate: float
-    """Learning rate of the last step."""
-    step_seconds: float
-    """Mean seconds of a step."""
-    targets_per_second: float
-    """Predicted frames per second."""
-    data_share: float
-    """Share (0 to 1) of the time that was spent waiting for data."""
-    host_share: float | None = None
-    """Share that the host worked; None: host and device are one, as on a CPU. See `stopwatch.py`."""
-    device_share: float | None = None
-    """Share that the device worked; it overlaps with the host's."""
+from worldmodel.training.interval import Interval
 
 
 class Reporter:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
+    from worldmodel.training.interval import Interval
     from worldmodel.training.loop import Hooks
-    from worldmodel.training.reporter import Interval
 
 PROGRAM, DATA, CHECKS = "program start", "data", "checks"
 """Phases of a run before it has workers."""

@@ -18,13 +18,13 @@ from worldmodel.training.config_file import read_experiment
 from worldmodel.training.crew import attach
 from worldmodel.training.device import pick_device
 from worldmodel.training.estimate import Estimator, Work, count_predicted, describe_spent
+from worldmodel.training.interval import Interval
 from worldmodel.training.job import Job, make_trainer
 from worldmodel.training.journal import Journal
 from worldmodel.training.loop import Hooks, Trainer
 from worldmodel.training.memory import explaining_full_memory
 from worldmodel.training.process import identify
 from worldmodel.training.record import Estimate
-from worldmodel.training.reporter import Interval
 from worldmodel.training.run import Run
 from worldmodel.training.run_folder import read_record
 from worldmodel.training.timeline import MODEL, Phase, continue_in_worker, describe_timeline, note_first_step
