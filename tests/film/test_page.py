@@ -64,14 +64,25 @@ def test_a_name_cannot_become_part_of_the_page(clip: Clip) -> None:
 
 
 def test_a_stage_without_a_drawing_is_neutral_ground_and_the_page_says_so(clip: Clip) -> None:
-    shown = read_content(to_html([replace(clip, stage_id=13)], HEADING))["clips"][0]
+    shown = read_content(to_html([replace(clip, stage_id=13, played_on="dolphin")], HEADING))["clips"][0]
     assert shown["stage"] is None
     assert shown["ground_note"] == "stage 13 has no drawing: neutral ground at height 0"
 
 
+def test_a_toy_game_is_said_to_be_one_wherever_it_is_drawn(clip: Clip) -> None:
+    page = to_html([clip], HEADING)
+    shown = read_content(page)["clips"][0]
+    assert shown["stage"] is not None
+    assert shown["ground_note"] == "toy game, not Melee"
+    assert "toy game, not Melee" in shown["about"]
+    assert "toy game, not Melee" in page.split("<option")[1]
+    strange = read_content(to_html([replace(clip, stage_id=13)], HEADING))["clips"][0]
+    assert strange["ground_note"] == "toy game, not Melee; stage 13 has no drawing: neutral ground at height 0"
+
+
 @pytest.mark.parametrize("ident", STAGES)
 def test_every_tournament_stage_is_drawn(clip: Clip, ident: int) -> None:
-    shown = read_content(to_html([replace(clip, stage_id=ident)], HEADING))["clips"][0]
+    shown = read_content(to_html([replace(clip, stage_id=ident, played_on="dolphin")], HEADING))["clips"][0]
     assert shown["ground_note"] == ""
     assert len(shown["stage"]["floor"]) >= 2
     if ident != 2:  # where who stands on a platform tells its height

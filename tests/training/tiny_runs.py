@@ -47,7 +47,8 @@ def write_blocks(folder: Path, count: int = 8, frames: int = 40) -> Path:
             for player in range(PLAYERS):
                 columns[f"p{player}", "hitlag"] = np.zeros_like(columns[f"p{player}", "hitlag"])
         files.append(as_file(columns))
-    ends = {name_of(content): {"game_end_method": 2 + seed % 3} for seed, content in enumerate(files)}
+    known = [{"game_end_method": 2 + seed % 3, "played_on": "toy"} for seed in range(count)]
+    ends = dict(zip(map(name_of, files), known, strict=True))
     write_folder(folder / "games", {name_of(content): content for content in files}, ends)
     encode_here(folder / "games", folder / "blocks")
     return folder / "blocks"

@@ -52,6 +52,8 @@ class GameEntry:
     """Place within its shard or .pt."""
     digest: str = ""
     """32 hex digits of the game's values, whatever file they came in."""
+    played_on: str = ""
+    """What its meta.json says of where it was played: "dolphin", "toy", "world model"; empty: nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -168,4 +168,5 @@ def _entry_of(game: Game, packed: PackedGame, reading: Reading) -> GameEntry:
         absent=tuple(sorted(game.absent)),
         place=reading.place,
         digest=packed.digest(),
+        played_on=str(game.entry.get("played_on") or ""),
     )

@@ -47,6 +47,8 @@ class Clip:
     """`POSITION`, (T, P), where players go on at the speeds of the last frame that the model was given."""
     characters: tuple[int, ...]
     """Character id of each player."""
+    played_on: str = ""
+    """See `GameEntry`."""
 
     @property
     def frames(self) -> int:

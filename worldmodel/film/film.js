@@ -46,11 +46,11 @@ function drawScenes(it, now, truth, model) {
   const [ctx, width] = fitCanvas(el("scene"), height);
   const isLead = now < it.lead;
   const shared = { stage: it.stage, platforms: it.moving ? it.moving[now] : it.stage ? it.stage.platforms : [], view: it.views[now] };
-  const note = it.stage ? "" : it.ground_note;
+  const note = it.ground_note;
   const said = isLead ? "shown to the model" : `on its own for ${now - it.lead + 1} frame${now > it.lead ? "s" : ""}`;
   if (state.overlay) {
     drawScene(ctx, { x: 0, y: 0, w: width, h: height }, {
-      ...shared, players: model, ghosts: truth, title: "Model, truth as outline", note: note || said,
+      ...shared, players: model, ghosts: truth, title: "Model, truth as outline", note: both(said, note),
       view: widen(shared.view, width / height),
     });
     return;
@@ -59,9 +59,11 @@ function drawScenes(it, now, truth, model) {
   const view = widen(shared.view, w / height);
   drawScene(ctx, { x: 0, y: 0, w, h: height }, { ...shared, view, players: truth, title: "Truth", note });
   drawScene(ctx, { x: w + gap, y: 0, w, h: height }, {
-    ...shared, view, players: model, ghosts: state.ghosts && !isLead ? truth : [], title: "Model", note: note || said,
+    ...shared, view, players: model, ghosts: state.ghosts && !isLead ? truth : [], title: "Model", note: both(said, note),
   });
 }
+
+const both = (...notes) => notes.filter(Boolean).join(" · ");
 
 // The camera is made for one aspect; a wider box shows more at the sides.
 const widen = ([x, y, w], aspect) => [x, y, Math.max(w, (w / FILM.aspect) * aspect)];

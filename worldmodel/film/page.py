@@ -27,6 +27,8 @@ BODY_DEPTH, BODY_TAPER = 42.0, 0.55
 """How the rock below a floor is drawn: so many units deep, its lower side that share as wide. Decoration."""
 HIGHEST_ERROR = 60.0
 """Melee units from which on an error's size does not matter: about the way from a stage's centre to its end."""
+PRETENDED = {"toy": "toy game, not Melee", "world model": "played inside a model"}
+"""What to say of a game that was not played in Melee, by `GameEntry.played_on`."""
 UNUSED = ("on_ground", "ground")
 """Drawn fields that the page itself does not need."""
 
@@ -122,7 +124,7 @@ def _describe_clip(clip: Clip) -> dict[str, Any]:
         "frames": clip.frames,
         "lead": clip.lead,
         "stage": describe_stage(stage),
-        "ground_note": describe_ground(clip.stage_id, stage),
+        "ground_note": describe_ground(clip.stage_id, stage, clip.played_on),
         "moving": platforms if does_move else None,
         "views": [[round(float(v), PLACES) for v in view] for view in clip.views],
         "truth": _pack(clip.truth, [name for name in DRAWN if name not in UNUSED]),
@@ -149,13 +151,15 @@ def describe_clip(clip: Clip) -> str:
     )
 
 
-def describe_ground(ident: int, stage: Stage | None) -> str:
-    """What to say of a stage that is not drawn; empty where it is."""
-    return "" if stage else f"stage {ident} has no drawing: neutral ground at height 0"
+def describe_ground(ident: int, stage: Stage | None, played_on: str = "") -> str:
+    """What to say of a stage that is not drawn, and of a game that is none of Melee's; empty: nothing."""
+    pretended, drawn = PRETENDED.get(played_on, ""), f"stage {ident} has no drawing: neutral ground at height 0"
+    return "; ".join(note for note in (pretended, "" if stage else drawn) if note)
 
 
 def _name_stage(clip: Clip) -> str:
-    return clip.stage.name if clip.stage else f"stage {clip.stage_id}"
+    place = clip.stage.name if clip.stage else f"stage {clip.stage_id}"
+    return ", ".join(note for note in (place, PRETENDED.get(clip.played_on)) if note)
 
 
 def _name_clip(clip: Clip) -> str:

@@ -67,9 +67,10 @@ class Picture:
             draw_player(scene, lens, player_at(shown, number, time), number)
         own = time - clip.lead + 1
         note = "shown to the model" if is_lead else f"on its own for {own} frame{'s' * (own > 1)}"
-        ground = describe_ground(clip.stage_id, clip.stage)
+        ground = describe_ground(clip.stage_id, clip.stage, clip.played_on)
         scene.text((14.0, 26.0), self.title if is_model else "Truth", read_color(COLORS["text"]), 16.0)
-        scene.text((14.0, 45.0), ground or (note if is_model else ""), read_color(COLORS["faint"]), 12.0)
+        notes = " · ".join(part for part in (note if is_model else "", ground) if part)
+        scene.text((14.0, 45.0), notes, read_color(COLORS["faint"]), 12.0)
         paper.paste(scene, x, MARGIN)
 
     def _add_card(self, paper: Paper, box: Box, number: int, time: int) -> None:

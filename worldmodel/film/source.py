@@ -118,7 +118,7 @@ def _make_clip(roller: Roller, rollout: Rollout, baseline: Rollout, place: int, 
         md5=game.md5, stage_id=game.stage, first=start.frame - lead, lead=lead,
         truth=join(before, true, (*DRAWN, *CONTROLS)), predicted=join(before, predicted),
         kinematic=join(before, _cut(baseline.predicted, place, length), POSITION),
-        characters=tuple(int(character) for character in before["character"][0]),
+        characters=tuple(int(character) for character in before["character"][0]), played_on=game.played_on,
     )  # fmt: skip
 
 

@@ -126,7 +126,7 @@ function draw() {
   const view = [frame.view[0], frame.view[1], Math.max(frame.view[2], (frame.view[2] / ASPECT) * (width / height))];
   drawScene(ctx, { x: 0, y: 0, w: width, h: height }, {
     stage: start.stage, platforms: frame.platforms, view, players: frame.players,
-    title: state.paused ? "paused" : "", note: start.note || noteRival(frame, start),
+    title: state.paused ? "paused" : "", note: [noteRival(frame, start), start.note].filter(Boolean).join(" · "),
   });
   frame.players.forEach((player, number) => {
     const card = el(`player${number}`), cells = card.querySelector("tr").children;

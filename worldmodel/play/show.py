@@ -44,7 +44,7 @@ class Show:
         return {
             "type": "start",
             "stage": describe_stage(STAGES.get(start.stage)),
-            "note": describe_ground(start.stage, STAGES.get(start.stage)),
+            "note": describe_ground(start.stage, STAGES.get(start.stage), start.played_on),
             "characters": [name_character(character) for character in start.characters],
             "game": choice.game,
             "frame": choice.frame,

@@ -29,6 +29,8 @@ class Start:
     stage: int
     characters: tuple[int, ...]
     """Character ids of the players in the first frame."""
+    played_on: str = ""
+    """See `GameEntry`."""
 
 
 class World:
@@ -39,7 +41,13 @@ class World:
         self.run, self._roller = run, rolled
         torch.set_num_threads(1)  # a step is too small to share: threads would wait for one another
         self._starts = [
-            Start(md5=game.md5, frames=game.frames, stage=game.stage, characters=game.characters)
+            Start(
+                md5=game.md5,
+                frames=game.frames,
+                stage=game.stage,
+                characters=game.characters,
+                played_on=game.played_on,
+            )
             for game in rolled.games
         ]
 
