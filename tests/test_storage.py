@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -190,6 +193,37 @@ def test_local_lines_are_there_at_once(tmp_path: Path) -> None:
     appender.write_line("one")
     assert file.read_text() == "one\n"
     appender.close()
+
+
+class NarrowDisk(io.BytesIO):
+    """A file on a disk that takes three bytes at a time, and none where there is no room."""
+
+    has_room = True
+
+    def write(self, content: Any) -> int:
+        if not self.has_room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(bytes(content)[:3])
+
+
+def test_lines_wait_for_room_and_none_is_torn_or_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = NarrowDisk()
+    monkeypatch.setattr(Path, "open", lambda path, mode, buffering: disk)
+    appender = open_appender(Location.of(tmp_path / "metrics.jsonl"))
+    appender.write_line("one")
+    disk.has_room = False
+    for line in ("two", "three"):
+        with pytest.raises(StorageError, match="No space left"):
+            appender.write_line(line)
+    disk.has_room = True
+    appender.write_line("four")
+    assert disk.getvalue() == b"one\ntwo\nthree\nfour\n"
+    disk.has_room = False
+    with pytest.raises(StorageError, match="No space left"):
+        appender.write_line("five")
+    with pytest.raises(StorageError, match="No space left"):
+        appender.close()
+    assert disk.closed
 
 
 def test_lines_reach_an_object_store_while_the_run_goes_on(

@@ -14,6 +14,7 @@ from tune.record import GridRecord, write_grid
 from worldmodel.errors import UserError
 from worldmodel.object_store import MissingError, StorageError
 from worldmodel.storage import Location
+from worldmodel.training.process import read_uptime
 from worldmodel.training.record import RunRecord, State
 from worldmodel.training.run import POLL_SECONDS, REMOTE_POLL_SECONDS, STOP, describe_signal, hear_signals
 from worldmodel.training.run_folder import LIVE, read_record
@@ -125,5 +126,6 @@ class GridWatch:
             self._write()
 
     def _write(self) -> None:
-        self.record.heartbeat, self.record.seconds = datetime.now(UTC), round(self.seconds, 3)
+        self.record.heartbeat, self.record.heartbeat_uptime = datetime.now(UTC), read_uptime()
+        self.record.seconds = round(self.seconds, 3)
         write_grid(self.folder, self.record)

@@ -11,13 +11,20 @@ from typing import Protocol, runtime_checkable
 from worldmodel.object_store import StorageError, explain_failure
 from worldmodel.storage import Location
 
+MOST_WAITING = 1 << 26
+"""Bytes of lines that wait in memory at most where a disk is full; past these lines are lost."""
+
 
 @runtime_checkable
 class Appender(Protocol):
     """An open text file to add lines to."""
 
     def write_line(self, line: str) -> None:
-        """Add one line (without its end of line)."""
+        """Add one line (without its end of line).
+
+        Raises:
+            StorageError: there is no room for it now; it waits in memory, and is written with a later one.
+        """
         ...
 
     def close(self) -> None:
@@ -45,16 +52,28 @@ class _LocalAppender:
         with explain_failure(str(path), "write"):
             path.parent.mkdir(parents=True, exist_ok=True)
             _end_last_line(path)
-            self._stream = path.open("a", encoding="utf-8")
+            self._stream = path.open("ab", buffering=0)
+        self._waiting = bytearray()
+        self._lock = threading.Lock()
 
     def write_line(self, line: str) -> None:
-        with explain_failure(str(self._path), "write"):
-            self._stream.write(line + "\n")
-            self._stream.flush()
+        with self._lock:
+            if len(self._waiting) < MOST_WAITING:
+                self._waiting += f"{line}\n".encode()
+            self._write()
 
     def close(self) -> None:
+        with self._lock:
+            try:
+                self._write()
+            finally:
+                self._stream.close()
+
+    def _write(self) -> None:
+        """Write what waits; what finds no room goes on waiting, so that no line is torn."""
         with explain_failure(str(self._path), "write"):
-            self._stream.close()
+            while self._waiting:
+                del self._waiting[: self._stream.write(self._waiting)]
 
 
 class _SpooledAppender:

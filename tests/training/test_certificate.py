@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,9 @@ from worldmodel.training.checkpoint_list import list_checkpoints
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.crew import Silence, WorkerLostError, close_record
 from worldmodel.training.device_state import describe_state, find_memory_kill, render_state
-from worldmodel.training.process import identify, is_gone, read_start
+from worldmodel.training.process import identify, is_gone, read_start, read_uptime
 from worldmodel.training.record import RunRecord, State
-from worldmodel.training.run_folder import judge_life, read_config, read_written, start_run
+from worldmodel.training.run_folder import LOST_SECONDS, judge_life, read_config, read_written, start_run
 from worldmodel.training.tracking import read_metrics
 
 CONFIG = configure({"training.checkpoint_minutes": 1e-6, "name": "tiny"})
@@ -112,6 +113,19 @@ def test_a_process_of_another_container_or_boot_is_judged_by_its_silence_alone()
     assert judge_life(gone).state is State.LOST
 
 
+@pytest.mark.skipif(read_uptime() is None, reason="this machine does not say how long it has been on")
+@pytest.mark.parametrize("jump", [timedelta(days=-2), timedelta(days=2)])
+def test_a_clock_that_was_set_neither_ends_nor_revives_a_run(jump: timedelta) -> None:
+    now, uptime = datetime.now(UTC), read_uptime()
+    assert uptime is not None
+    live = RunRecord(name="a", state=State.RUNNING, heartbeat=now + jump, heartbeat_uptime=uptime - 1)
+    assert judge_life(live).state is State.RUNNING
+    silent = live.model_copy(update={"heartbeat_uptime": uptime - LOST_SECONDS - 1})
+    assert judge_life(silent).state is State.LOST
+    elsewhere = live.model_copy(update={"hosts": ["elsewhere"]})  # of its uptime nothing is known here
+    assert judge_life(elsewhere).state is (State.LOST if jump < timedelta() else State.RUNNING)
+
+
 def test_a_process_that_ended_and_was_not_asked_for_is_gone() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     until = time.monotonic() + 20
@@ -159,7 +173,7 @@ def test_a_worker_without_a_sign_of_life_is_given_up_by_the_drivers_own_clock(
         run.write()
         silence.look(run.location)
         now[0] += 30.0
-    with pytest.raises(WorkerLostError, match=r"no sign of life from worker 0 on elsewhere for 1[2-9]\d s"):
+    with pytest.raises(WorkerLostError, match=r"no sign of life from worker 0 on elsewhere for [5-9]\d s"):
         for _ in range(9):
             silence.look(run.location)
             now[0] += 20.0

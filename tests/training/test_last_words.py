@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,10 @@ def test_words_of_an_earlier_attempt_are_not_those_of_the_next(run: Run, monkeyp
     end_without_room(run, monkeypatch)
     later = read_written(run.location).model_copy(update={"pid": 1})
     assert find_words(run.location, later) is None
+
+
+def test_words_count_whatever_the_clock_was_set_to(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    end_without_room(run, monkeypatch)
+    written = read_written(run.location)
+    later = written.model_copy(update={"heartbeat": written.heartbeat + timedelta(days=1)})
+    assert find_words(run.location, later) is not None

@@ -37,6 +37,9 @@ LOOK_SECONDS = 0.2
 """Time between two looks at what the first worker says."""
 ASK_SECONDS = 5.0
 """Time between two looks at the first worker's signs of life."""
+SILENT_SECONDS = 50.0
+"""A first worker that has trained and gives no sign of life for so long is given up; before its first step it may take
+longer."""
 LOSSES = ("WorkerHealthCheckFailedError", "WorkerHealthCheckTimeoutError", "ActorDiedError", "RayActorError")
 """What Ray calls a worker whose process is gone."""
 LINES, ENVIRONMENT = "lines", "environment"
@@ -212,7 +215,7 @@ class Silence:
     _asked: float = 0.0
 
     def look(self, run: Location) -> None:
-        """Read the run's record now and then. WorkerLostError where it should speak, and has not for two minutes."""
+        """Read the run's record now and then. WorkerLostError where it should speak, and has not for a minute."""
         now = time.monotonic()
         if now - self._asked < ASK_SECONDS:
             return
@@ -224,7 +227,7 @@ class Silence:
             return
         if record.heartbeat != self._heartbeat or record.pid == os.getpid() or record.state not in LIVE:
             self._heartbeat, self._since = record.heartbeat, now
-        if now - self._since > LOST_SECONDS:
+        if now - self._since > (LOST_SECONDS if record.state is State.CREATED else SILENT_SECONDS):
             error = WorkerLostError(
                 f"no sign of life from worker 0 on {record.hosts[0]} for {now - self._since:.0f} s: its machine or its "
                 "network is gone"

@@ -39,7 +39,7 @@ def find_words(run: Location, written: RunRecord) -> RunRecord | None:
     except (OSError, ValidationError):
         return None
     is_same = (found.started, found.pid, len(found.attempts)) == (written.started, written.pid, len(written.attempts))
-    return found if is_same and found.heartbeat >= written.heartbeat else None
+    return found if is_same and found.seconds.total >= written.seconds.total else None
 
 
 def forget_words(run: Location) -> None:

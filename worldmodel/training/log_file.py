@@ -33,7 +33,7 @@ class LogFile:
             for line in hide_secrets(text).splitlines():
                 self._file.write_line(f"{now} {line}")
         except StorageError as error:
-            self._tell(f"lines of {LOG} were lost: {error}")
+            self._tell(f"lines of {LOG} wait for room: {error}")
 
     def close(self) -> None:
         """Stores what is left."""

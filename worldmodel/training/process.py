@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from functools import cache
 from pathlib import Path
 
@@ -30,6 +31,17 @@ def read_start(pid: int) -> int | None:
         return None
     state, *rest = text.rpartition(")")[2].split()
     return None if state in "ZX" else int(rest[18])  # a process that has ended and was not asked for yet
+
+
+def read_uptime() -> float | None:
+    """Seconds since this machine was started, which go on whatever its clock is set to; None: it does not say."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return None if clock is None else round(time.clock_gettime(clock), 3)
+
+
+def is_this_boot(host: str, space: str) -> bool:
+    """Whether something was written on this machine since it was started."""
+    return bool(space) and host == socket.gethostname() and space.split()[0] == name_space().partition(" ")[0]
 
 
 def identify() -> dict[str, object]:

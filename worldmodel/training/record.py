@@ -57,6 +57,8 @@ class Living(BaseModel):
     """When that process began, in its machine's ticks: a number is given again."""
     heartbeat: datetime = Field(default_factory=lambda: datetime.now(UTC))
     """When its process last gave a sign of life."""
+    heartbeat_uptime: float | None = None
+    """Seconds that its machine had been on by then: setting a clock changes the time of day, and not these."""
     ended: datetime | None = None
 
 

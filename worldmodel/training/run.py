@@ -36,6 +36,7 @@ from worldmodel.training.device_state import describe_state
 from worldmodel.training.gpu import Gpu
 from worldmodel.training.last_words import keep_words
 from worldmodel.training.lock import find_loss
+from worldmodel.training.process import read_uptime
 from worldmodel.training.pulse import Pulse, describe_threads
 from worldmodel.training.record import RunRecord, State
 
@@ -171,7 +172,7 @@ class Run:
         with self._lock:
             total = self._seconds_before + self.elapsed
             seconds = self._record.seconds.model_copy(update={"total": round(total, 3)})
-            self._set({"heartbeat": datetime.now(UTC), "seconds": seconds})
+            self._set({"heartbeat": datetime.now(UTC), "heartbeat_uptime": read_uptime(), "seconds": seconds})
             self._is_dirty = False
             return hide_secrets(self._record.model_dump_json(indent=1)) + "\n"
 

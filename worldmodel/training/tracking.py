@@ -54,7 +54,7 @@ class Tracker:
         try:
             self._file.write_line(render_row(row))
         except StorageError as error:
-            self._note(f"a line of {METRICS} was lost: {error}")
+            self._note(f"lines of {METRICS} wait for room: {error}")
         if self._wandb:
             self._wandb.log(row)
 
