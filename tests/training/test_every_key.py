@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.training.test_journal import train as train_with_journal
 from tests.training.test_loop import ELSEWHERE, SPEED_ONLY
 from tests.training.tiny_runs import Log, begin, configure, write_blocks
 from worldmodel.blocks.alarms import check_alarms
@@ -16,8 +17,9 @@ from worldmodel.blocks.index import Index
 from worldmodel.errors import UserError
 from worldmodel.storage import Location
 from worldmodel.training.card import render_card
+from worldmodel.training.checkpoint_list import list_checkpoints
 from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.config_file import list_keys
+from worldmodel.training.config_file import list_keys, override
 from worldmodel.training.data import require_source
 from worldmodel.training.device import pick_device
 from worldmodel.training.record import RunRecord
@@ -63,6 +65,14 @@ def see_saved(config: ExperimentConfig, blocks: Path) -> object:
     return log.saved, list(log.intervals)
 
 
+def see_kept(config: ExperimentConfig, blocks: Path, folder: Path) -> object:
+    """Which checkpoints stay of a run that saves one after each step."""
+    often = override(config, {"training.checkpoint_minutes": 1e-6})
+    run = start_run(Location.of(folder), often)
+    train_with_journal(run, often, blocks)
+    return [checkpoint.name for checkpoint in list_checkpoints(run.location)]
+
+
 VALUES: dict[str, Any] = {
     "name": "other", "goal": "to know", "save_dir": "elsewhere", "data.dataset_dir": "/games",
     "data.allow": ["percent"],
@@ -70,7 +80,7 @@ VALUES: dict[str, Any] = {
     "tracking.tags": ["t"], "training.best_metric": "val_loss/total", "training.best_mode": "max",
     "training.log_interval": 3, "training.checkpoint_minutes": 1e-6, "training.batch_parts": 2,
     "training.eval_batch_size": 3, "training.device": "cuda", "training.threads": 3, "training.compile": "default",
-    "training.rollout_starts": 0, "model.chunk_size": 4, "model.backend": "torch",
+    "training.rollout_starts": 0, "training.keep_last": 3, "model.chunk_size": 4, "model.backend": "torch",
 }  # fmt: skip
 """Another value of each key."""
 
@@ -93,6 +103,8 @@ def look(key: str, config: ExperimentConfig, blocks: Path, folder: Path, monkeyp
         return see_best(config, blocks)
     if key in ("training.log_interval", "training.checkpoint_minutes"):
         return see_saved(config, blocks)
+    if key == "training.keep_last":
+        return see_kept(config, blocks, folder)
     return see_speed(key, config, blocks, monkeypatch)
 
 

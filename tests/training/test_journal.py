@@ -17,6 +17,8 @@ from tests.training.tiny_runs import CPU, configure, open_data, write_blocks
 from worldmodel.errors import UserError
 from worldmodel.object_store import StorageError
 from worldmodel.storage import Location
+from worldmodel.training import journal as journal_module
+from worldmodel.training.checkpoint import Checkpoint
 from worldmodel.training.checkpoint_list import list_checkpoints, newest_good, read_best
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import as_values, to_yaml
@@ -227,4 +229,30 @@ def test_a_log_that_cannot_be_written_is_noted_once_and_ends_no_run(
     train(run, config, blocks)
     record = read_record(run.location)
     assert record.step == record.total_steps
-    assert [note for note in record.notes if LOG in note] == [f"lines of {LOG} were lost: no space left"]
+    assert [note for note in record.notes if LOG in note] == [f"lines of {LOG} wait for room: no space left"]
+
+
+@pytest.mark.parametrize("is_epoch", [False, True])
+def test_a_checkpoint_by_time_may_fail_and_one_of_an_epoch_ends_the_run(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_epoch: bool
+) -> None:
+    config = configure({"training.checkpoint_minutes": 1e-6})
+    run, save = start_run(Location.of(tmp_path), config), journal_module.save_checkpoint
+
+    def refuse(location: Location, checkpoint: Checkpoint) -> Location:
+        if checkpoint.state.step in (2, 3) or (is_epoch and "epoch" in checkpoint.state.tags):
+            raise StorageError("no space left")
+        return save(location, checkpoint)
+
+    monkeypatch.setattr(journal_module, "save_checkpoint", refuse)
+    if is_epoch:
+        with pytest.raises(StorageError, match="no space left"):
+            train(run, config, blocks)
+    else:
+        shown = train(run, config, blocks)
+        assert shown.count("warning: no checkpoint at step") == 2
+        assert "no checkpoint at step 3, the newest is checkpoints/step-00000001: no space left" in shown
+    record = read_record(run.location)
+    assert record.state == ("failed" if is_epoch else "finished")
+    notes = [note for note in record.notes if "could be saved" in note]
+    assert notes == ["not every checkpoint could be saved, first at step 2: no space left"]

@@ -259,7 +259,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 SPEED_ONLY = {
     "training.batch_parts", "training.compile",
     "model.chunk_size", "model.backend", "training.device", "training.threads", "training.eval_batch_size",
-    "training.log_interval", "training.checkpoint_minutes", "training.rollout_starts",
+    "training.log_interval", "training.checkpoint_minutes", "training.rollout_starts", "training.keep_last",
 }  # fmt: skip
 """Keys that must change nothing but speed and output (some only up to rounding: `device`, `backend`,
 `batch_parts`, `compile`)."""

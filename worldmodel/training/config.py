@@ -103,6 +103,8 @@ class TrainingConfig:
     """Steps between two lines of metrics; None: chosen so that a line comes every few seconds."""
     checkpoint_minutes: Positive = 10.0
     """Minutes between two checkpoints; each epoch's end is one too."""
+    keep_last: Count = 2
+    """Newest checkpoints that stay, besides every epoch's and the best; two, so that a damaged one ends no run."""
     best_metric: Annotated[str, Field(min_length=1)] = "val_metric/position_mae"
     """Validation metric that names the best checkpoint."""
     best_mode: Literal["min", "max"] = "min"

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from io import IOBase
 from types import TracebackType
 
+from worldmodel.object_store import StorageError
 from worldmodel.training.checkpoint import Checkpoint, CheckpointState, save_checkpoint
 from worldmodel.training.checkpoint_list import Recovery, Retention, apply_retention, mark_best, read_best
 from worldmodel.training.coherence import COHERENCE, name_metric
@@ -30,6 +31,10 @@ SHOWN = (
 """Metrics that an epoch's line shows."""
 
 
+BY_TIME = "minutes"
+"""Tag of a checkpoint that the loop saves because time has passed."""
+
+
 class Journal:
     """The run folder, metrics, gauges and terminal of one run; a context, open while it trains."""
 
@@ -43,6 +48,7 @@ class Journal:
         self._stack.callback(self.tracker.close)
         self._before = run.record.seconds
         self._spikes = SpikeWatch()
+        self._has_failed = False
 
     @property
     def hooks(self) -> Hooks:
@@ -125,6 +131,19 @@ class Journal:
         self._save(checkpoint)
 
     def _save(self, checkpoint: Checkpoint) -> None:
+        """Save a checkpoint. One that is saved by time may fail: the next may find room, and the older ones stay."""
+        try:
+            self._keep_checkpoint(checkpoint)
+        except StorageError as error:
+            if checkpoint.state.tags != (BY_TIME,):
+                raise
+            newest = self.run.record.checkpoint or "none"
+            self.say(f"warning: no checkpoint at step {checkpoint.state.step}, the newest is {newest}: {error}")
+            if not self._has_failed:
+                self.run.note(f"not every checkpoint could be saved, first at step {checkpoint.state.step}: {error}")
+            self._has_failed = True
+
+    def _keep_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Save a checkpoint, point at it where it is the best, and delete those that need not stay."""
         record = self.run.record
         about = {
@@ -139,7 +158,7 @@ class Journal:
         if best and best.step == state.step and "best" in state.tags:
             mark_best(self.run.location, best)
         self.run.update(checkpoint=f"{folder.parent.name}/{folder.name}", best=best)
-        apply_retention(self.run.location, Retention(), state.step)
+        apply_retention(self.run.location, Retention(keep_last=self.config.training.keep_last), state.step)
 
     def _merge(self, values: dict[str, float]) -> dict[str, float | None]:
         clean = {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -10,7 +10,6 @@ from pathlib import Path
 from worldmodel.errors import UserError
 from worldmodel.storage import Location
 from worldmodel.training.budget import Budget
-from worldmodel.training.checkpoint_list import Retention
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.data import require_source
 from worldmodel.training.device import pick_device
@@ -133,7 +132,7 @@ def make_plan(request: PlanRequest, extent: Extent, probe: Probe, prices: Prices
     if request.budget.usd is not None and all(row.usd_per_hour is None for row in rows):
         raise UserError(f"--budget-usd {request.budget.usd:g} needs a price, which is unknown: {price.origin}")
     size = CHECKPOINT_BYTES * probe.parameters
-    kept = max(extent.work.count_validations(0), Retention().keep_last)
+    kept = max(extent.work.count_validations(0), request.config.training.keep_last)
     stored = extent.block_bytes + request.trials * kept * size
     return CostPlan(
         name=request.config.name,

@@ -18,7 +18,7 @@ from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import describe_changes, read_experiment, to_yaml
 from worldmodel.training.lock import is_held
 from worldmodel.training.metrics import METRIC_VERSION
-from worldmodel.training.process import is_gone
+from worldmodel.training.process import is_gone, is_this_boot, read_uptime
 from worldmodel.training.record import Attempt, Living, RunRecord, State
 from worldmodel.training.run import CONFIG, RECORD, STOP, Run
 
@@ -29,7 +29,7 @@ FREE_SECTIONS = ("tracking.",)
 FREE_KEYS = frozenset({
     "training.num_epochs", "training.max_steps", "training.device", "training.threads", "training.eval_batch_size",
     "training.log_interval", "training.checkpoint_minutes", "training.batch_parts", "training.compile",
-    "training.rollout_starts",
+    "training.rollout_starts", "training.keep_last",
     "data.dataset_dir", "data.allow", "save_dir",
 })  # fmt: skip
 """Settings that may change at a resume; any other would make it another experiment."""
@@ -112,7 +112,7 @@ def read_config(location: Location) -> ExperimentConfig:
 
 def judge_life(record: Record, now: datetime | None = None) -> Record:
     """The record with what its silence means: a live state without a sign of life for two minutes is "lost"."""
-    silent = ((now or datetime.now(UTC)) - record.heartbeat).total_seconds()
+    silent = measure_silence(record, now)
     if record.state not in LIVE or (silent < LOST_SECONDS and not _is_dead_here(record)):
         return record
     if record.reason:
@@ -124,6 +124,14 @@ def judge_life(record: Record, now: datetime | None = None) -> Record:
             "the process was killed or the machine lost",
         }
     return record.model_copy(update={**found, "ended": record.heartbeat})
+
+
+def measure_silence(record: Living, now: datetime | None = None) -> float:
+    """Seconds since a record's last sign of life: on its own machine by uptime, for the clock may have been set."""
+    uptime, then = read_uptime(), record.heartbeat_uptime
+    if now is None and uptime is not None and then is not None and is_this_boot(record.hosts[0], record.pid_space):
+        return uptime - then
+    return ((now or datetime.now(UTC)) - record.heartbeat).total_seconds()
 
 
 def find_runs(storage: Location) -> list[FoundRun]:
