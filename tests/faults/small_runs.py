@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 
@@ -20,6 +21,7 @@ from worldmodel.errors import UserError
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint import load_checkpoint
 from worldmodel.training.checkpoint_list import list_checkpoints
+from worldmodel.training.loop import Trainer
 from worldmodel.training.record import RunRecord
 from worldmodel.training.run_folder import read_record
 from worldmodel.training.tracking import read_metrics
@@ -114,3 +116,21 @@ def are_same(first: Location, second: Location) -> bool:
 
 def _without_time(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "time" and not name.startswith("speed/")}
+
+
+def act_before(monkeypatch: pytest.MonkeyPatch, acts: dict[int, Callable[[], None]]) -> list[float]:
+    """In runs of this process each act happens once, before the step that is its key (from 0); returns when, by then.
+
+    Times are those of `time.monotonic`.
+    """
+    train_step = Trainer._train_step
+    times: list[float] = []
+
+    def step(trainer: Trainer) -> None:
+        if act := acts.pop(trainer.step, None):
+            act()
+            times.append(time.monotonic())
+        train_step(trainer)
+
+    monkeypatch.setattr(Trainer, "_train_step", step)
+    return times

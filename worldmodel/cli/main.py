@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run_verb(parse(arguments))
     except UserError as error:
-        print(hide_secrets(f"error: {error}"), file=sys.stderr)
+        print(hide_secrets("\n".join([f"error: {error}", *getattr(error, "__notes__", [])])), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -294,4 +294,8 @@ def close_record(location: Location, error: BaseException, last_lines: Iterable[
         last_lines=record.last_lines or list(last_lines),
         ended=record.ended or record.heartbeat,
     )
-    run.write()
+    try:
+        run.write()
+    except StorageError as failure:  # what is raised is what came first
+        if not getattr(error, "__notes__", None):  # else the run has said so
+            error.add_note(f"and the run's record could not be written: {failure}")
