@@ -6,6 +6,7 @@ import hashlib
 import netrc
 import os
 import shlex
+import shutil
 import tempfile
 import threading
 import time
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 from worldmodel.redaction import hide_secrets
 from worldmodel.storage import Location
 from worldmodel.training.config import TrackingConfig
+from worldmodel.training.wandb_file import HEADER_BYTES, count_rows
 
 START_SECONDS = 20.0
 """Time after which a W&B that has not started is reported."""
@@ -28,8 +30,8 @@ RETRY_SECONDS = 600.0
 """Time in which this process tries no W&B that it could not reach: a grid must not wait for it in every trial."""
 SETTLE_SECONDS = 5.0
 """Longest wait for the last rows of an offline file."""
-EMPTY_BYTES = 7
-"""Size of an offline file without rows: its header."""
+LEAST_ROOM = 4 << 20
+"""Bytes that W&B's folder must have free: without room its helper processes fill the terminal with their errors."""
 
 
 class LastFailure:
@@ -63,6 +65,7 @@ class WandbSink:
         self._started = threading.Event()
         self._is_closing = False
         self._is_late = False
+        self._fed = 0
         self._since = time.monotonic()
         self.address: str | None = None
         """Address of the run's page, or the command that uploads it; None until it has started."""
@@ -124,6 +127,7 @@ class WandbSink:
         import wandb
 
         folder = self._location.local_path() or Path(tempfile.mkdtemp(prefix="worldmodel-wandb-"))
+        _check_room(folder)
         settings = wandb.Settings(
             console="off", silent=True, disable_git=True, disable_code=True, init_timeout=START_SECONDS,
             reinit="create_new",
@@ -142,6 +146,7 @@ class WandbSink:
             is_last = self._is_closing
             while row := self._take():
                 run.log(row)
+                self._fed += 1
             if is_last:
                 return
 
@@ -150,9 +155,11 @@ class WandbSink:
             return self._rows.popleft() if self._rows else None
 
     def _keep_offline_file(self, folder: Path) -> None:
-        """A run in an object store keeps its offline file there: the machine's disk may vanish."""
+        """A run in an object store keeps its offline file there: the machine's disk may vanish. OSError: not whole."""
         for path in folder.glob("*.wandb"):
             _wait_for_end(path)
+            if (found := count_rows(path)) < self._fed:
+                raise OSError(f"{path} holds {found} of {self._fed} rows: its disk is full, or was")
             if self._location.local_path() is None:
                 (self._location / "wandb" / folder.name / path.name).upload(path)
 
@@ -191,10 +198,17 @@ def name_run(location: Location) -> str:
     return hashlib.sha256(str(location).encode()).hexdigest()[:16]
 
 
+def _check_room(folder: Path) -> None:
+    """OSError where W&B has no room for its files, be its folder a place of its own or new."""
+    place = next(path for path in (folder / "wandb", folder, *folder.parents) if path.exists())
+    if (free := shutil.disk_usage(place).free) < LEAST_ROOM:
+        raise OSError(f"{place} has {free >> 10} KiB free, W&B needs {LEAST_ROOM >> 20} MiB")
+
+
 def _wait_for_end(path: Path) -> None:
     """Waits until a file no longer grows: W&B's helper process writes its last rows a little after the run's end."""
     before, deadline = -1, time.monotonic() + SETTLE_SECONDS
-    while (size := path.stat().st_size) != before or size <= EMPTY_BYTES:
+    while (size := path.stat().st_size) != before or size <= HEADER_BYTES:
         if time.monotonic() > deadline:
             return
         before = size
