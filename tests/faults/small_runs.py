@@ -102,8 +102,13 @@ def start(arguments: list[str], log: Path, **environment: str) -> subprocess.Pop
     with log.open("wb") as sink:
         return subprocess.Popen(
             [sys.executable, "-m", "worldmodel.cli.main", *arguments], stdout=sink, stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            env={**_list_environment(), "OMP_NUM_THREADS": "1", **environment},
         )  # fmt: skip
+
+
+def _list_environment() -> dict[str, str]:
+    """This process's, without what belongs to one machine: accounts, and clusters."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "RAY_"))}
 
 
 def are_same(first: Location, second: Location) -> bool:
