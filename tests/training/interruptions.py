@@ -127,7 +127,7 @@ def _is_learnt(name: str) -> bool:
 
 def fork(works: Sequence[Callable[[], None]]) -> list[int]:
     """Does each work in a process of its own; their exit statuses (minus the signal's number where one ended it)."""
-    pids = [_fork_one(work) for work in works]
+    pids = [fork_one(work) for work in works]
     statuses, until = {}, time.monotonic() + SECONDS
     while len(statuses) < len(pids):
         for pid in set(pids) - set(statuses):
@@ -142,7 +142,8 @@ def fork(works: Sequence[Callable[[], None]]) -> list[int]:
     return [statuses[pid] for pid in pids]
 
 
-def _fork_one(work: Callable[[], None]) -> int:
+def fork_one(work: Callable[[], None]) -> int:
+    """Does a work in a process of its own, and returns that process's number at once."""
     pid = os.fork()
     if pid:
         return pid
