@@ -30,7 +30,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "window": {"training.mode": "window", "training.batch_size": 40, "training.schedule": "epoch_cosine"},
     "parts": {"training.batch_parts": 4, "model.dropout": 0.1, "training.schedule": "constant", "training.amp": True},
     "mlp": {"model.arch": "mlp", "training.mode": "window", "training.batch_size": 60, "model.dropout": 0.3},
-}
+    "self-forcing": {
+        "self_forcing.enabled": True, "self_forcing.ratio": 1, "self_forcing.curriculum": (2, 3), "model.dropout": 0.1,
+        "model.kinematic_head": True, "training.swap_players": True,
+    },
+}  # fmt: skip
 """Experiments whose resumption is tried; one more is one line."""
 STATES = {
     "killed": {State.LOST}, "killed after a sign of life": {State.LOST},
@@ -133,6 +137,28 @@ def test_two_workers_go_on_as_if_nothing_had(blocks: Path, wholes: dict[str, Out
             assert place.read(config).state is State.LOST
         assert place.run(config, workers=2) == [0, 0]
         assert place.take(config).differs(expected) == []
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("kind", "rank", "state"),
+    [
+        ("SIGTERM", 0, State.STOPPED), ("stop file", 0, State.STOPPED), ("budget", 0, State.STOPPED),
+        ("out of memory", 0, State.FAILED), ("out of memory", 1, State.FAILED), ("killed", 1, State.FAILED),
+    ],
+)  # fmt: skip
+def test_two_workers_of_which_one_is_ended_go_on_as_if_nothing_had(
+    blocks: Path, tmp_path: Path, kind: str, rank: int, state: State
+) -> None:
+    config = configure({**KINDS["parts"], "training.num_epochs": 5})  # steps enough to ask worker 0 within them
+    expected = train_whole(blocks, config, workers=2)
+    place = Place(blocks=blocks, storage=tmp_path)
+    place.run(config, Ending(kind=kind, step=3, rank=rank), 2)
+    record = place.read(config)
+    assert record.state is state and record.reason
+    assert 3 <= record.step < expected.checkpoint.state.step or state is State.FAILED
+    assert place.run(config, workers=2) == [0, 0]
+    assert place.take(config).differs(expected) == []
 
 
 @pytest.mark.faults
