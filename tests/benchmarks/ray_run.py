@@ -21,6 +21,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.worker_bytes = self.driver_bytes = 0
+        self.cpu_seconds = 0.0
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -35,6 +36,7 @@ class Watch:
                         self.worker_bytes = max(self.worker_bytes, process.memory_full_info().uss)
                 except (psutil.Error, IndexError):
                     continue
+            self.cpu_seconds = time.thread_time()
 
     def stop(self) -> None:
         """End the thread."""
@@ -68,7 +70,7 @@ def main() -> None:
     summary = encode(games, out, EncodeOptions(cpus=cpus))
     cpu, wall = read_cpu_seconds() - cpu, time.perf_counter() - began
     watch.stop()
-    found = {"games": len(summary.index.games), "cpu_seconds": cpu, "wall_seconds": wall}
+    found = {"games": len(summary.index.games), "cpu_seconds": cpu - watch.cpu_seconds, "wall_seconds": wall}
     print(json.dumps({**found, "worker_bytes": watch.worker_bytes, "driver_bytes": watch.driver_bytes}))
 
 
