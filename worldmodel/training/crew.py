@@ -29,6 +29,7 @@ from worldmodel.ray_session import join_ray
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint_list import find_sound
 from worldmodel.training.device_state import find_memory_kill
+from worldmodel.training.head_watch import HeadWatch
 from worldmodel.training.record import State
 from worldmodel.training.run import LAST_LINES, STOP, Run, describe_signal, hear_signals
 from worldmodel.training.run_folder import LIVE, LOST_SECONDS, read_record, read_written
@@ -180,9 +181,9 @@ def _watch(thread: threading.Thread, show: Callable[[], None], signals: list[int
     """Until the thread ends: show lines, and make the first signal a stop file, which the first worker looks for.
 
     WorkerLostError where the first worker has begun and gives no sign of life any more: a machine that was unplugged
-    says nothing, and Ray may wait for it for long.
+    says nothing, and Ray may wait for it for long. HeadLostError where Ray's head is gone.
     """
-    is_told, silence = False, Silence()
+    is_told, silence, head = False, Silence(), HeadWatch.join()
     while thread.is_alive():
         thread.join(LOOK_SECONDS)
         if signals and not is_told:
@@ -190,6 +191,7 @@ def _watch(thread: threading.Thread, show: Callable[[], None], signals: list[int
             (run / STOP).write_text(f"{describe_signal(signals[0])}\n")
         show()
         silence.look(run)
+        head.look(run)
 
 
 def _show(lines: Any, shown: deque[str]) -> None:
