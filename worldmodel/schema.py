@@ -147,6 +147,9 @@ class Field:
     """Continuous: the model sees value x scale."""
     largest: float = math.inf
     """No game gets beyond this, either side of zero: a value that does is named by the audit."""
+    leap: float = 0.0
+    """Deltas only: it changes seldom, and then by up to this. Its mean change is learned where others' median is, which
+    would be none at all."""
     vocabulary: int = 0
     """Number of classes; the model clips larger values to the last."""
     embedding: int = 0
@@ -181,6 +184,11 @@ class Field:
     def is_whole(self) -> bool:
         """Whether it is a number that the game counts in whole steps from 0 on (`tight` holds it as an integer)."""
         return self.kind is Kind.CONTINUOUS and self.tight is not None
+
+    @property
+    def has_fraction(self) -> bool:
+        """Whether what is left over when it is shown as a whole number counts on, as the game's own damage does."""
+        return self.is_whole and self.target is Target.DELTA
 
     @property
     def column(self) -> tuple[str, ...]:
@@ -226,7 +234,7 @@ def _button(name: str) -> Field:
 PLAYER_FIELDS: tuple[Field, ...] = (
     # Continuous, in the order in which the users' encoder lays them out.
     _continuous("percent", 0.01, "damage in percent", parsed="uint16", tight=Storage.UINT16, target=Target.DELTA,
-                largest=999.0, loss="continuous", peppi="post.percent", core=True),
+                largest=999.0, leap=25.0, loss="continuous", peppi="post.percent", core=True),
     _continuous("x", 0.05, "Melee units", target=Target.DELTA, loss="continuous", peppi="post.position.x",
                 largest=2000.0, core=True),
     _continuous("y", 0.05, "Melee units", target=Target.DELTA, loss="continuous", peppi="post.position.y",
@@ -297,6 +305,10 @@ AGE_STARTS: dict[float, tuple[int, ...]] = {
 
 The most frequent beginning of every action that was begun ten times or more in 102 real games: right for .97 of
 beginnings. From 341 on an id means another action for each character."""
+
+REBIRTH = 12
+"""The action in whose first frame a player's percent is 0 again: 459 of 459 times in 102 real games. Elsewhere percent
+fell 8 times, for players who absorb projectiles."""
 
 STAGE = Field(
     name="stage", kind=Kind.CATEGORY, storage=Storage.UINT16, parsed="int64", vocabulary=33, embedding=4, unit="id"

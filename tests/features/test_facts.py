@@ -17,7 +17,7 @@ from worldmodel.features.feedback import Choice, Feedback
 from worldmodel.features.plan import Samples, SampleShape
 from worldmodel.features.store import FrameStore, StoreOptions
 from worldmodel.features.view import FeatureView
-from worldmodel.schema import FIELDS, PLAYER_FIELDS, PLAYERS
+from worldmodel.schema import FIELDS, PLAYER_FIELDS, PLAYERS, REBIRTH
 
 FRAMES = 50
 CONFIGS = {
@@ -82,6 +82,7 @@ def test_who_says_the_truth_makes_the_true_frame(games: tuple[Path, Index], name
     facts = FactReader(CONFIGS[name]).read(store, samples, 12)
     feedback = Feedback(layout)
     true = facts.cut(slice(11, 12))
+    true.numbers[..., NUMBER_PLACES["percent"]] += 200  # it never falls
     numbers, classes = feedback.aim(facts.cut(slice(10, 11)), true)
     numbers["binary"] = numbers["binary"] * 2 - 1
     logits = {
@@ -141,11 +142,48 @@ def test_whole_numbers_stay_whole_and_in_range_and_the_others_pass_gradients() -
     logits = {term: torch.zeros(1, 1, 2, field.vocabulary) for term, field in layout.class_targets.items()}
     made = Feedback(layout).advance(facts, Predictions(numbers, logits), facts.controls[:, -1])
     assert made.get("percent").tolist() == [[[0.0, 0.0]]]
+    assert made.get("hitlag").tolist() == [[[0.0, 0.0]]]
     assert made.get("x").tolist() == [[[pytest.approx(-0.24)] * 2]]
     made.numbers.sum().backward()
     gradient = numbers["continuous"].grad
     assert gradient is not None
-    assert torch.allclose(gradient, torch.tensor([0.0, 20.0, 20.0, 100.0]).expand_as(gradient))
+    assert torch.allclose(gradient, torch.tensor([100.0, 20.0, 20.0, 100.0]).expand_as(gradient))
+    dynamics = numbers["dynamics"].grad
+    assert dynamics is not None and not dynamics.any()
+
+
+def deal(facts: Facts, percent: float, action: int = 14) -> Facts:
+    """The frame after, in which a model predicts so much damage and an action; all else is 0."""
+    layout = EncodingConfig().layout
+    numbers = {term: torch.zeros(1, 1, 2, layout.number_width(term)) for term in layout.number_targets}
+    numbers["continuous"][..., 0] = percent * FIELDS["percent"].scale
+    logits = {term: torch.zeros(1, 1, 2, field.vocabulary) for term, field in layout.class_targets.items()}
+    logits["action"][..., action] = 1
+    return Feedback(layout).advance(facts, Predictions(numbers, logits), facts.controls[:, -1])
+
+
+def test_damage_that_is_predicted_in_fractions_adds_up_and_is_seen_in_whole_percents() -> None:
+    config = EncodingConfig()
+    facts, shown, seen = make_facts([14], [0.0], [0]), [], []
+    for _ in range(30):
+        facts = deal(facts, 0.11)
+        shown.append(facts.get("percent")[0, 0, 0].item())
+        seen.append(FactEncoder(config.layout).encode(facts)[0][0, 0, 0].item() / FIELDS["percent"].scale)
+    assert shown == [round(0.11 * frame) for frame in range(1, 31)]
+    assert seen == pytest.approx(shown)
+    assert facts.to_arrays()["percent"].tolist() == [[[3, 3]]]
+
+
+def test_damage_falls_only_to_nothing_and_only_where_a_player_comes_back() -> None:
+    facts = deal(make_facts([14], [0.0], [0]), 37.4)
+    shown = []
+    for percent in (-0.3, -30.0, 0.1, 0.5):
+        facts = deal(facts, percent)
+        shown.append(facts.get("percent")[0, 0, 0].item())
+    assert shown == [37, 37, 37, 37]
+    back = deal(facts, 0.2, action=REBIRTH)
+    assert back.get("percent").tolist() == [[[0, 0]]]
+    assert deal(back, 3.0, action=REBIRTH).get("percent").tolist() == [[[3, 3]]]
 
 
 def test_drawn_classes_follow_their_probabilities_and_the_seed() -> None:

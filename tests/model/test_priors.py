@@ -9,14 +9,16 @@ import torch
 import torch.nn.functional as F
 
 from tests.model.golden import random_batch
-from worldmodel.encoding import EncodingConfig
+from worldmodel.encoding import EncodingConfig, FeatureLayout
 from worldmodel.errors import UserError
 from worldmodel.features.batch import Predictions
+from worldmodel.features.context import ContextFrames
 from worldmodel.model.build import build_model
 from worldmodel.model.config import ModelConfig
 from worldmodel.model.exchange import export_checkpoint
-from worldmodel.schema import field_named
-from worldmodel.training.baselines import kinematic, persistence
+from worldmodel.model.world_model import STAY
+from worldmodel.schema import FIELDS, Rule, Target, field_named
+from worldmodel.training.baselines import CERTAIN, kinematic, persistence
 from worldmodel.training.config import LossWeights
 from worldmodel.training.loss import DELTA_TERMS, compute_loss, count_terms, mask_term
 
@@ -91,6 +93,56 @@ def test_the_output_scale_scales_deltas_and_nothing_else() -> None:
         torch.testing.assert_close(scaled.logits[term], values)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("arch", ["mamba2", "mlp"])
+def test_before_training_the_rule_prior_predicts_what_the_schemas_rules_say(layout: FeatureLayout, arch: str) -> None:
+    inputs, _, _ = random_batch(layout, batch=3, time=10, positions=1)
+    found = predict(inputs, layout, arch=arch, rule_prior=True, output_scale=0.05)
+    expected, frames = persistence(inputs, layout), ContextFrames(inputs, layout)
+    for term, fields in layout.number_targets.items():
+        for place, field in enumerate(fields):
+            if field.rule is Rule.COUNT_DOWN:
+                left = frames.number(field.name) - 1 - layout.config.lookahead
+                torch.testing.assert_close(found.numbers[term][..., place] / field.scale, left.clamp(min=0))
+            elif field.target is Target.VALUE:
+                torch.testing.assert_close(found.numbers[term][..., place], expected.numbers[term][..., place])
+    torch.manual_seed(0)
+    free = build_model(ModelConfig(**SMALL, arch=arch, output_scale=0.05), layout).eval()(inputs)[0]  # type: ignore[arg-type]
+    if "binary" in found.numbers:
+        held = expected.numbers["binary"] * STAY / CERTAIN
+        torch.testing.assert_close(found.numbers["binary"], free.numbers["binary"] + held)
+    for term, logits in found.logits.items():
+        held = F.one_hot(expected.logits[term].argmax(-1), logits.size(-1)) * (0.0 if term == "action" else STAY)
+        torch.testing.assert_close(logits, free.logits[term] + held)
+
+
+def test_what_comes_seldom_and_by_leaps_is_learned_as_its_mean_and_not_its_median() -> None:
+    layout = LAYOUTS[0]
+    _, _, targets = random_batch(layout, batch=64, time=10, positions=10)
+    percent, x = (layout.number_targets["continuous"].index(FIELDS[name]) for name in ("percent", "x"))
+    true = targets.numbers["continuous"]
+    for place, name in ((percent, "percent"), (x, "x")):
+        hit = (torch.arange(true[..., place].numel()) % 10 == 0).view_as(true[..., place])
+        true[..., place] = torch.where(hit, 12 * FIELDS[name].scale, 0.0)
+    said = {term: torch.zeros_like(values).requires_grad_() for term, values in targets.numbers.items()}
+    logits = {term: torch.zeros(*true.shape[:3], field.vocabulary) for term, field in layout.class_targets.items()}
+    level = torch.zeros(true.size(-1), requires_grad=True)
+    best = torch.optim.LBFGS([level], max_iter=200, line_search_fn="strong_wolfe")
+
+    def weigh() -> torch.Tensor:
+        best.zero_grad()
+        predicted = Predictions({**said, "continuous": level.expand_as(true)}, logits)
+        loss = compute_loss(predicted, targets, LossWeights(), smooth_l1_beta=0.005)[1]["continuous"]
+        loss.backward()
+        return loss
+
+    best.step(weigh)
+    counts = mask_term(targets, "continuous").expand_as(true)
+    mean = (true * counts)[..., percent].sum() / counts[..., percent].sum()
+    assert level[percent].item() == pytest.approx(mean.item(), rel=0.02)
+    assert level[x].item() < 0.1 * (true * counts)[..., x].sum().item() / counts[..., x].sum().item()
+
+
 def test_smooth_l1_is_torchs_on_deltas_and_changes_nothing_else() -> None:
     layout = LAYOUTS[0]
     inputs, _, targets = random_batch(layout, batch=4, time=10, positions=10)
@@ -102,11 +154,19 @@ def test_smooth_l1_is_torchs_on_deltas_and_changes_nothing_else() -> None:
         if term not in DELTA_TERMS:
             assert torch.equal(value, squared[term])
             continue
-        error = F.smooth_l1_loss(predictions.numbers[term], targets.numbers[term], beta=0.05, reduction="none")
+        error = torch.stack([
+            F.smooth_l1_loss(said, true, beta=max(0.05, field.leap * field.scale), reduction="none")
+            for field, said, true in zip(
+                layout.number_targets[term], predictions.numbers[term].unbind(-1), targets.numbers[term].unbind(-1),
+                strict=True,
+            )
+        ], -1)  # fmt: skip
         torch.testing.assert_close(value, (error * mask_term(targets, term)).sum() / counts[term])
 
 
-@pytest.mark.parametrize("choice", [{"kinematic_head": True}, {"output_scale": 0.5}, {"copy_prior": 1.0}])
+@pytest.mark.parametrize(
+    "choice", [{"kinematic_head": True}, {"output_scale": 0.5}, {"copy_prior": 1.0}, {"rule_prior": True}]
+)
 def test_a_model_that_the_users_classes_cannot_express_is_not_exported(
     choice: dict[str, object], tmp_path: Path
 ) -> None:

@@ -242,6 +242,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "model.dropout": (0.3, {}), "model.hidden_dim": (48, {"model.arch": "mlp", "training.mode": "window"}),
     "model.trunk_dim": (24, {"model.arch": "mlp", "training.mode": "window"}),
     "model.kinematic_head": (True, {}), "model.output_scale": (0.1, {}), "model.copy_prior": (2.0, {}),
+    "model.rule_prior": (True, {}),
     "training.smooth_l1_beta": (0.01, {}), "training.swap_players": (True, {}), "training.mode": ("window", {}),
     "training.sequence_length": (9, {}), "training.batch_size": (5, {}),
     "training.num_epochs": (1, {}), "training.max_steps": (3, {}), "training.lr": (1e-3, {}),

@@ -49,7 +49,8 @@ class Facts:
     """T frames of each of B games."""
 
     numbers: Float[Tensor, "batch time player number"]
-    """Continuous fields in the game's units, flags bit by bit (0 or 1) and controls, see `NUMBER_PLACES`."""
+    """Continuous fields in the game's units, flags bit by bit (0 or 1) and controls, see `NUMBER_PLACES`. Own frames
+    keep the fractions of percents here; whoever looks at them, the model included, sees whole ones."""
     classes: Int[Tensor, "batch time player class"]
     """Categories as they are stored (`ground` 65535 in the air), in the order of `CATEGORIES`."""
     stages: Int[Tensor, " batch"]
@@ -73,6 +74,7 @@ class Facts:
         if field.kind is Kind.CATEGORY:
             return self.classes[..., CATEGORIES.index(field)]
         found: Tensor = self.numbers[..., NUMBER_PLACES[name]]
+        found = found.round() if field.has_fraction else found
         return found if field.bits > 1 else found[..., 0]
 
     def cut(self, frames: slice) -> Facts:
@@ -184,6 +186,9 @@ class FactEncoder:
         scales = [field.scale if field.kind is Kind.CONTINUOUS else 1.0 for field in seen for _ in range(field.bits)]
         self._places = torch.tensor(places, device=self._device)
         self._scales = torch.tensor(scales, device=self._device)
+        self._is_cut = torch.tensor(
+            [field.has_fraction for field in seen for _ in range(field.bits)], device=self._device
+        )
         self._code = ClassCode(CATEGORIES, self._device)
         names = [field.name for field in EVERYTHING.controls]
         self._buttons = torch.tensor([names.index(field.name) for field in layout.buttons], device=self._device)
@@ -191,7 +196,8 @@ class FactEncoder:
 
     def encode(self, facts: Facts) -> tuple[Tensor, Tensor]:
         """`floats` and `classes` of `Inputs`, one row per frame."""
-        numbers = facts.numbers.index_select(-1, self._places) * self._scales
+        numbers = facts.numbers.index_select(-1, self._places)
+        numbers = torch.where(self._is_cut, numbers.round(), numbers) * self._scales
         if facts.items is not None:
             count = len(self.layout.continuous)
             numbers = torch.cat([numbers[..., :count], facts.items, numbers[..., count:]], -1)

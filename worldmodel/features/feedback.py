@@ -18,6 +18,7 @@ from worldmodel.schema import (
     FIELDS,
     ITEM_SCALE,
     PLAYER_FIELDS,
+    REBIRTH,
     Field,
     Kind,
     Rule,
@@ -28,6 +29,8 @@ from worldmodel.schema import (
 
 LIMITS = {Storage.UINT16: 65535.0, Storage.UINT8: 255.0}
 """The largest whole number that a type holds."""
+LEFT_OVER = 0.49
+"""So much may be taken back of damage before what is shown of it would fall."""
 
 
 @dataclass(kw_only=True)
@@ -89,8 +92,9 @@ class Feedback:
         if len(self._counts_down):
             counted = (last.numbers.index_select(-1, self._counts_down) - 1).clamp(min=0)
             numbers = numbers.index_copy(-1, self._counts_down, counted)
-        numbers = numbers.index_copy(-1, self._places, self._decode(predictions, last))
         classes = self._choose(predictions, last)
+        numbers = numbers.index_copy(-1, self._places, self._decode(predictions, last))
+        numbers = self._revive(numbers, last, classes)
         for name in self._counts_up:
             age = self._count_age(frames, classes[..., CATEGORIES.index(FIELDS["action"])])
             numbers = numbers.index_copy(-1, self._columns([FIELDS[name]]), age.unsqueeze(-1))
@@ -122,7 +126,9 @@ class Feedback:
         self._scales = make([f.scale if f.kind is Kind.CONTINUOUS else 1.0 for f in bits])
         self._is_delta = make([f.target is Target.DELTA for f in bits])
         self._is_flag = make([f.target is Target.LOGIT for f in bits]) > 0
-        self._is_whole = make([f.is_whole for f in bits]) > 0
+        self._is_whole = make([f.is_whole and not f.has_fraction for f in bits]) > 0
+        self._has_fraction = make([f.has_fraction for f in bits]) > 0
+        self._damage = self._columns([f for f in self._predicted if f.has_fraction])
         ranges = [_find_range(f) for f in bits]
         self._lowest, self._highest = make([low for low, _ in ranges]), make([high for _, high in ranges])
 
@@ -133,13 +139,22 @@ class Feedback:
     def _decode(self, predictions: Predictions, last: Facts) -> Tensor:
         """The predicted numbers in the game's units, as it could store them."""
         joint = torch.cat([predictions.numbers[term].float() for term in self.layout.number_targets], -1)
-        values = last.numbers.index_select(-1, self._places) * self._is_delta + joint / self._scales
+        before = last.numbers.index_select(-1, self._places)
+        values = before * self._is_delta + joint / self._scales
         kept = values.detach()
         stored = torch.where(self._is_flag, (kept > 0).to(kept.dtype), torch.where(self._is_whole, kept.round(), kept))
-        stored = torch.minimum(torch.maximum(stored, self._lowest), self._highest)
+        lowest = torch.where(self._has_fraction, before.detach().round() - LEFT_OVER, self._lowest)
+        stored = torch.minimum(torch.maximum(stored, lowest), self._highest)
         if not values.requires_grad:
             return stored
         return stored + torch.where(self._is_flag | self._is_whole, 0.0, values - kept)
+
+    def _revive(self, numbers: Tensor, last: Facts, classes: Tensor) -> Tensor:
+        """Who comes back has taken no damage, see `schema.REBIRTH`."""
+        place = CATEGORIES.index(FIELDS["action"])
+        begins = (classes[..., place] == REBIRTH) & (last.classes[..., place] != REBIRTH)
+        damage = numbers.index_select(-1, self._damage)
+        return numbers.index_copy(-1, self._damage, torch.where(begins.unsqueeze(-1), 0.0, damage))
 
     def _choose(self, predictions: Predictions, last: Facts) -> Tensor:
         chosen = [self.choice.pick(predictions.logits[term].detach()) for term in self.layout.class_targets]

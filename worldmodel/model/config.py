@@ -51,6 +51,9 @@ class ModelConfig:
     copy_prior: Annotated[float, Field(ge=0)] = 0.0
     """Where a learned number starts that is added to the logit of the present action: most frames change nothing.
     0: no such number, as published."""
+    rule_prior: bool = False
+    """Whether predicted values (hitlag, stocks, combo), flags and classes add to what they are by the schema's rule, as
+    deltas and the action do, instead of standing alone as published."""
     backend: Literal["auto", "torch", "kernels"] = "auto"
     """Mamba-2: `kernels` runs mamba_ssm's Triton kernels, `torch` runs anywhere; `auto` takes the kernels where there
     are a GPU and mamba_ssm. The weights are the same."""
@@ -65,7 +68,7 @@ class ModelConfig:
     @property
     def is_published(self) -> bool:
         """Whether the users' own model classes compute the same."""
-        return not self.kinematic_head and self.output_scale == 1 and not self.copy_prior
+        return not self.kinematic_head and self.output_scale == 1 and not self.copy_prior and not self.rule_prior
 
     @property
     def inner_width(self) -> int:

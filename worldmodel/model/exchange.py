@@ -55,8 +55,9 @@ def export_checkpoint(model: WorldModel, path: Path, *, epoch: int) -> None:
     """
     if not model.config.is_published:
         raise UserError(
-            "the users' model classes know no kinematic_head, output_scale or copy_prior: only a model trained without "
-            "them (kinematic_head: false, output_scale: 1, copy_prior: 0) means the same there"
+            "the users' model classes know no kinematic_head, output_scale, copy_prior or rule_prior: only a model "
+            "trained without them (kinematic_head: false, output_scale: 1, copy_prior: 0, rule_prior: false) means the "
+            "same there"
         )
     if model.layout.config.targets != "all":
         raise UserError(

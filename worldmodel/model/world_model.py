@@ -17,9 +17,11 @@ from worldmodel.model.config import ModelConfig
 from worldmodel.model.mamba2 import Mamba2Layer
 from worldmodel.model.norm import RMSNorm
 from worldmodel.model.state import State
-from worldmodel.schema import PLAYERS, STAGE, Target, field_named
+from worldmodel.schema import PLAYERS, STAGE, Field, Rule, Target, field_named
 
 ACTION = "action"
+STAY = 4.0
+"""Where the learned numbers of `rule_prior` start: as logits, a flag stays as it is with probability .98."""
 
 
 class WorldModel(nn.Module):
@@ -63,11 +65,13 @@ class WorldModel(nn.Module):
             for player in range(PLAYERS):
                 self.add_module(f"p{player}_{field.short}_head", nn.Linear(width, field.vocabulary))
         if self.config.output_scale != 1:
-            for term in self._delta_terms():
+            for term in self._relative_terms():
                 for part in ("weight", "bias"):
                     nn.init.zeros_(self.get_parameter(f"{term}_head.{part}"))
         if self.config.copy_prior:
             self.copy_logit = nn.Parameter(torch.tensor(self.config.copy_prior))
+        if self.config.rule_prior:
+            self.stay_logit = nn.Parameter(torch.full((len(self._staying_terms()),), STAY))
 
     def embed_frames(self, inputs: Inputs) -> Float[Tensor, "batch time frame"]:
         """A frame's whole input: its numbers, player 0's embeddings, player 1's, the stage's."""
@@ -95,13 +99,16 @@ class WorldModel(nn.Module):
         )
 
     def add_priors(self, predictions: Predictions, inputs: Inputs) -> Predictions:
-        """Predictions with what is known before any learning: `output_scale`, `kinematic_head`, `copy_prior`."""
+        """Predictions with what is known before any learning: `output_scale`, `kinematic_head`, `copy_prior`,
+        `rule_prior`."""
         if self.config.is_published:
             return predictions
         numbers, logits = dict(predictions.numbers), dict(predictions.logits)
         frames = ContextFrames(inputs, self.layout)
-        for term in self._delta_terms():
+        for term in self._relative_terms():
             numbers[term] = numbers[term].float() * self.config.output_scale
+        if self.config.rule_prior:
+            self._add_rules(numbers, logits, frames)
         if self.config.kinematic_head:
             numbers |= self._add_drift(numbers, frames)
         if self.config.copy_prior:
@@ -110,8 +117,35 @@ class WorldModel(nn.Module):
             logits[ACTION] = free.scatter_add(-1, held, self.copy_logit.expand(held.shape))
         return Predictions(numbers, logits)
 
-    def _delta_terms(self) -> list[str]:
-        return [term for term, fields in self.layout.number_targets.items() if fields[0].target is Target.DELTA]
+    def _relative_terms(self) -> list[str]:
+        """Terms whose heads say how far a number is from what is known of it."""
+        kinds = (Target.DELTA, Target.VALUE) if self.config.rule_prior else (Target.DELTA,)
+        return [term for term, fields in self.layout.number_targets.items() if fields[0].target in kinds]
+
+    def _staying_terms(self) -> list[str]:
+        """Terms of flags and classes, but for the action, which has a prior of its own."""
+        flags = [term for term, fields in self.layout.number_targets.items() if fields[0].target is Target.LOGIT]
+        return flags + [term for term in self.layout.class_targets if term != ACTION]
+
+    def _add_rules(self, numbers: dict[str, Tensor], logits: dict[str, Tensor], frames: ContextFrames) -> None:
+        """Values count down or stay by their rule; flags and classes most often stay."""
+        for term, fields in self.layout.number_targets.items():
+            if fields[0].target is Target.VALUE:
+                ruled = [self._follow_rule(field, frames.numbers(field)) for field in fields]
+                numbers[term] = numbers[term] + torch.cat(ruled, -1)
+        for term, weight in zip(self._staying_terms(), self.stay_logit, strict=True):
+            if term in numbers:
+                now = torch.cat([frames.numbers(field) for field in self.layout.number_targets[term]], -1)
+                numbers[term] = numbers[term].float() + weight * (2 * now - 1)
+            else:
+                held = frames.category(self.layout.class_targets[term].name).unsqueeze(-1)
+                free = logits[term].float()
+                logits[term] = free.scatter_add(-1, held, weight.expand(held.shape))
+
+    def _follow_rule(self, field: Field, now: Tensor) -> Tensor:
+        if field.rule is not Rule.COUNT_DOWN:
+            return now
+        return (now - field.scale * (1 + self.layout.config.lookahead)).clamp(min=0)
 
     def _add_drift(self, numbers: dict[str, Tensor], frames: ContextFrames) -> dict[str, Tensor]:
         """Positions move by the speeds that are predicted for their frame, and by what the head adds."""

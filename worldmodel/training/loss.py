@@ -23,6 +23,8 @@ LOGIT_TERM = "binary"
 ACTION_TERM = "action"
 DELTA_TERMS = frozenset(field.loss for field in PLAYER_FIELDS if field.target is Target.DELTA)
 """The terms of scaled differences between two frames."""
+DELTAS = {term: [f for f in PLAYER_FIELDS if f.loss == term] for term in DELTA_TERMS}
+"""Their fields, in head order."""
 
 
 def compute_loss(
@@ -59,8 +61,8 @@ def sum_terms(
     """Each term's error, summed over what counts; action changes count `action_change_weight` times."""
     sums = {}
     for term, predicted in predictions.numbers.items():
-        beta = smooth_l1_beta if term in DELTA_TERMS else None
-        sums[term] = _sum_numbers(term, predicted, targets.numbers[term], mask_term(targets, term), beta)
+        betas = _find_betas(term, smooth_l1_beta) if smooth_l1_beta and term in DELTA_TERMS else None
+        sums[term] = _sum_numbers(term, predicted, targets.numbers[term], mask_term(targets, term), betas)
     for term, logits in predictions.logits.items():
         factor = mask_term(targets, term).squeeze(-1)
         if term == ACTION_TERM and weights.action_change_weight != 1:
@@ -83,13 +85,24 @@ def cross_entropy(
     return F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(classes)
 
 
-def _sum_numbers(term: str, predicted: Tensor, true: Tensor, mask: Tensor, beta: float | None) -> Tensor:
+def _find_betas(term: str, beta: float) -> list[float]:
+    """Where each delta of a term turns from squared to absolute: those that change by leaps, beyond a leap."""
+    return [max(beta, field.leap * field.scale) for field in DELTAS[term]]
+
+
+def _sum_numbers(term: str, predicted: Tensor, true: Tensor, mask: Tensor, betas: Sequence[float] | None) -> Tensor:
     predicted = predicted.to(true.dtype)
     if term == LOGIT_TERM:
         return F.binary_cross_entropy_with_logits(predicted, true, weight=mask, reduction="sum")
-    if beta is not None:
-        return (F.smooth_l1_loss(predicted, true, reduction="none", beta=beta) * mask).sum()
+    if betas is not None:
+        return (smooth_l1(predicted, true, torch.tensor(betas, device=predicted.device)) * mask).sum()
     return ((predicted - true).square() * mask).sum()
+
+
+def smooth_l1(predicted: Tensor, true: Tensor, betas: Tensor) -> Tensor:
+    """Smooth L1 errors, where each of the last axis turns from squared to absolute at a place of its own."""
+    error = (predicted - true).abs()
+    return torch.where(error < betas, 0.5 * error * error / betas, error - 0.5 * betas)
 
 
 def _divide(totals: Tensor, counts: Sequence[Tensor | float]) -> Tensor:

@@ -64,6 +64,7 @@ def _find_round1(config: ExperimentConfig) -> dict[str, Any]:
         "model.kinematic_head": False,
         "model.output_scale": 1.0,
         "model.copy_prior": 0.0,
+        "model.rule_prior": False,
         "training.smooth_l1_beta": None,
         "training.swap_players": False,
         "training.mode": "window",
