@@ -160,6 +160,25 @@ def test_the_driver_writes_for_a_worker_whose_machine_is_gone(killed: Location) 
     assert record.last_lines == ["the last line"]
 
 
+@pytest.mark.parametrize(
+    ("said", "rank", "is_kept"),
+    [
+        ("StalledError: no progress for 20 minutes", None, True),  # the others are gone because it ended
+        ("NonFiniteError: step 7", 0, True),
+        ("RuntimeError: gloo: connection closed by peer", 1, False),
+    ],
+)
+def test_the_driver_keeps_what_a_worker_said_that_was_not_only_the_loss_of_another(
+    killed: Location, said: str, rank: int | None, is_kept: bool
+) -> None:
+    written = read_written(killed).model_copy(update={"state": State.FAILED, "reason": said})
+    (killed / "run.json").write_text(written.model_dump_json())
+    error = WorkerLostError("the process is gone")
+    error.rank = rank
+    close_record(killed, error)
+    assert read_written(killed).reason == (said if is_kept else "WorkerLostError: the process is gone")
+
+
 def test_a_worker_without_a_sign_of_life_is_given_up_by_the_drivers_own_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

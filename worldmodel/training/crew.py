@@ -30,8 +30,8 @@ from worldmodel.storage import Location
 from worldmodel.training.checkpoint_list import find_sound
 from worldmodel.training.device_state import find_memory_kill
 from worldmodel.training.head_watch import HeadWatch
-from worldmodel.training.record import State
-from worldmodel.training.run import LAST_LINES, STOP, Run, describe_signal, hear_signals
+from worldmodel.training.record import RunRecord, State
+from worldmodel.training.run import LAST_LINES, STALL, STOP, Run, describe_signal, hear_signals
 from worldmodel.training.run_folder import LIVE, LOST_SECONDS, read_record, read_written
 
 LOOK_SECONDS = 0.2
@@ -265,6 +265,12 @@ def _is_consequence(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL"))
 
 
+def _met_a_loss(record: RunRecord, loss: WorkerLostError) -> bool:
+    """Whether the first worker, which wrote how it ended, may only have met the loss of another: not where it stood
+    still, or is itself the one that is gone."""
+    return record.state is State.FAILED and not record.reason.startswith(STALL) and loss.rank != 0
+
+
 def close_record(location: Location, error: BaseException, last_lines: Iterable[str] = ()) -> None:
     """Write how a run ended whose own process could not, or met only the loss of another."""
     try:
@@ -274,7 +280,7 @@ def close_record(location: Location, error: BaseException, last_lines: Iterable[
         return
     cause = find_cause(error)
     is_known = record.state not in (*LIVE, State.LOST)
-    if is_known and not (record.state is State.FAILED and isinstance(cause, WorkerLostError)):
+    if is_known and not (isinstance(cause, WorkerLostError) and _met_a_loss(record, cause)):
         return
     is_interrupt = isinstance(error, KeyboardInterrupt | SystemExit)
     rank = getattr(cause, "rank", None)

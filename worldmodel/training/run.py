@@ -53,8 +53,8 @@ REMOTE_POLL_SECONDS = 1.0
 """Elsewhere: a job that is stopped has three seconds left."""
 CLOSE_SECONDS = 30.0
 """Longest wait for a write that is under way when the run ends."""
-STALLED = 75
-"""Exit status of a process that ended itself because its run stood still."""
+STALLED, STALL = 75, "StalledError"
+"""Exit status of a process that ended itself because its run stood still, and how its reason begins."""
 
 
 class TakenOverError(RuntimeError):
@@ -257,7 +257,7 @@ class Run:
         reason = self._pulse.find_stall() if self._pulse else None
         if reason is None or self._closing.is_set():
             return
-        self._set_end(State.FAILED, f"StalledError: {reason}", describe_threads())
+        self._set_end(State.FAILED, f"{STALL}: {reason}", describe_threads())
         with contextlib.suppress(StorageError):
             self.write()
         os.write(2, f"{self.location}: {reason}\n".encode())
