@@ -10,14 +10,14 @@ import pytest
 
 from tests.faults.conftest import Tell
 from tests.faults.ray_head import Head, heading
-from tests.faults.small_runs import are_same, ask, start, wait_for_step, write_experiment
+from tests.faults.small_runs import ask, end_alike, start, wait_for_step, write_experiment
 from worldmodel.cli.main import main
 from worldmodel.storage import Location
 from worldmodel.training.certificate import certify
 from worldmodel.training.record import State
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.timeout(400)]
-EPOCHS = 40
+EPOCHS = 15
 """So many that the head can be killed well before the last."""
 SETTINGS = {"batch_parts": 2, "num_epochs": EPOCHS, "rollout_starts": 4}
 """With two parts, one worker and two learn the same to the last bit."""
@@ -53,13 +53,14 @@ def test_a_run_whose_ray_head_dies_ends_within_a_minute_and_goes_on_on_a_new_one
         seconds = time.monotonic() - began
         said = (tmp_path / "log").read_text()
     record = certify(run)
-    print(status, seconds, record.state, record.reason, said[-3000:])
-    assert status != 0
+    assert status == 1, said
     assert seconds < 60
-    assert record.state in (State.FAILED, State.LOST)
-    assert record.reason
+    assert record.state in (State.FAILED, State.STOPPED)
+    assert record.reason.removeprefix("HeadLostError: ").startswith("Ray's head at 127.0.0.1:"), record.reason
     with heading(cpus=2) as head:
         again = start([*asked, "--resume"], tmp_path / "log", **head.environment)
         assert again.wait(150) == 0, (tmp_path / "log").read_text()
-    assert are_same(run, undisturbed)
-    tell(fault, "ended", seconds, f"steps since the last epoch (of {before.step})", record.reason)
+    assert end_alike(run, undisturbed)
+    is_saved = record.state is State.STOPPED
+    lost = "nothing: the first worker saved itself" if is_saved else f"steps since the last epoch (of {before.step})"
+    tell(fault, "ended", seconds, lost, record.reason)

@@ -29,7 +29,7 @@ def look_until_lost(watch: HeadWatch, run: Location, seconds: float) -> bool:
         try:
             watch.look(run)
         except HeadLostError as error:
-            assert "has not answered for" in str(error)
+            assert "has not answered for 0 s: it was ended or lost" in str(error)
             return True
         time.sleep(0.02)
     return False

@@ -148,7 +148,7 @@ def _work_apart(loop: WorkerLoop, settings: dict[str, Any], crew: Crew, shown: d
     import ray
     from ray.util.queue import Queue
 
-    lines = Queue(actor_options={"num_cpus": 0})
+    lines, head = Queue(actor_options={"num_cpus": 0}), HeadWatch.join()
     trainer = _make_trainer(loop, {**settings, LINES: lines, ENVIRONMENT: share_environment()}, crew)
     failures: list[BaseException] = []
 
@@ -163,7 +163,7 @@ def _work_apart(loop: WorkerLoop, settings: dict[str, Any], crew: Crew, shown: d
     thread = threading.Thread(target=fit, name="ray train", daemon=True)
     thread.start()
     try:
-        _watch(thread, lambda: _show(lines, shown), signals, crew.run)
+        _watch(thread, lambda: _show(lines, shown), signals, crew.run, head)
     except (KeyboardInterrupt, SystemExit, WorkerLostError):
         ray.shutdown()  # the workers must not write "running" after us
         raise
@@ -172,33 +172,45 @@ def _work_apart(loop: WorkerLoop, settings: dict[str, Any], crew: Crew, shown: d
         with suppress(StorageError):
             crew.scratch.delete()
     _show(lines, shown)
+    if failures:
+        head.judge(crew.run)
     lines.shutdown(force=True)
     if failures:
         raise failures[0]
 
 
-def _watch(thread: threading.Thread, show: Callable[[], None], signals: list[int], run: Location) -> None:
+def _watch(
+    thread: threading.Thread, show: Callable[[], bool], signals: list[int], run: Location, head: HeadWatch
+) -> None:
     """Until the thread ends: show lines, and make the first signal a stop file, which the first worker looks for.
 
     WorkerLostError where the first worker has begun and gives no sign of life any more: a machine that was unplugged
     says nothing, and Ray may wait for it for long. HeadLostError where Ray's head is gone.
     """
-    is_told, silence, head = False, Silence(), HeadWatch.join()
+    is_told, silence = False, Silence()
     while thread.is_alive():
         thread.join(LOOK_SECONDS)
         if signals and not is_told:
             is_told = True
             (run / STOP).write_text(f"{describe_signal(signals[0])}\n")
-        show()
+        if not show():
+            head.judge(run)
         silence.look(run)
         head.look(run)
 
 
-def _show(lines: Any, shown: deque[str]) -> None:
-    text = "".join(lines.get_nowait_batch(lines.qsize()))
+def _show(lines: Any, shown: deque[str]) -> bool:
+    """Show what the first worker has said since. False: Ray does not hand it on, and the run's log has it alone."""
+    from ray.exceptions import RayError
+
+    try:
+        text = "".join(lines.get_nowait_batch(lines.qsize()))
+    except RayError:
+        return False
     shown.extend(text.splitlines())
     sys.stdout.write(text)
     sys.stdout.flush()
+    return True
 
 
 class WorkerLostError(RuntimeError):

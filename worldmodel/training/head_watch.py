@@ -11,13 +11,13 @@ from worldmodel.errors import UserError
 from worldmodel.object_store import StorageError
 from worldmodel.storage import Location
 from worldmodel.training.run import STOP
-from worldmodel.training.run_folder import LIVE, read_written
+from worldmodel.training.run_folder import LIVE, read_record
 
 ASK_SECONDS = 4.0
 """Time between two questions to the head, and the longest wait for an answer."""
 GONE_SECONDS = 18.0
 """A head that has not answered for so long is gone: Ray's own patience is a minute, and ends the process."""
-SAVE_SECONDS = 20.0
+SAVE_SECONDS = 15.0
 """Longest wait for a first worker that is still there to save itself."""
 LOOK_SECONDS = 0.5
 """Time between two looks at its record."""
@@ -52,11 +52,15 @@ class HeadWatch:
         if _answers(self.address):
             self._answered = now
         elif now - self._answered > GONE_SECONDS:
-            loss = (
-                f"Ray's head at {self.address} has not answered for {now - self._answered:.0f} s: it was ended or lost"
-            )
-            _let_save(run, loss)
-            raise HeadLostError(loss)
+            self.judge(run, f"has not answered for {now - self._answered:.0f} s")
+
+    def judge(self, run: Location, what: str = "does not answer") -> None:
+        """HeadLostError, as `look`, where the head does not answer now, as when something of Ray has failed."""
+        if _answers(self.address):
+            return
+        loss = f"Ray's head at {self.address} {what}: it was ended or lost"
+        _let_save(run, loss)
+        raise HeadLostError(loss)
 
 
 def _answers(address: str) -> bool:
@@ -75,6 +79,6 @@ def _let_save(run: Location, reason: str) -> None:
     until = time.monotonic() + SAVE_SECONDS
     while time.monotonic() < until:
         with suppress(StorageError, UserError):
-            if read_written(run).state not in LIVE:
+            if read_record(run).state not in LIVE:
                 return
         time.sleep(LOOK_SECONDS)
