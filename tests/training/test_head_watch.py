@@ -64,3 +64,13 @@ def test_a_first_worker_that_still_trains_saves_itself_and_says_why(tmp_path: Pa
     worker.join()
     assert record.state is State.STOPPED
     assert record.reason.startswith("Ray's head at 127.0.0.1:")
+
+
+def test_a_worker_that_is_gone_with_the_head_leaves_no_request_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_watch, "SAVE_SECONDS", 0.0)
+    run = start_run(Location.of(tmp_path), ExperimentConfig(name="trial"), total_steps=9)
+    with pytest.raises(HeadLostError, match=r"Ray.s head at 127\.0\.0\.1:1 does not answer"):
+        HeadWatch(address="127.0.0.1:1").judge(run.location)
+    assert not (run.location / "STOP").exists()

@@ -11,7 +11,7 @@ from worldmodel.errors import UserError
 from worldmodel.object_store import StorageError
 from worldmodel.storage import Location
 from worldmodel.training.run import STOP
-from worldmodel.training.run_folder import LIVE, read_record
+from worldmodel.training.run_folder import LIVE, read_record, read_written
 
 ASK_SECONDS = 4.0
 """Time between two questions to the head, and the longest wait for an answer."""
@@ -73,12 +73,11 @@ def _answers(address: str) -> bool:
 
 
 def _let_save(run: Location, reason: str) -> None:
-    """Ask the first worker, which may still train, to stop, and wait until it has."""
-    with suppress(StorageError):
-        (run / STOP).write_text(f"{reason}\n")
+    """Ask the first worker, which may still train, to stop, and wait until it has, or is known to be gone."""
     until = time.monotonic() + SAVE_SECONDS
-    while time.monotonic() < until:
-        with suppress(StorageError, UserError):
-            if read_record(run).state not in LIVE:
-                return
-        time.sleep(LOOK_SECONDS)
+    with suppress(StorageError, UserError):
+        (run / STOP).write_text(f"{reason}\n")
+        while read_record(run).state in LIVE and time.monotonic() < until:
+            time.sleep(LOOK_SECONDS)
+        if read_written(run).state in LIVE:  # it said nothing: nobody had asked for this end
+            (run / STOP).delete()
