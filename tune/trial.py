@@ -20,10 +20,10 @@ from worldmodel.object_store import MissingError
 from worldmodel.storage import Location
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.config_file import read_experiment
-from worldmodel.training.crew import find_cause
 from worldmodel.training.record import State
 from worldmodel.training.run import RECORD, STOP, Run
 from worldmodel.training.run_folder import LIVE, LOST_SECONDS, read_record, request_stop
+from worldmodel.training.worker_loss import find_cause
 
 ERROR, EPOCH, VALUE = "error", "epoch", "value"
 """Keys of what a trial reports: what ended it, or the epochs that it has done and its `training.best_metric` then."""

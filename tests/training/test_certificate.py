@@ -19,17 +19,17 @@ from tests.training.interruptions import Ending, Place
 from tests.training.tiny_runs import configure, write_blocks
 from worldmodel.cli.main import main
 from worldmodel.storage import Location
-from worldmodel.training import certificate, crew
+from worldmodel.training import certificate, worker_loss
 from worldmodel.training.card import render_card
 from worldmodel.training.certificate import certify
 from worldmodel.training.checkpoint_list import list_checkpoints
 from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.crew import Silence, WorkerLostError, close_record
 from worldmodel.training.device_state import describe_state, find_memory_kill, render_state
 from worldmodel.training.process import identify, is_gone, read_start, read_uptime
 from worldmodel.training.record import RunRecord, State
 from worldmodel.training.run_folder import LOST_SECONDS, judge_life, read_config, read_written, start_run
 from worldmodel.training.tracking import read_metrics
+from worldmodel.training.worker_loss import Silence, WorkerLostError, close_record
 
 CONFIG = configure({"training.checkpoint_minutes": 1e-6, "name": "tiny"})
 
@@ -183,7 +183,7 @@ def test_a_worker_without_a_sign_of_life_is_given_up_by_the_drivers_own_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(crew.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(worker_loss.time, "monotonic", lambda: now[0])
     run = start_run(Location.of(tmp_path), ExperimentConfig(name="tiny"), total_steps=9)
     run.update(pid=os.getpid() + 1, hosts=["elsewhere"])
     run.note_step(1)
