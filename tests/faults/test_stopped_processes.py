@@ -23,12 +23,12 @@ from worldmodel.training.record import RunRecord, State
 from worldmodel.training.run import FLUSH_SECONDS, STALLED
 from worldmodel.training.run_folder import read_record, read_written
 
-pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 STALL_SECONDS = 6.0
 MAY = f"(WORLDMODEL_STALL_MINUTES={STALL_SECONDS / 60:g})"
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def own_ray() -> Iterator[None]:
     """A Ray of these tests."""
     yield
@@ -44,6 +44,9 @@ def undisturbed(tmp_path: Path, blocks: Path) -> Location:
     return Location.of(tmp_path / "undisturbed/run")
 
 
+@pytest.mark.ray
+@pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("own_ray")
 @pytest.mark.parametrize("rank", [1, 0])
 def test_a_stopped_worker_ends_the_run_of_two_within_a_minute(
     blocks: Path, tmp_path: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch, rank: int
@@ -102,6 +105,7 @@ def stop_soon() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+@pytest.mark.xdist_group("disk")
 def test_a_step_that_never_ends_ends_the_run_and_it_goes_on(
     blocks: Path, tmp_path: Path, tell: Tell, undisturbed: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +122,7 @@ def test_a_step_that_never_ends_ends_the_run_and_it_goes_on(
     tell(f"a step that never ends {MAY}", "ended", seconds, "steps since the last epoch", record.reason)
 
 
+@pytest.mark.xdist_group("disk")
 def test_a_stopped_run_is_not_called_running_and_goes_on_when_it_is_woken(
     blocks: Path, tmp_path: Path, tell: Tell, undisturbed: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
