@@ -1,4 +1,9 @@
-"""What is installed is what constraints.txt says, to the version: an audit of that file is one of the machine."""
+"""What is installed is what constraints.txt says, to the version: an audit of that file is one of the machine.
+
+    pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+asks for known holes in exactly these versions; it needs the network, so it is no test.
+"""
 
 from __future__ import annotations
 
