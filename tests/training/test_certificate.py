@@ -25,6 +25,7 @@ from worldmodel.training.certificate import certify
 from worldmodel.training.checkpoint_list import list_checkpoints
 from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.device_state import describe_state, find_memory_kill, render_state
+from worldmodel.training.head_watch import HeadLostError
 from worldmodel.training.process import identify, is_gone, read_start, read_uptime
 from worldmodel.training.record import RunRecord, State
 from worldmodel.training.run_folder import LOST_SECONDS, judge_life, read_config, read_written, start_run
@@ -160,23 +161,29 @@ def test_the_driver_writes_for_a_worker_whose_machine_is_gone(killed: Location) 
     assert record.last_lines == ["the last line"]
 
 
+def lose(rank: int | None) -> WorkerLostError:
+    error = WorkerLostError("gone")
+    error.rank = rank
+    return error
+
+
 @pytest.mark.parametrize(
-    ("said", "rank", "is_kept"),
+    ("said", "cause", "is_kept"),
     [
-        ("StalledError: no progress for 20 minutes", None, True),  # the others are gone because it ended
-        ("NonFiniteError: step 7", 0, True),
-        ("RuntimeError: gloo: connection closed by peer", 1, False),
+        ("StalledError: no progress for 20 minutes", lose(None), True),  # the others are gone because it ended
+        ("NonFiniteError: step 7", lose(0), True),
+        ("NonFiniteError: step 7", HeadLostError("gone"), True),
+        ("RuntimeError: gloo: connection closed by peer", lose(1), False),
+        ("RuntimeError: gloo: connection closed by peer", HeadLostError("gone"), False),
     ],
 )
 def test_the_driver_keeps_what_a_worker_said_that_was_not_only_the_loss_of_another(
-    killed: Location, said: str, rank: int | None, is_kept: bool
+    killed: Location, said: str, cause: Exception, is_kept: bool
 ) -> None:
     written = read_written(killed).model_copy(update={"state": State.FAILED, "reason": said})
     (killed / "run.json").write_text(written.model_dump_json())
-    error = WorkerLostError("the process is gone")
-    error.rank = rank
-    close_record(killed, error)
-    assert read_written(killed).reason == (said if is_kept else "WorkerLostError: the process is gone")
+    close_record(killed, cause)
+    assert read_written(killed).reason == (said if is_kept else f"{type(cause).__name__}: gone")
 
 
 def test_a_worker_without_a_sign_of_life_is_given_up_by_the_drivers_own_clock(

@@ -15,6 +15,7 @@ from worldmodel.object_store import StorageError
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint_list import find_sound
 from worldmodel.training.device_state import find_memory_kill
+from worldmodel.training.head_watch import HeadLostError
 from worldmodel.training.record import RunRecord, State
 from worldmodel.training.run import STALL, Run
 from worldmodel.training.run_folder import LIVE, LOST_SECONDS, read_record, read_written
@@ -26,6 +27,8 @@ SILENT_SECONDS = 50.0
 longer."""
 LOSSES = ("WorkerHealthCheckFailedError", "WorkerHealthCheckTimeoutError", "ActorDiedError", "RayActorError")
 """What Ray calls a worker whose process is gone."""
+CHANNELS = ("gloo", "NCCL")
+"""What workers talk to each other through: an error of these says that another has ended."""
 
 
 class WorkerLostError(RuntimeError):
@@ -89,13 +92,17 @@ def _unwrap(error: BaseException) -> BaseException:
 
 def _is_consequence(error: BaseException) -> bool:
     """Whether this is how a worker notices that another one has ended."""
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL"))
+    return isinstance(error, RuntimeError) and any(name in str(error) for name in CHANNELS)
 
 
-def _met_a_loss(record: RunRecord, loss: WorkerLostError) -> bool:
-    """Whether the first worker, which wrote how it ended, may only have met the loss of another: not where it stood
-    still, or is itself the one that is gone."""
-    return record.state is State.FAILED and not record.reason.startswith(STALL) and loss.rank != 0
+def _met_a_loss(record: RunRecord, cause: BaseException) -> bool:
+    """Whether the first worker, which wrote how it ended, may only have met the loss of another, or of Ray: not where
+    it stood still, or is itself the one that is gone."""
+    if record.state is not State.FAILED or record.reason.startswith(STALL):
+        return False
+    if isinstance(cause, WorkerLostError):
+        return cause.rank != 0
+    return isinstance(cause, HeadLostError) and any(name in record.reason for name in CHANNELS)
 
 
 def close_record(location: Location, error: BaseException, last_lines: Iterable[str] = ()) -> None:
@@ -107,7 +114,7 @@ def close_record(location: Location, error: BaseException, last_lines: Iterable[
         return
     cause = find_cause(error)
     is_known = record.state not in (*LIVE, State.LOST)
-    if is_known and not (isinstance(cause, WorkerLostError) and _met_a_loss(record, cause)):
+    if is_known and not _met_a_loss(record, cause):
         return
     is_interrupt = isinstance(error, KeyboardInterrupt | SystemExit)
     rank = getattr(cause, "rank", None)
