@@ -287,6 +287,20 @@ def test_a_server_that_refuses_leaves_a_readable_offline_run(tmp_path: Path, mon
     assert len(read_history(next(tmp_path.glob("wandb/offline-run-*/*.wandb")))) == len(ROWS)
 
 
+def test_credentials_in_wandbs_address_reach_neither_its_files_nor_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://somebody:planted-password@127.0.0.1:1/wandb")
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setattr(wandb_sink, "START_SECONDS", 1.0)
+    notes: list[str] = []
+    track(Location.of(tmp_path), notes)
+    assert wandb_sink.os.environ["WANDB_BASE_URL"] == "http://127.0.0.1:1/wandb"
+    assert "its user and password are left out" in notes[0]
+    found = [p for p in tmp_path.rglob("*") if p.is_file() and b"planted-password" in p.read_bytes()]
+    assert found == [] and "planted-password" not in "".join([*notes, *capfd.readouterr()])
+
+
 def test_the_mode_follows_the_key_the_setting_and_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,8 @@ from worldmodel.storage import Location
 from worldmodel.training.config import TrackingConfig
 from worldmodel.training.wandb_file import HEADER_BYTES, count_rows
 
+ADDRESS = "WANDB_BASE_URL"
+"""Environment variable: where W&B's server is."""
 START_SECONDS = 20.0
 """Time after which a W&B that has not started is reported."""
 QUEUE_ROWS = 2000
@@ -106,6 +108,8 @@ class WandbSink:
             self._note(f"W&B failed ({_shorten(error)}); metrics.jsonl has everything")
 
     def _start(self) -> Any:
+        if text := drop_credentials():
+            self._note(text)
         mode, reason = choose_mode(self._tracking.wandb)
         run = None
         if mode == "online" and not (reason := _last_failure.recall()):
@@ -174,11 +178,21 @@ def choose_mode(setting: str) -> tuple[str, str]:
     return ("online", "") if has_key() else ("offline", "no key: set WANDB_API_KEY or run `wandb login`")
 
 
+def drop_credentials() -> str:
+    """Take user and password out of W&B's address in this process's environment: W&B shows it, and writes it into its
+    logs. Returns what to note; empty: there were none."""
+    parts = urlsplit(os.environ.get(ADDRESS, ""))
+    if "@" not in parts.netloc:
+        return ""
+    os.environ[ADDRESS] = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return f"{ADDRESS}: its user and password are left out, for W&B writes the address into its logs"
+
+
 def has_key() -> bool:
     """Whether W&B finds an API key: in `WANDB_API_KEY` or in the netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    host = urlsplit(os.environ.get(ADDRESS, "https://api.wandb.ai")).hostname or ""
     try:
         return netrc.netrc(os.environ.get("NETRC") or str(Path.home() / ".netrc")).authenticators(host) is not None
     except (OSError, RuntimeError, netrc.NetrcParseError):
