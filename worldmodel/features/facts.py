@@ -91,6 +91,11 @@ class Facts:
         items = None if self.items is None else self.items[rows]
         return Facts(self.numbers[rows], self.classes[rows], self.stages[rows], items)
 
+    def detach(self) -> Facts:
+        """The same, through which no gradient flows."""
+        items = None if self.items is None else self.items.detach()
+        return Facts(self.numbers.detach(), self.classes, self.stages, items)
+
     def swap_players(self, rows: Tensor) -> Facts:
         """The players of some games (B, bool) in each other's place."""
 

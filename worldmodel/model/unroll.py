@@ -7,6 +7,10 @@
 Under lookahead L a model predicts frame n from frames up to n - 1 - L and the controls up to n, as a change against
 frame n - 1. So it is rolled with a context that lags: it has seen the frames up to n - 1 - L, true ones first and then
 its own, and what it predicts is added to its own frame n - 1. One frame comes out of a step whatever L is.
+
+Gradients flow through what frames add up to (a position is the one before and all changes since) and through what the
+model remembers, but not through what it sees of its own frames. Measured on real games: with that path too, steps of
+ten frames undo what training has learned (position error over 20 frames 4.2 to 8.3); without it they help a little.
 """
 
 from __future__ import annotations
@@ -160,7 +164,8 @@ class Unroller:
 
     def predict(self, controls: Float[Tensor, "batch player control"]) -> Predictions:
         """What the model says of the next frame; `accept` must follow."""
-        context = self.frames.cut(slice(self.frames.frames - 1 - self.lookahead, self.frames.frames - self.lookahead))
+        end = self.frames.frames - self.lookahead
+        context = self.frames.detach().cut(slice(end - 1, end))
         return self.memory.predict(self._encode(context, controls))
 
     def accept(self, frame: Facts) -> Facts:
@@ -172,7 +177,8 @@ class Unroller:
         floats, classes = self.encoder.encode(facts)
         if controls is None:  # frames that are only seen: what conditions a prediction does not matter
             return Inputs(floats, classes, floats.new_zeros(len(floats), 1, self.layout.control_width))
-        given = torch.cat([self.frames.controls[:, -1 - self.lookahead :], controls.unsqueeze(1)], 1)
+        before = self.frames.controls[:, -1 - self.lookahead :].detach()
+        given = torch.cat([before, controls.unsqueeze(1)], 1)
         return Inputs(floats, classes, self.encoder.encode_controls(given))
 
 

@@ -56,7 +56,7 @@ class Batch:
     part: int = 0
     """Which part of the batch this is."""
     excursion: Excursion | None = None
-    """In a self-forcing step, what the model goes through alone; `denominators` are then those of its frames."""
+    """In a self-forcing step, what the model goes through alone; `denominators`: see `Feed`."""
 
 
 def sample_shape(config: ExperimentConfig) -> SampleShape:
@@ -115,7 +115,11 @@ def share_room(dataset: Dataset, worker: Worker, is_training: bool) -> int:
 
 
 class Feed:
-    """Training batches by step number."""
+    """Training batches by step number.
+
+    A self-forcing step's errors are divided by an ordinary step's targets where those are more. Its frames are fewer
+    (at most 3 N of a sequence), so the gradient of their mean is noise, and four times as long as an ordinary one.
+    """
 
     def __init__(self, dataset: Dataset, config: ExperimentConfig, worker: Worker) -> None:
         games = dataset.split.train
@@ -152,7 +156,8 @@ class Feed:
 
     def _part(self, everything: Samples, part: int, parts: int, length: int = 0) -> Batch:
         """`length`: frames that the model makes alone; 0: an ordinary step."""
-        valid = self._excursions.count(everything, length) if length else self.plan.count_valid(everything)
+        ordinary = self.plan.count_valid(everything)
+        valid = self._excursions.count(everything, length) if length else ordinary
         own = everything if parts == 1 else self._own(everything, part, parts)
         seen = own if len(own) else self._idle
         inputs, targets = self.view.view(self.store, seen, self.shape)
@@ -164,7 +169,7 @@ class Feed:
             excursion=excursion,
             inputs=inputs,
             targets=targets,
-            denominators=self._denominators(everything, valid),
+            denominators=self._denominators(everything, ordinary if ordinary.sum() > valid.sum() else valid),
             targets_in_all=int(valid.sum()),
             part=part,
         )

@@ -3,7 +3,9 @@
 In some steps, which are a function of the step alone, the model sees true frames up to a few points of each sample, and
 from each of them goes on alone for N frames, as in a rollout: its own frames, true controls. The loss says how far each
 of these frames is from the true one, and its gradient flows back through all of them: an early error that costs much
-later is an error. What the model remembers of the true frames is taken as given: ordinary steps teach it that.
+later is an error. What the model remembers of the true frames is taken as given (ordinary steps teach it that), and so
+is what it sees of its own ones (`model/unroll.py`). Its errors are divided by an ordinary step's targets where those
+are more (`training/feed.py`).
 
 A sample of L frames is left at three points, L/4, L/2 and 3L/4: the frames up to there are read once for all three. A
 window is left at its end.
