@@ -14,10 +14,18 @@ from typing import Any
 import pytest
 
 from tests.browser import becomes, list_complaints, open_browser, press
+from tests.film.rooms import STEP
+from worldmodel.play.pads import CONTROLS
+from worldmodel.play.world import World, open_world
 from worldmodel.storage import Location
 
 pytestmark = pytest.mark.browser
 F2, ENTER = "\ue032", "\ue006"
+
+
+@pytest.fixture(scope="module")
+def world(run: Location) -> World:
+    return open_world(run, run / STEP)[0]
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +92,44 @@ def test_a_gamepad_is_the_players_pad(page: Any) -> None:
     page.execute_script("navigator.getGamepads = () => []")
     assert (pad["main_stick_x"], pad["main_stick_y"], pad["c_stick_x"]) == (0.5, pytest.approx(0.994, abs=0.01), 1)
     assert (pad["shoulder"], pad["button_R"], pad["button_A"], pad["button_B"]) == (1, 1, 1, 0)
+
+
+def choose_rival(page: Any, value: str) -> None:
+    from selenium.webdriver.support.select import Select
+
+    Select(page.find_element("id", "rival")).select_by_value(value)
+    assert becomes(lambda: read_state(page)["played"] == 0 and read_state(page)["paused"])
+
+
+def test_a_second_person_has_keys_of_their_own(page: Any) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    def read_pads() -> tuple[float, float, float]:
+        first, second = read_state(page)["pads"]
+        return first["main_stick_x"], second["main_stick_x"], second["button_A"]
+
+    choose_rival(page, "person")
+    press(page, " ")
+    ActionChains(page).key_down("\ue014").key_down("\ue01b").perform()  # right arrow, 1 of the numbers pad
+    assert becomes(lambda: read_pads() == (0.5, 1, 1))
+    ActionChains(page).key_up("\ue014").key_up("\ue01b").perform()
+    assert becomes(lambda: read_pads() == (0.5, 0.5, 0))
+
+
+def test_another_recording_plays_the_second_player(page: Any, world: World) -> None:
+    other = 1
+    page.execute_script("document.getElementById('frame').value = 20")  # the recordings of these games are short
+    choose_rival(page, str(other))
+    row, recorded = page.execute_script("return playState.start.frame"), world.recorded(other)[:, 1]
+    shown = "return [playState.frame.played, playState.frame.pads[1]]"
+    press(page, " ")
+    seen = {}
+    assert becomes(lambda: seen.update([page.execute_script(shown)]) or len(seen) > 2)
+    press(page, " ")
+    for played, pad in seen.items():
+        if 0 < played < len(recorded) - row:
+            assert [pad[field.name] for field in CONTROLS] == pytest.approx(recorded[row + played].tolist())
+    assert any(0 < played < len(recorded) - row for played in seen)
 
 
 def test_f2_saves_what_was_played(page: Any, out: Path) -> None:
