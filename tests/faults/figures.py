@@ -7,6 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+OWN = {
+    r"/\S+?/(?=runs/run)": "", r"s3://games/\w+/(?=run\b)": "s3://.../", r"(head at )\S+:\d+": r"\1HOST:PORT",
+    r"127\.0\.0\.1:\d+": "HOST:PORT", r"(for run )[0-9a-f]+": r"\1ID", r"( on )\w+(?= for \d+ s)": r"\1HOST",
+}  # fmt: skip
+"""What no other machine has in common, and what stands in its place."""
+LONGEST = 240
+"""Characters of a cell."""
+
 
 class Row(NamedTuple):
     """One fault, and how a run fared."""
@@ -36,4 +44,12 @@ def write_rows(path: Path, name: str, header: Sequence[str], rows: Sequence[Sequ
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(" ".join(cell.split()).replace("|", "/") for cell in cells) + " |"
+    return "| " + " | ".join(shorten(cell) for cell in cells) + " |"
+
+
+def shorten(text: str) -> str:
+    """A cell without what is this machine's alone: folders, numbers of processes, addresses; and not too long."""
+    text = " ".join(text.split()).replace("|", "/")
+    for pattern, shown in OWN.items():
+        text = re.sub(pattern, shown, text)
+    return text if len(text) <= LONGEST else text[: LONGEST - 4].rsplit(" ", 1)[0] + " ..."

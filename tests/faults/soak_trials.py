@@ -2,7 +2,7 @@
 
 The trials are Round 1's, of a tiny size on toy games, run as a grid runs them: two at once, each process serving one
 after another. Every two seconds the driver and all of Ray's processes are counted. Samples go into `--out`; the last
-line says what grew between the second third of the time and the last one.
+line has medians of each third of the time, and what grew after two fifths of the trials had ended.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from tests.faults.footprint import HELD, Footprint, grow, watching
+from tests.faults.footprint import HELD, Footprint, watching
 from tune.grid import ROUND1, GridOptions, Trial, make_trials
 from tune.trials import Cluster, TrialRun, plan_resources, run_trials
 from worldmodel.storage import Location
+from worldmodel.training.run import EVALUATION
 
 EVERY = 2.0
 """Seconds between two samples."""
@@ -43,15 +44,18 @@ def list_trials(count: int, blocks: Path, folder: Path) -> list[Trial]:
     return make_trials(options)[:count]
 
 
-def run_all(trials: Sequence[Trial], folder: Path, every: float = EVERY) -> tuple[list[Footprint], dict[str, str]]:
-    """Run trials on a Ray of their own; the footprint of this process and Ray's all along, and what failed."""
+def run_all(
+    trials: Sequence[Trial], folder: Path, every: float = EVERY
+) -> tuple[list[Footprint], dict[str, str], float]:
+    """Run trials on a Ray of their own; the footprint of this process and Ray's all along, what failed, and when the
+    footprint's seconds began, in seconds since 1970."""
     from worldmodel.ray_session import join_ray
 
     join_ray()
     how = TrialRun(folder=Location.of(folder), resources=plan_resources(Cluster.find(), 0, 1))
     with watching(os.getpid(), every) as watch:
         failed = run_trials(trials, how)
-    return watch.samples, failed
+    return watch.samples, failed, time.time() - (time.monotonic() - watch.began)
 
 
 def summarize(samples: Sequence[Footprint]) -> dict[str, list[float]]:
@@ -63,10 +67,27 @@ def summarize(samples: Sequence[Footprint]) -> dict[str, list[float]]:
     }
 
 
+def find_settled(samples: Sequence[Footprint], began: float, folder: Path) -> list[Footprint]:
+    """The samples after two fifths of the trials had ended: before that processes start, and their caches fill.
+
+    `began`: when the first sample's clock began, in seconds since 1970.
+    """
+    ends = sorted(path.stat().st_mtime - began for path in folder.glob(f"*/{EVALUATION}"))
+    return [sample for sample in samples if ends[len(ends) * 2 // 5] < sample.seconds < ends[-1]]
+
+
+def grow_settled(samples: Sequence[Footprint]) -> dict[str, float]:
+    """How much more of each is held in the second half of the samples, by medians."""
+    halves = np.array_split(np.arange(len(samples)), 2)
+    medians = [{name: np.median([getattr(samples[k], name) for k in half]) for name in HELD} for half in halves]
+    return {name: round(float(medians[1][name] - medians[0][name]), 2) for name in HELD}
+
+
 def main() -> int:
     """Run the trials, keep the samples, and say what grew."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--every", type=float, default=EVERY, help="seconds between two samples")
     parser.add_argument("--out", type=Path, default=Path("soak_trials.json"))
     options = parser.parse_args()
     from tests.games_on_disk import encode_here
@@ -77,11 +98,12 @@ def main() -> int:
         folder = Path(scratch)
         write_toy_games(folder / "toy", GAMES, seed=0)
         encode_here(folder / "toy", folder / "blocks")
-        samples, failed = run_all(list_trials(options.trials, folder / "blocks", folder / "grid"), folder / "grid")
-    grown = {name: round(grow(samples, name), 2) for name in HELD}
+        trials = list_trials(options.trials, folder / "blocks", folder / "grid")
+        samples, failed, since = run_all(trials, folder / "grid", options.every)
+        settled = find_settled(samples, since, folder / "grid")
     facts = {
         "trials": options.trials, "failed": failed, "seconds": round(time.monotonic() - began, 1),
-        "thirds": summarize(samples), "grown": grown,
+        "thirds": summarize(samples), "settled_samples": len(settled), "grown": grow_settled(settled),
     }  # fmt: skip
     options.out.write_text(json.dumps({**facts, "samples": [asdict(sample) for sample in samples]}, indent=1))
     print(json.dumps(facts))
