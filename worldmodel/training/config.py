@@ -118,8 +118,8 @@ class SelfForcingConfig:
     __pydantic_config__ = _STRICT
 
     enabled: bool = False
-    """Whether the model is also trained on its own predictions. In minutes of training it neither helps nor harms
-    rollouts by more than the seed does."""
+    """Whether the model is also trained on its own predictions. In minutes of training, ordinary steps
+    for the same time gave slightly better rollouts."""
     ratio: Count = 4
     """Ordinary batches for each self-forcing batch."""
     unroll_length: Count = 3
