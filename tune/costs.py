@@ -10,12 +10,12 @@ from typing import Any
 from tune.record import GridRecord
 from tune.trials import Resources
 from worldmodel.errors import UserError
-from worldmodel.training.budget import Budget
-from worldmodel.training.device import describe_device
-from worldmodel.training.estimate import describe_spent, estimate_grid
-from worldmodel.training.prices import HOUR, find_price, read_prices
-from worldmodel.training.record import RunRecord, State
-from worldmodel.training.reporter import format_error
+from worldmodel.machine.device import describe_device
+from worldmodel.run.budget import Budget
+from worldmodel.run.estimate import describe_spent, estimate_grid
+from worldmodel.run.prices import HOUR, find_price, read_prices
+from worldmodel.run.record import RunRecord, State
+from worldmodel.run.reporter import format_error
 
 ASK_SECONDS = 900.0
 """Longest wait for a machine with a GPU, which a cluster may have to start first."""

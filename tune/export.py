@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from tune.columns import COLUMNS
 from tune.results import METRICS, PUBLISHED, Row, Statistic, Table, TrialResult
-from worldmodel.training.card import CARD
+from worldmodel.run.card import CARD
 
 STATISTIC = tuple(field.name for field in fields(Statistic))
 CSV_COLUMNS = (

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.errors import UserError, nearest
-from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.config_file import load_experiment, override
-from worldmodel.training.presets import apply_preset
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import load_experiment, override
+from worldmodel.experiment.presets import apply_preset
 
 FOLDER = Path(__file__).parent / "experiments"
 ROUND1 = ("baseline", "1a", "2a", "3a", "1a-2a", "3a-1a", "3a-1a-2a")

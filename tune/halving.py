@@ -8,8 +8,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
 from tune.trial import EPOCH, VALUE
-from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.config_file import read_experiment
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import read_experiment
 
 KEEP_ONE_OF = 3
 """Of so many trials that reach an epoch, the best goes on: ASHA's usual factor."""

@@ -17,9 +17,9 @@ from tune.export import drop_non_finite
 from tune.record import GRID, TrialName, read_grid
 from tune.results import METRICS, Key, Row, Statistic, TrialResult, key_of, make_tables, read_trial, references_of
 from worldmodel.errors import UserError
+from worldmodel.run.reporter import format_duration, format_usd
+from worldmodel.run.run import EVALUATION, RECORD
 from worldmodel.storage import Location
-from worldmodel.training.reporter import format_duration, format_usd
-from worldmodel.training.run import EVALUATION, RECORD
 
 SHOWN = (POSITION, CHANGE, ACTION)
 

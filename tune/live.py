@@ -14,10 +14,10 @@ from rich.table import Table
 
 from tune.grid import Trial
 from worldmodel.errors import UserError
+from worldmodel.run.record import RunRecord, State
+from worldmodel.run.reporter import format_duration
+from worldmodel.run.run_folder import RECORD, describe_end, read_record
 from worldmodel.storage import Location
-from worldmodel.training.record import RunRecord, State
-from worldmodel.training.reporter import format_duration
-from worldmodel.training.run_folder import RECORD, describe_end, read_record
 
 REFRESH_SECONDS = 2.0
 SHOWN = ("val_metric/position_mae", "val_metric/action_acc", "val_metric/action_change_acc")

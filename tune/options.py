@@ -13,9 +13,9 @@ import yaml
 
 from tune.grid import ROUND1, GridOptions
 from worldmodel.errors import UserError
+from worldmodel.experiment.presets import PRESETS
+from worldmodel.run.budget import Budget
 from worldmodel.storage import Location
-from worldmodel.training.budget import Budget
-from worldmodel.training.presets import PRESETS
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 """What a grid may be called: it is a folder's name and W&B's group."""

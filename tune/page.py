@@ -15,10 +15,10 @@ from tune.record import GridRecord
 from tune.results import Table, TrialResult
 from worldmodel.errors import UserError
 from worldmodel.film.page import FILM
+from worldmodel.run.record import State
+from worldmodel.run.reporter import format_count, format_duration, format_usd
+from worldmodel.run.tracking import read_metrics
 from worldmodel.storage import Location
-from worldmodel.training.record import State
-from worldmodel.training.reporter import format_count, format_duration, format_usd
-from worldmodel.training.tracking import read_metrics
 
 CURVE_NOTE = (
     "A thin line per seed, dashed where lookahead makes it another task. Training loss is averaged over neighbouring "

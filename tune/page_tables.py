@@ -10,7 +10,7 @@ from tune.columns import ACTION, CHANGE, POSITION, PREVIOUS, SHORTER, Column, sh
 from tune.export import describe_trial
 from tune.results import Row, Statistic, Table, TrialResult
 from worldmodel.film.page import FILM
-from worldmodel.training.reporter import format_duration, format_usd
+from worldmodel.run.reporter import format_duration, format_usd
 
 MEAN, SPREAD, DIFFERENCE, PUBLISHED = "mean ±", "sd", "vs baseline", "published"
 Groups = Sequence[tuple[Column, tuple[str, ...]]]

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from worldmodel.errors import UserError
+from worldmodel.run.record import Living, make_command, read_commit
+from worldmodel.run.run_folder import judge_life
+from worldmodel.run.timeline import Phase
 from worldmodel.storage import Location
-from worldmodel.training.record import Living, make_command, read_commit
-from worldmodel.training.run_folder import judge_life
-from worldmodel.training.timeline import Phase
 
 GRID = "grid.json"
 

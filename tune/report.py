@@ -17,8 +17,8 @@ from tune.page import to_html
 from tune.record import GridRecord, read_grid
 from tune.results import Row, Table, TrialResult, make_tables
 from worldmodel.errors import UserError
+from worldmodel.run.reporter import format_duration
 from worldmodel.storage import Location
-from worldmodel.training.reporter import format_duration
 
 REPORT, CSV, JSON = "report.html", "results.csv", "results.json"
 HEADINGS = (

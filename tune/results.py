@@ -20,9 +20,9 @@ from tune.record import TrialName
 from worldmodel.errors import UserError
 from worldmodel.object_store import MissingError
 from worldmodel.rollout.evaluation import EVALUATION
+from worldmodel.run.record import RunRecord, State
+from worldmodel.run.run_folder import read_record
 from worldmodel.storage import Location
-from worldmodel.training.record import RunRecord, State
-from worldmodel.training.run_folder import read_record
 
 CONFIDENCE = 0.95
 METRICS = ("metric/position_mae", "metric/action_acc", "metric/action_change_acc", "metric/action_change_acc_both",

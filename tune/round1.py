@@ -41,14 +41,14 @@ from worldmodel.features.split import select_games, split_games
 from worldmodel.games.source import list_source
 from worldmodel.object_store import MissingError
 from worldmodel.ray_session import join_ray
+from worldmodel.run.card import write_card
+from worldmodel.run.lock import take_lock
+from worldmodel.run.record import State
+from worldmodel.run.run import Run
+from worldmodel.run.run_folder import LIVE, add_resume
+from worldmodel.run.timeline import CHECKS, begin_timeline
 from worldmodel.storage import Location
-from worldmodel.training.card import write_card
 from worldmodel.training.data import filter_of
-from worldmodel.training.lock import take_lock
-from worldmodel.training.record import State
-from worldmodel.training.run import Run
-from worldmodel.training.run_folder import LIVE, add_resume
-from worldmodel.training.timeline import CHECKS, begin_timeline
 
 TOY_GAMES = 40
 TOY_SETTINGS: dict[str, Any] = {"training.num_epochs": 1, "training.batch_size": 8, "model.output_scale": 0.01}

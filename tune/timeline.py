@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from tune.record import GridRecord
-from worldmodel.training.record import RunRecord
-from worldmodel.training.timeline import Phase, Timeline, describe_timeline, is_complete
+from worldmodel.run.record import RunRecord
+from worldmodel.run.timeline import Phase, Timeline, describe_timeline, is_complete
 
 SUBMITTED, RAY, MACHINES, DOCTOR = "job start", "Ray", "waiting for machines", "doctor"
 ENCODE, TRIALS = "encode", "trials start"

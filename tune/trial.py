@@ -16,14 +16,14 @@ import ray
 from ray import tune
 
 from worldmodel.errors import UserError
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import read_experiment
 from worldmodel.object_store import MissingError
+from worldmodel.run.record import State
+from worldmodel.run.run import RECORD, STOP, Run
+from worldmodel.run.run_folder import LIVE, LOST_SECONDS, read_record, request_stop
+from worldmodel.run.worker_loss import find_cause
 from worldmodel.storage import Location
-from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.config_file import read_experiment
-from worldmodel.training.record import State
-from worldmodel.training.run import RECORD, STOP, Run
-from worldmodel.training.run_folder import LIVE, LOST_SECONDS, read_record, request_stop
-from worldmodel.training.worker_loss import find_cause
 
 ERROR, EPOCH, VALUE = "error", "epoch", "value"
 """Keys of what a trial reports: what ended it, or the epochs that it has done and its `training.best_metric` then."""
@@ -103,8 +103,8 @@ class GridTrial(tune.Trainable):
 def train_and_evaluate(config: ExperimentConfig, settings: dict[str, Any]) -> None:
     """Train a trial (or go on with it), then evaluate its last checkpoint beside the baselines."""
     from worldmodel.rollout.evaluation import evaluate
+    from worldmodel.run.train import TrainRequest, train
     from worldmodel.training.checkpoint_list import find_checkpoint
-    from worldmodel.training.train import TrainRequest, train
 
     folder = Location.of(config.save_dir)
     location = folder / config.name

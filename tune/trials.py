@@ -18,13 +18,13 @@ from typing import Any
 from tune.grid import Trial
 from tune.results import read_trial
 from worldmodel.errors import UserError
+from worldmodel.experiment.config_file import read_experiment, to_yaml
 from worldmodel.object_store import StorageError
 from worldmodel.ray_session import join_ray
+from worldmodel.run.crew import share_environment
+from worldmodel.run.record import make_command
+from worldmodel.run.run_folder import check_same, read_config
 from worldmodel.storage import Location
-from worldmodel.training.config_file import read_experiment, to_yaml
-from worldmodel.training.crew import share_environment
-from worldmodel.training.record import make_command
-from worldmodel.training.run_folder import check_same, read_config
 
 SCRATCH = ".tune"
 """Folder of a grid's in which Ray Tune keeps its own state."""

@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from tune.grid import Trial
 from tune.record import GridRecord, write_grid
 from worldmodel.errors import UserError
+from worldmodel.machine.process import read_uptime
 from worldmodel.object_store import MissingError, StorageError
+from worldmodel.run.record import RunRecord, State
+from worldmodel.run.run import POLL_SECONDS, REMOTE_POLL_SECONDS, STOP, describe_signal, hear_signals
+from worldmodel.run.run_folder import LIVE, read_record
 from worldmodel.storage import Location
-from worldmodel.training.process import read_uptime
-from worldmodel.training.record import RunRecord, State
-from worldmodel.training.run import POLL_SECONDS, REMOTE_POLL_SECONDS, STOP, describe_signal, hear_signals
-from worldmodel.training.run_folder import LIVE, read_record
 
 LOOK_SECONDS = 0.1
 """Time between two looks at the signals that came: a job that is stopped has three seconds left."""

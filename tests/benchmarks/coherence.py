@@ -20,16 +20,16 @@ import torch
 from tests.benchmarks.options import Options
 from tests.benchmarks.rollout import CPU, EXPERIMENT
 from tests.benchmarks.row import Goal, Row
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import load_experiment, override
+from worldmodel.experiment.presets import apply_preset
 from worldmodel.rollout.loading import LoadedRun
 from worldmodel.rollout.suite import RolloutRequest, list_contestants, open_starts
 from worldmodel.storage import Location
 from worldmodel.training.coherence import COHERENCE, roll_out
-from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.config_file import load_experiment, override
 from worldmodel.training.data import open_dataset
 from worldmodel.training.job import build_trainer
 from worldmodel.training.loop import Hooks, Trainer
-from worldmodel.training.presets import apply_preset
 from worldmodel.training.workers import Workers
 
 SECONDS = 400

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import load_experiment, override
+from worldmodel.experiment.presets import apply_preset
 from worldmodel.training.baselines import kinematic
 from worldmodel.training.checkpoint import Checkpoint
-from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.config_file import load_experiment, override
 from worldmodel.training.data import Dataset, open_dataset
 from worldmodel.training.interval import Interval
 from worldmodel.training.job import build_trainer
 from worldmodel.training.loop import Hooks, Trainer
-from worldmodel.training.presets import apply_preset
 from worldmodel.training.validation import validate
 from worldmodel.training.workers import Workers
 

@@ -24,10 +24,10 @@ from tests.benchmarks import reference
 from tests.benchmarks.curve import CURVE_GAMES, EXPERIMENT, SEEDS, Point, follow, limit, read_defaults, train_for
 from tests.benchmarks.options import Options
 from tests.benchmarks.row import Goal, Row
-from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.config_file import load_experiment, override, to_yaml
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import load_experiment, override, to_yaml
+from worldmodel.experiment.presets import apply_preset
 from worldmodel.training.data import open_dataset
-from worldmodel.training.presets import apply_preset
 from worldmodel.training.validation import METRIC_VERSION
 
 LADDER = (64, 96, 128, 192, 256, 384, 512)

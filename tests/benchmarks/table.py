@@ -13,8 +13,8 @@ from rich import box
 from rich.table import Table
 
 from tests.benchmarks.row import Row
-from worldmodel.training.device import describe_device
-from worldmodel.training.record import read_commit
+from worldmodel.machine.device import describe_device
+from worldmodel.run.record import read_commit
 
 
 def make_table(rows: Sequence[Row]) -> Table:

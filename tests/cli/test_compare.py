@@ -10,9 +10,9 @@ import pytest
 from tests.training.tiny_runs import configure
 from tests.tune.results_at_hand import make_result, write_grid_of
 from worldmodel.cli.main import main
+from worldmodel.experiment.config_file import to_yaml
+from worldmodel.run.run import CONFIG
 from worldmodel.storage import Location
-from worldmodel.training.config_file import to_yaml
-from worldmodel.training.run import CONFIG
 
 
 @pytest.fixture

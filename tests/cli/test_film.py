@@ -18,8 +18,8 @@ from tune.record import GRID, GridRecord, TrialName
 from tune.report import REPORT, write_report
 from tune.results import read_trial
 from worldmodel.cli.main import main
+from worldmodel.run.record import State
 from worldmodel.storage import Location
-from worldmodel.training.record import State
 
 
 @pytest.fixture(scope="module")

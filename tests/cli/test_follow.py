@@ -17,12 +17,12 @@ from tests.s3_server import serve_s3, use_s3
 from tune.record import GridRecord, TrialName, write_grid
 from worldmodel.cli.followed import LogTrail
 from worldmodel.cli.main import main
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.run.log_file import LOG, LogFile
+from worldmodel.run.record import State
+from worldmodel.run.run import POLL_SECONDS, REMOTE_POLL_SECONDS, STOP, Run
+from worldmodel.run.run_folder import read_record, start_run
 from worldmodel.storage import Location
-from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.log_file import LOG, LogFile
-from worldmodel.training.record import State
-from worldmodel.training.run import POLL_SECONDS, REMOTE_POLL_SECONDS, STOP, Run
-from worldmodel.training.run_folder import read_record, start_run
 
 STEPS = 1000
 

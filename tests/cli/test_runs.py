@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from worldmodel.cli.main import main
+from worldmodel.experiment.config import ExperimentConfig, ModelConfig
 from worldmodel.model.build import build_model
 from worldmodel.model.exchange import load_users_checkpoint
+from worldmodel.run.run_folder import start_run
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint import Best, Checkpoint, CheckpointState, load_checkpoint, save_checkpoint
 from worldmodel.training.checkpoint_list import find_checkpoint, mark_best, read_best
-from worldmodel.training.config import ExperimentConfig, ModelConfig
-from worldmodel.training.run_folder import start_run
 
 
 @pytest.fixture

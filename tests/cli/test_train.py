@@ -13,17 +13,17 @@ import pytest
 import torch
 
 from tests.cli.tiny_train import read_files, slow_down, write_experiment
+from tests.run.test_tracking import read_history
 from tests.s3_server import serve_s3, use_s3
-from tests.training.test_tracking import read_history
 from worldmodel.cli.main import main
 from worldmodel.model.exchange import load_users_checkpoint
+from worldmodel.run.estimate import Estimator, Pace, describe_estimate
+from worldmodel.run.record import RunRecord
+from worldmodel.run.run_folder import read_config, read_record
+from worldmodel.run.tracking import read_metrics
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint import load_checkpoint
 from worldmodel.training.checkpoint_list import list_checkpoints, newest_good, read_best
-from worldmodel.training.estimate import Estimator, Pace, describe_estimate
-from worldmodel.training.record import RunRecord
-from worldmodel.training.run_folder import read_config, read_record
-from worldmodel.training.tracking import read_metrics
 
 pytestmark = pytest.mark.usefixtures("no_key")
 
@@ -146,7 +146,7 @@ def test_the_estimate_is_kept_and_shown_beside_what_it_took(
 ) -> None:
     monkeypatch.setenv("WORLDMODEL_PRICE_PER_HOUR", "3600")
     soon = functools.partial(Estimator, pace=Pace(steps=1, seconds=0.0, warmup_steps=1))
-    monkeypatch.setattr("worldmodel.training.train_worker.Estimator", soon)
+    monkeypatch.setattr("worldmodel.run.train_worker.Estimator", soon)
     slow_down(monkeypatch, 0.05)
     path = write_experiment(tmp_path, tracking={"wandb": "disabled"})
     assert main(["train", str(path), "--data", str(blocks), "--storage", str(tmp_path)]) == 0

@@ -18,10 +18,10 @@ import torch
 
 from tests.cli.tiny_train import read_files, slow_down, take_newest, write_experiment
 from worldmodel.cli.main import main
+from worldmodel.run.run_folder import read_record
+from worldmodel.run.tracking import read_metrics
 from worldmodel.storage import Location
 from worldmodel.training.feed import Batch, Feed
-from worldmodel.training.run_folder import read_record
-from worldmodel.training.tracking import read_metrics
 
 pytestmark = pytest.mark.usefixtures("no_key")
 

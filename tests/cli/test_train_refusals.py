@@ -11,8 +11,8 @@ from tests.cli.tiny_train import write_experiment
 from tests.games_on_disk import encode_here
 from tests.training.test_memory import limit_samples
 from worldmodel.cli.main import main
+from worldmodel.run.run_folder import read_config, read_record
 from worldmodel.storage import Location
-from worldmodel.training.run_folder import read_config, read_record
 
 pytestmark = pytest.mark.usefixtures("no_key")
 

@@ -20,12 +20,12 @@ import yaml
 from tests.games_on_disk import encode_here
 from worldmodel.cli.main import main
 from worldmodel.games.toy import write_toy_games
+from worldmodel.run.record import RunRecord
+from worldmodel.run.run_folder import read_record
+from worldmodel.run.tracking import read_metrics
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint import load_checkpoint
 from worldmodel.training.checkpoint_list import list_checkpoints, newest_good
-from worldmodel.training.record import RunRecord
-from worldmodel.training.run_folder import read_record
-from worldmodel.training.tracking import read_metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 ENDLESS = 400

@@ -23,7 +23,7 @@ from cluster.settings import count_machines, find_secrets, list_variables, parse
 from tests.cluster.launcher import CLOUDS, FILES, ROOT, fill_file, lend_credentials
 from worldmodel.blocks.encode import STORES
 from worldmodel.errors import UserError
-from worldmodel.training.crew import PASSED
+from worldmodel.run.crew import PASSED
 
 
 def variables(stem: str, **changes: Any) -> dict[str, str]:

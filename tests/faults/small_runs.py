@@ -17,13 +17,13 @@ import yaml
 
 from worldmodel.cli.main import main
 from worldmodel.errors import UserError
+from worldmodel.run.record import RunRecord
+from worldmodel.run.run_folder import read_record
+from worldmodel.run.tracking import read_metrics
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint import load_checkpoint
 from worldmodel.training.checkpoint_list import list_checkpoints
 from worldmodel.training.loop import Trainer
-from worldmodel.training.record import RunRecord
-from worldmodel.training.run_folder import read_record
-from worldmodel.training.tracking import read_metrics
 
 LONG = 500
 """Epochs of a run that is to be ended by what fails."""

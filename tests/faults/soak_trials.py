@@ -23,8 +23,8 @@ import numpy as np
 from tests.faults.footprint import HELD, Footprint, watching
 from tune.grid import ROUND1, GridOptions, Trial, make_trials
 from tune.trials import Cluster, TrialRun, plan_resources, run_trials
+from worldmodel.run.run import EVALUATION
 from worldmodel.storage import Location
-from worldmodel.training.run import EVALUATION
 
 EVERY = 2.0
 """Seconds between two samples."""

@@ -12,11 +12,11 @@ import pytest
 from tests.faults.conftest import Tell
 from tests.faults.small_runs import LONG, act_before, are_same, ask, train, write_experiment
 from worldmodel.cli.main import main
+from worldmodel.run import lock, log_file, record, run, run_folder, timeline
+from worldmodel.run.certificate import certify
+from worldmodel.run.record import State
+from worldmodel.run.tracking import read_metrics
 from worldmodel.storage import Location
-from worldmodel.training import lock, log_file, record, run, run_folder, timeline
-from worldmodel.training.certificate import certify
-from worldmodel.training.record import State
-from worldmodel.training.tracking import read_metrics
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("disk")]
 DAYS = timedelta(days=2)

@@ -12,12 +12,12 @@ from tests.faults.conftest import Tell
 from tests.faults.small_disk import Quota, SmallDisk, mounting
 from tests.faults.small_runs import act_before, are_same, ask, train, write_experiment
 from worldmodel.cli.main import main
+from worldmodel.run.certificate import certify
+from worldmodel.run.record import State
+from worldmodel.run.run_folder import read_written
 from worldmodel.storage import Location
-from worldmodel.training.certificate import certify
 from worldmodel.training.checkpoint import load_checkpoint
 from worldmodel.training.checkpoint_list import list_checkpoints
-from worldmodel.training.record import State
-from worldmodel.training.run_folder import read_written
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("disk")]
 DISK_BYTES = 8 << 20

@@ -12,10 +12,10 @@ from tests.faults.conftest import Tell
 from tests.faults.ray_head import Head, heading
 from tests.faults.small_runs import ask, end_alike, start, wait_for_step, write_experiment
 from worldmodel.cli.main import main
+from worldmodel.run.certificate import certify
+from worldmodel.run.record import State
+from worldmodel.run.run_folder import read_written
 from worldmodel.storage import Location
-from worldmodel.training.certificate import certify
-from worldmodel.training.record import State
-from worldmodel.training.run_folder import read_written
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.timeout(400)]
 EPOCHS = 15

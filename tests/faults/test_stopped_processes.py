@@ -16,12 +16,12 @@ from tests.faults.conftest import Tell
 from tests.faults.small_runs import LONG, act_before, are_same, ask, train, write_experiment
 from tests.training.interruptions import fork_one
 from worldmodel.cli.main import main
+from worldmodel.run import run_folder
+from worldmodel.run.certificate import certify
+from worldmodel.run.record import RunRecord, State
+from worldmodel.run.run import FLUSH_SECONDS, STALLED
+from worldmodel.run.run_folder import read_record, read_written
 from worldmodel.storage import Location
-from worldmodel.training import run_folder
-from worldmodel.training.certificate import certify
-from worldmodel.training.record import RunRecord, State
-from worldmodel.training.run import FLUSH_SECONDS, STALLED
-from worldmodel.training.run_folder import read_record, read_written
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 STALL_SECONDS = 6.0

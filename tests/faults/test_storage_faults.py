@@ -14,10 +14,10 @@ from tests.faults.small_runs import LONG, are_same, ask, start, train, wait_for_
 from tests.s3_server import use_s3
 from worldmodel.cli.main import main
 from worldmodel.object_store import StorageError
+from worldmodel.run.certificate import certify
+from worldmodel.run.record import State
 from worldmodel.storage import Location
-from worldmodel.training.certificate import certify
 from worldmodel.training.checkpoint_list import list_checkpoints, newest_good
-from worldmodel.training.record import State
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("store")]
 NAMES = {

@@ -16,9 +16,9 @@ from tests.faults.small_runs import are_same, ask, write_experiment
 from tests.s3_server import use_s3
 from tests.training.interruptions import fork
 from worldmodel.cli.main import main
+from worldmodel.run.record import State
+from worldmodel.run.run_folder import read_record
 from worldmodel.storage import Location
-from worldmodel.training.record import State
-from worldmodel.training.run_folder import read_record
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("store")]
 REFUSALS = ("is being written by a process on", "is still running on", "writes there now", "already: ")

@@ -19,9 +19,9 @@ from tests.faults.small_disk import mounting
 from tests.faults.small_runs import act_before, are_same, ask, start, train, write_experiment
 from tests.faults.wandb_server import WandbServer, serving
 from worldmodel.cli.main import main
+from worldmodel.run.record import State
+from worldmodel.run.run_folder import read_record
 from worldmodel.storage import Location
-from worldmodel.training.record import State
-from worldmodel.training.run_folder import read_record
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("wandb")]
 KINDS = {

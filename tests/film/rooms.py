@@ -12,10 +12,10 @@ from tests.training.tiny_runs import configure, write_blocks
 from worldmodel.model.build import build_model
 from worldmodel.rollout.loading import load_model, open_games
 from worldmodel.rollout.roller import Roller
+from worldmodel.run.run_folder import start_run
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint import Checkpoint, CheckpointState, save_checkpoint
 from worldmodel.training.data import open_dataset
-from worldmodel.training.run_folder import start_run
 
 STEP = "checkpoints/step-00000003"
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from worldmodel.training.gauges import GAUGES, MORE_TAGS, PREFIX, TAGS
+from worldmodel.run.gauges import GAUGES, MORE_TAGS, PREFIX, TAGS
 
 GRAFANA = Path(__file__).parents[2] / "infra/monitoring/grafana"
 WIDTH = 24

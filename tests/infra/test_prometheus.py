@@ -20,10 +20,10 @@ import yaml
 
 from tests.infra.watched_run import DEVICE, HOST, train_watched
 from tests.training.tiny_runs import configure, write_blocks
+from worldmodel.experiment.config_file import to_yaml
+from worldmodel.run.gauges import GAUGES, PREFIX
+from worldmodel.run.run_folder import read_record, request_stop
 from worldmodel.storage import Location
-from worldmodel.training.config_file import to_yaml
-from worldmodel.training.gauges import GAUGES, PREFIX
-from worldmodel.training.run_folder import read_record, request_stop
 
 pytestmark = [
     pytest.mark.ray,

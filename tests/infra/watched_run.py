@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
-from worldmodel.training import gauges
-from worldmodel.training.config_file import read_experiment
+from worldmodel.experiment.config_file import read_experiment
+from worldmodel.run import gauges
+from worldmodel.run.train import TrainRequest, train
 from worldmodel.training.stopwatch import Stopwatch
-from worldmodel.training.train import TrainRequest, train
 
 HOST, DEVICE = 0.25, 0.75
 """Shares of the host and of the GPU in a step."""

@@ -20,13 +20,13 @@ from tune.record import GridRecord, read_grid
 from worldmodel.cli.main import main
 from worldmodel.games.toy import write_toy_games
 from worldmodel.rollout.evaluation import EVALUATION
+from worldmodel.run.log_file import LOG
+from worldmodel.run.record import RunRecord
+from worldmodel.run.run import RECORD, STOP
+from worldmodel.run.run_folder import read_record
+from worldmodel.run.tracking import METRICS
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint_list import newest_good
-from worldmodel.training.log_file import LOG
-from worldmodel.training.record import RunRecord
-from worldmodel.training.run import RECORD, STOP
-from worldmodel.training.run_folder import read_record
-from worldmodel.training.tracking import METRICS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("ray"), pytest.mark.timeout(400)]
 TINY = (
@@ -149,7 +149,7 @@ def test_an_upload_is_small_and_its_code_runs_everywhere_though_its_client_is_ki
     checkout = copy_checkout(tmp_path / "laptop")
     version = checkout / "worldmodel" / "__init__.py"
     version.write_text(version.read_text().replace("__version__ = ", '__version__ = "7.7.7" or '))
-    program = "from worldmodel.training.record import hash_source; print(hash_source()[:12])"
+    program = "from worldmodel.run.record import hash_source; print(hash_source()[:12])"
     asked = subprocess.run([sys.executable, "-c", program], cwd=checkout, capture_output=True, text=True, check=True)
     words = ["job", "submit", "--submission-id", "upload", "--working-dir", ".", "--", *ask(place, "upload", SHORT)]
     client = head.start_ray(*words, folder=checkout)

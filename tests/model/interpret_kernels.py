@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tests.model.golden import random_batch
 from worldmodel.encoding import EncodingConfig
+from worldmodel.experiment.config import LossWeights
 from worldmodel.features.facts import CATEGORIES, CONTROL_PLACES, Facts
 from worldmodel.features.feedback import Feedback
 from worldmodel.model import kernels, scan
@@ -24,7 +25,6 @@ from worldmodel.model.build import build_model
 from worldmodel.model.config import ModelConfig
 from worldmodel.model.unroll import CarriedMemory, Unroller
 from worldmodel.schema import PLAYERS
-from worldmodel.training.config import LossWeights
 from worldmodel.training.loss import compute_loss
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from tests.model.golden import random_batch
 from worldmodel.encoding import EncodingConfig, FeatureLayout
 from worldmodel.errors import UserError
+from worldmodel.experiment.config import LossWeights
 from worldmodel.features.batch import Predictions
 from worldmodel.features.context import ContextFrames
 from worldmodel.model.build import build_model
@@ -19,7 +20,6 @@ from worldmodel.model.exchange import export_checkpoint
 from worldmodel.model.world_model import STAY
 from worldmodel.schema import FIELDS, Rule, Target, field_named
 from worldmodel.training.baselines import CERTAIN, kinematic, persistence
-from worldmodel.training.config import LossWeights
 from worldmodel.training.loss import DELTA_TERMS, compute_loss, count_terms, mask_term
 
 SMALL = {"d_model": 32, "n_layers": 1, "d_state": 8, "headdim": 16, "dropout": 0.0, "hidden_dim": 24, "trunk_dim": 16}

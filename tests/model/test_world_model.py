@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from tests.model.golden import MODELS, Golden, random_batch
 from worldmodel.encoding import EncodingConfig
 from worldmodel.errors import UserError
+from worldmodel.experiment.config import LossWeights
 from worldmodel.features.batch import Inputs, Predictions
 from worldmodel.model.build import build_model
 from worldmodel.model.config import ModelConfig
 from worldmodel.model.world_model import WorldModel
-from worldmodel.training.config import LossWeights
 from worldmodel.training.loss import compute_loss
 
 LAYOUT = EncodingConfig(state_age_as_embed=True).layout

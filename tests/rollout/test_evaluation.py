@@ -13,10 +13,10 @@ from tests.games_on_disk import encode_here, read_columns
 from tests.rollout.untrained_runs import make_run, write_games
 from tests.training.tiny_runs import configure
 from worldmodel.errors import UserError
+from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.games.toy import write_toy_games
 from worldmodel.rollout.evaluation import Evaluation, evaluate
 from worldmodel.schema import PLAYERS
-from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.data import open_dataset
 
 

@@ -10,13 +10,13 @@ import torch
 
 from tests.games_on_disk import encode_here
 from tests.training.tiny_runs import configure
+from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.games.toy import write_toy_games
 from worldmodel.model.build import build_model
+from worldmodel.run.run_folder import start_run
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint import Checkpoint, CheckpointState, save_checkpoint
-from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.data import open_dataset
-from worldmodel.training.run_folder import start_run
 
 CHECKPOINT = "checkpoints/step-00000003"
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
-from worldmodel.training.config import ExperimentConfig
+from worldmodel.experiment.config import ExperimentConfig
 
 METRICS = st.sampled_from(["val_loss/total", "val_metric/position_mae", "eval/summary_pos_mae_k10"])
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1)

@@ -20,22 +20,22 @@ import torch
 import torch.distributed as dist
 
 from tests.training.tiny_runs import CPU, open_data
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import to_yaml
+from worldmodel.run import train_worker as train_worker_module
+from worldmodel.run.budget import Budget
+from worldmodel.run.record import RunRecord
+from worldmodel.run.run import STOP, Run
+from worldmodel.run.run_folder import read_record, start_run
+from worldmodel.run.tracking import read_metrics
+from worldmodel.run.train_worker import train_worker
 from worldmodel.storage import Location
 from worldmodel.training import checkpoint_files
-from worldmodel.training import train_worker as train_worker_module
-from worldmodel.training.budget import Budget
 from worldmodel.training.checkpoint import Checkpoint
 from worldmodel.training.checkpoint_list import newest_good
-from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.config_file import to_yaml
 from worldmodel.training.feed import Batch, Feed
 from worldmodel.training.job import Job
 from worldmodel.training.loop import Trainer
-from worldmodel.training.record import RunRecord
-from worldmodel.training.run import STOP, Run
-from worldmodel.training.run_folder import read_record, start_run
-from worldmodel.training.tracking import read_metrics
-from worldmodel.training.train_worker import train_worker
 from worldmodel.training.workers import Workers
 
 BAD_VALUE = "bad value"

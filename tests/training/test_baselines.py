@@ -11,10 +11,10 @@ from torch import Tensor
 
 from tests.model.golden import ENCODINGS, Golden, random_batch
 from worldmodel.encoding import EncodingConfig, FeatureLayout
+from worldmodel.experiment.config import LossWeights
 from worldmodel.features.batch import Inputs, Predictions, Targets
 from worldmodel.schema import PLAYERS, field_named
 from worldmodel.training.baselines import MostFrequentNextAction, kinematic, persistence
-from worldmodel.training.config import LossWeights
 from worldmodel.training.metrics import Metrics
 
 ENCODINGS_OF_OURS = (

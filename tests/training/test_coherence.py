@@ -16,13 +16,13 @@ from tests.training.tiny_runs import CPU, Log, begin, configure, open_data, writ
 from worldmodel.blocks.index import GameEntry
 from worldmodel.encoding import EncodingConfig
 from worldmodel.errors import UserError
+from worldmodel.experiment.config_file import override
 from worldmodel.features.facts import CATEGORIES, CONTROL_PLACES, NUMBER_PLACES, FactReader, Facts
 from worldmodel.features.feedback import Feedback
 from worldmodel.model.unroll import NoMemory, Unroller
 from worldmodel.schema import FIELDS
 from worldmodel.training.baselines import persistence
 from worldmodel.training.coherence import COHERENCE, RolloutSet, RolloutSums, list_metrics, open_rollouts, roll_out
-from worldmodel.training.config_file import override
 from worldmodel.training.feed import Worker, open_store
 from worldmodel.training.plausibility import Watch
 from worldmodel.training.starts import LONGEST, WARM_UP, choose_starts

@@ -9,22 +9,22 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.test_journal import train as train_with_journal
+from tests.run.test_journal import train as train_with_journal
 from tests.training.test_loop import ELSEWHERE, SPEED_ONLY
 from tests.training.tiny_runs import Log, begin, configure, write_blocks
 from worldmodel.blocks.alarms import check_alarms
 from worldmodel.blocks.index import Index
 from worldmodel.errors import UserError
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import list_keys, override
+from worldmodel.machine.device import pick_device
+from worldmodel.run.card import render_card
+from worldmodel.run.record import RunRecord
+from worldmodel.run.run_folder import start_run
+from worldmodel.run.wandb_sink import WandbSink, choose_mode
 from worldmodel.storage import Location
-from worldmodel.training.card import render_card
 from worldmodel.training.checkpoint_list import list_checkpoints
-from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.config_file import list_keys, override
 from worldmodel.training.data import require_source
-from worldmodel.training.device import pick_device
-from worldmodel.training.record import RunRecord
-from worldmodel.training.run_folder import start_run
-from worldmodel.training.wandb_sink import WandbSink, choose_mode
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_every_key_does_what_it_says(key: str, blocks: Path, tmp_path: Path, mon
 def test_threads_and_place_of_a_run_are_those_that_were_asked_for(
     blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from worldmodel.training.train import TrainRequest, train
+    from worldmodel.run.train import TrainRequest, train
 
     given: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", given.append)

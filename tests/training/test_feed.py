@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from tests.training.tiny_runs import CPU, configure, open_data, write_blocks
 from worldmodel.blocks.index import PARTITIONS, GameEntry, partition_of
 from worldmodel.errors import UserError
+from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.features.plan import Plan, SampleShape
 from worldmodel.model.build import build_model
 from worldmodel.model.world_model import WorldModel
-from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.feed import Feed, Worker, check_shares
 from worldmodel.training.loss import compute_loss, count_terms
 

@@ -15,10 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.games_on_disk import encode_here
 from tests.training.tiny_runs import Log, are_equal, begin, configure, open_data, take_state, write_blocks
+from worldmodel.experiment.config_file import list_keys, override
 from worldmodel.games.toy import write_toy_games
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint_list import newest_good
-from worldmodel.training.config_file import list_keys, override
 from worldmodel.training.feed import Batch
 from worldmodel.training.nonfinite import NonFiniteError
 

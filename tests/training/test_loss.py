@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tests.model.golden import MODELS, Golden, random_batch
 from worldmodel.encoding import EncodingConfig
+from worldmodel.experiment.config import LossWeights
 from worldmodel.features.batch import Predictions, Targets
-from worldmodel.training.config import LossWeights
 from worldmodel.training.loss import compute_loss, count_terms
 
 LAYOUT = EncodingConfig(hitstun=True).layout

@@ -13,9 +13,9 @@ import torch
 
 from tests.training.tiny_runs import Log, begin, configure, take_state, write_blocks
 from worldmodel.errors import UserError
+from worldmodel.experiment.config import PartCount
 from worldmodel.features.batch import Inputs
 from worldmodel.model.world_model import Mamba2WorldModel
-from worldmodel.training.config import PartCount
 from worldmodel.training.loop import Trainer
 from worldmodel.training.memory import (
     DeviceFullError,

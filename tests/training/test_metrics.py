@@ -10,9 +10,9 @@ import torch
 
 from tests.model.golden import MODELS, Golden, random_batch
 from worldmodel.encoding import EncodingConfig
+from worldmodel.experiment.config import LossWeights
 from worldmodel.features.batch import Predictions
 from worldmodel.schema import field_named
-from worldmodel.training.config import LossWeights
 from worldmodel.training.metrics import ACTION_CATEGORIES, Metrics
 
 LAYOUT = EncodingConfig().layout

@@ -10,11 +10,11 @@ import torch
 from tests.training.interruptions import BAD_VALUE, Ending, Place
 from tests.training.tiny_runs import CPU, Log, begin, configure, write_blocks
 from worldmodel.encoding import EncodingConfig
+from worldmodel.run.record import State
+from worldmodel.run.spikes import FACTOR, MOST, NEEDED, SpikeWatch
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint_list import newest_good
 from worldmodel.training.nonfinite import NonFiniteError, name_columns
-from worldmodel.training.record import State
-from worldmodel.training.spikes import FACTOR, MOST, NEEDED, SpikeWatch
 from worldmodel.training.workers import Workers
 
 CONFIGS = [

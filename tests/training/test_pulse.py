@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 
 from worldmodel.errors import UserError
+from worldmodel.run.run import STALLED
+from worldmodel.run.run_folder import read_record
 from worldmodel.storage import Location
 from worldmodel.training import pulse as module
 from worldmodel.training.pulse import DEFAULT_MINUTES, VARIABLE, Pulse, read_limit
-from worldmodel.training.run import STALLED
-from worldmodel.training.run_folder import read_record
 
 CHILD = """
 import sys, time
 from worldmodel.storage import Location
-from worldmodel.training.config import ExperimentConfig
+from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.training.pulse import Pulse
-from worldmodel.training.run_folder import start_run
+from worldmodel.run.run_folder import start_run
 
 def hang_for_ever():
     time.sleep(600)

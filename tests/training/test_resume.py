@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from tests.training.interruptions import ENDINGS, Ending, Outcome, Place
 from tests.training.tiny_runs import Log, begin, configure, write_blocks
-from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.config_file import override
-from worldmodel.training.record import State
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import override
+from worldmodel.run.record import State
 
 IS_LONG = os.environ.get("WORLDMODEL_FAULTS") == "long"
 EVERY_STEP = 1e-6

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.training.config import TrainingConfig
+from worldmodel.experiment.config import TrainingConfig
 from worldmodel.training.schedule import Schedule, compute_learning_rate
 
 COSINE = Schedule(kind="cosine", peak=2e-3, total_steps=1000, steps_per_epoch=100, num_epochs=10, warmup_pct=0.04)

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tests.training.tiny_runs import CPU, begin, configure, open_data, write_blocks
+from worldmodel.experiment.config import SelfForcingConfig
 from worldmodel.features.batch import Inputs
 from worldmodel.features.feedback import Feedback
 from worldmodel.features.plan import SampleShape
 from worldmodel.model.unroll import Unroller, make_memory
 from worldmodel.schema import field_named
-from worldmodel.training.config import SelfForcingConfig
 from worldmodel.training.feed import Feed, Worker
 from worldmodel.training.loop import Trainer
 from worldmodel.training.loss import compute_loss, count_terms

@@ -12,11 +12,11 @@ import torch
 
 from tests.training.tiny_runs import CPU, configure, open_data, write_blocks
 from worldmodel.errors import UserError
+from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.features.plan import Samples
 from worldmodel.features.view import FeatureView
 from worldmodel.model.build import build_model
 from worldmodel.model.world_model import WorldModel
-from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.feed import Worker, open_store, sample_shape
 from worldmodel.training.metrics import Metrics
 from worldmodel.training.validation import check_metric, open_validation, skip_first, validate

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from tests.games_on_disk import as_file, encode_here, name_of, toy_columns, write_folder
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import override, to_yaml
 from worldmodel.schema import PLAYERS
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint import Checkpoint, save_checkpoint
-from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.config_file import override, to_yaml
 from worldmodel.training.data import Dataset, open_dataset
 from worldmodel.training.interval import Interval
 from worldmodel.training.job import Job, make_trainer

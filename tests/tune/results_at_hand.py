@@ -9,10 +9,10 @@ from typing import Any
 from tune.grid import Trial
 from tune.record import GridRecord, TrialName, write_grid
 from tune.results import METRICS, TrialResult
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.run.record import RunRecord, Seconds, State
+from worldmodel.run.run import EVALUATION, RECORD
 from worldmodel.storage import Location
-from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.record import RunRecord, Seconds, State
-from worldmodel.training.run import EVALUATION, RECORD
 
 REFERENCES = ("persistence", "kinematic", "most frequent next action")
 

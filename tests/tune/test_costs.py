@@ -9,9 +9,9 @@ from tune.costs import GridCosts, check_price, describe_costs
 from tune.record import GridRecord, TrialName
 from tune.trials import Cluster, plan_resources
 from worldmodel.errors import UserError
-from worldmodel.training.budget import Budget
-from worldmodel.training.prices import HOUR
-from worldmodel.training.record import RunRecord, State
+from worldmodel.run.budget import Budget
+from worldmodel.run.prices import HOUR
+from worldmodel.run.record import RunRecord, State
 
 RESOURCES = plan_resources(Cluster(cpus=2, gpus=0), 0, 1)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from worldmodel.training.config_file import describe_changes, load_experiment, override
+from worldmodel.experiment.config_file import describe_changes, load_experiment, override
 
 FOLDER = Path(__file__).parents[2] / "tune" / "experiments"
 NAMES = ("baseline", "1a", "2a", "3a", "1a-2a", "3a-1a", "3a-1a-2a")

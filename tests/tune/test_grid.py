@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tune.grid import FOLDER, ROUND1, GridOptions, make_trials
 from worldmodel.errors import UserError
-from worldmodel.training.config_file import load_experiment, override
-from worldmodel.training.presets import PRESETS, apply_preset
+from worldmodel.experiment.config_file import load_experiment, override
+from worldmodel.experiment.presets import PRESETS, apply_preset
 
 PLACE: dict[str, Any] = {"data": "/blocks", "folder": "/runs/grid", "group": "grid", "changes": {}}
 

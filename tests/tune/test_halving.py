@@ -9,8 +9,8 @@ import pytest
 
 from tune.halving import KEEP_ONE_OF, HalvingByHorizon
 from tune.trial import EPOCH, VALUE
-from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.config_file import override, to_yaml
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import override, to_yaml
 
 
 @dataclass

@@ -19,9 +19,9 @@ from tune.record import GRID, read_grid
 from tune.report import JSON
 from worldmodel.games.toy import write_toy_games
 from worldmodel.object_store import MissingError
+from worldmodel.run.record import State
+from worldmodel.run.run_folder import read_record
 from worldmodel.storage import Location
-from worldmodel.training.record import State
-from worldmodel.training.run_folder import read_record
 
 ROOT = Path(__file__).parents[2]
 SIZE = (

@@ -18,8 +18,8 @@ from tune.leaderboard import Entry, Leaderboard, collect, render_leaderboard
 from tune.record import GRID
 from tune.results import METRICS, Statistic
 from worldmodel.errors import UserError
+from worldmodel.run.run import EVALUATION, RECORD
 from worldmodel.storage import Location
-from worldmodel.training.run import EVALUATION, RECORD
 
 MAE = "metric/position_mae"
 

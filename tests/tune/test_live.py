@@ -11,9 +11,9 @@ from rich.console import Console
 from tests.tune.results_at_hand import make_record, make_trial
 from tune import live
 from tune.live import render, show_live
+from worldmodel.run.record import State
+from worldmodel.run.run import RECORD
 from worldmodel.storage import Location
-from worldmodel.training.record import State
-from worldmodel.training.run import RECORD
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from tune.page import to_html
 from tune.record import GRID, GridRecord
 from tune.report import CSV, JSON, REPORT, render_terminal, write_report
 from tune.results import METRICS, TrialResult, make_tables
+from worldmodel.run.record import Estimate, State
 from worldmodel.storage import Location
-from worldmodel.training.record import Estimate, State
 
 FETCHING = {"src", "srcset", "data", "action", "poster"}
 """Attributes that make a browser fetch something."""

@@ -20,9 +20,9 @@ from tests.tune.results_at_hand import make_early, make_evaluation, make_failure
 from tune.grid import ROUND1
 from tune.results import CONFIDENCE, METRICS, PUBLISHED, Statistic, TrialResult, make_tables, read_trial
 from worldmodel.rollout.evaluation import EVALUATION
+from worldmodel.run.record import State
+from worldmodel.run.run import RECORD
 from worldmodel.storage import Location
-from worldmodel.training.record import State
-from worldmodel.training.run import RECORD
 
 MAE = "metric/position_mae"
 NUMBERS = st.floats(-1e3, 1e3)

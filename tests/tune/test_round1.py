@@ -18,13 +18,13 @@ from tune.report import CSV, JSON, REPORT
 from tune.round1 import main
 from tune.trials import SCRATCH, Cluster
 from worldmodel.errors import UserError
+from worldmodel.experiment.config_file import to_yaml
 from worldmodel.games.toy import write_toy_games
 from worldmodel.rollout.evaluation import EVALUATION
+from worldmodel.run.record import State
+from worldmodel.run.run import RECORD
+from worldmodel.run.run_folder import read_config, read_record
 from worldmodel.storage import Location
-from worldmodel.training.config_file import to_yaml
-from worldmodel.training.record import State
-from worldmodel.training.run import RECORD
-from worldmodel.training.run_folder import read_config, read_record
 
 TINY = (
     "model.d_model=32", "model.d_state=8", "model.headdim=16", "model.n_layers=1", "training.sequence_length=64",

@@ -12,11 +12,11 @@ from tune import timeline as grid_timeline
 from tune.record import GridRecord, write_grid
 from tune.timeline import RAY, SUBMITTED, TRIALS, FirstStep, find_submission, join_phases, prepend_submission
 from worldmodel.cli.main import main
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.run.record import RunRecord
+from worldmodel.run.run_folder import start_run
+from worldmodel.run.timeline import FIRST_STEP, PROGRAM, WORKER, Phase, Timeline
 from worldmodel.storage import Location
-from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.record import RunRecord
-from worldmodel.training.run_folder import start_run
-from worldmodel.training.timeline import FIRST_STEP, PROGRAM, WORKER, Phase, Timeline
 
 START = 1_000_000.0
 

@@ -14,10 +14,10 @@ from tests.tune.results_at_hand import make_result, make_trial
 from tune.grid import Trial
 from tune.trials import MACHINES, Cluster, check_reach, is_done, plan_resources, read_promised
 from worldmodel.errors import UserError
+from worldmodel.experiment.config_file import override, to_yaml
 from worldmodel.rollout.evaluation import EVALUATION
+from worldmodel.run.run import CONFIG, RECORD
 from worldmodel.storage import Location
-from worldmodel.training.config_file import override, to_yaml
-from worldmodel.training.run import CONFIG, RECORD
 
 CLUSTERS = st.builds(Cluster, cpus=st.integers(1, 64).map(float), gpus=st.integers(0, 8).map(float))
 SHARES = st.integers(1, 20).map(lambda parts: Fraction(1, parts))

@@ -14,9 +14,9 @@ from tests.tune.results_at_hand import make_record, make_trial
 from tune import watch as watching
 from tune.record import GridRecord, read_grid, write_grid
 from tune.watch import GridWatch
+from worldmodel.run.record import State
+from worldmodel.run.run import POLL_SECONDS, RECORD, STOP
 from worldmodel.storage import Location
-from worldmodel.training.record import State
-from worldmodel.training.run import POLL_SECONDS, RECORD, STOP
 
 NAMES = ("baseline", "1a", "2a")
 

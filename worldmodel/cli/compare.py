@@ -31,7 +31,7 @@ class Compare(StorageVerb):
     """The other's."""
 
     def run(self) -> Result:
-        from worldmodel.training.comparison import compare_runs
+        from worldmodel.run.comparison import compare_runs
 
         places = (RunVerb(name=name, storage=self.storage).find()[0] for name in (self.first, self.second))
         found = as_result(compare_runs(*places))

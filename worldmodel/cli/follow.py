@@ -29,8 +29,8 @@ class FollowVerb(RunVerb):
             UserError: there is none.
         """
         from tune.record import GRID
+        from worldmodel.run.run import RECORD
         from worldmodel.storage import Location
-        from worldmodel.training.run import RECORD
 
         location = Location.of(self.path)
         if (location / RECORD).exists():

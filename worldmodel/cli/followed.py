@@ -13,8 +13,8 @@ from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
     from tune.record import GridRecord
+    from worldmodel.run.record import RunRecord
     from worldmodel.storage import Location
-    from worldmodel.training.record import RunRecord
 
 LIVE_STATES = ("created", "running")
 
@@ -30,7 +30,7 @@ class LogTrail:
     def read_new(self) -> list[str]:
         """Whole lines that were added since the last look."""
         from worldmodel.object_store import MissingError
-        from worldmodel.training.log_file import LOG
+        from worldmodel.run.log_file import LOG
 
         try:
             with (self.run / LOG).open_input() as stream:
@@ -83,7 +83,7 @@ class FollowedRun(Followed):
 
     def read_record(self) -> RunRecord:
         """What the run says of itself now."""
-        from worldmodel.training.run_folder import read_record
+        from worldmodel.run.run_folder import read_record
 
         return read_record(self.location)
 
@@ -98,12 +98,12 @@ class FollowedRun(Followed):
         return self.trail.read_new()
 
     def request_stop(self, reason: str) -> None:
-        from worldmodel.training.run_folder import request_stop
+        from worldmodel.run.run_folder import request_stop
 
         request_stop(self.location, reason)
 
     def describe(self) -> dict[str, Any]:
-        from worldmodel.training.run_folder import describe_end
+        from worldmodel.run.run_folder import describe_end
 
         record = self.read_record()
         return describe(record, self.location, step=record.step, end=describe_end(record))
@@ -127,7 +127,7 @@ class FollowedGrid(Followed):
     def read_records(self) -> dict[str, RunRecord]:
         """The records of the trials that have begun, by name."""
         from worldmodel.object_store import MissingError
-        from worldmodel.training.run_folder import read_record
+        from worldmodel.run.run_folder import read_record
 
         found = {}
         for trial in self.read_record().trials:
@@ -147,7 +147,7 @@ class FollowedGrid(Followed):
 
     def _read(self, count: int | None) -> list[str]:
         """What all trials said, `count` lines at most of each live one (None: all), and which have ended."""
-        from worldmodel.training.run_folder import describe_end
+        from worldmodel.run.run_folder import describe_end
 
         found: list[str] = []
         records = self.read_records()  # before the logs: a run that has ended writes no more
@@ -164,8 +164,8 @@ class FollowedGrid(Followed):
         return found
 
     def request_stop(self, reason: str) -> None:
-        from worldmodel.training.run import STOP
-        from worldmodel.training.run_folder import describe_asker, request_stop
+        from worldmodel.run.run import STOP
+        from worldmodel.run.run_folder import describe_asker, request_stop
 
         record = self.read_record()
         if record.state not in LIVE_STATES:
@@ -177,7 +177,7 @@ class FollowedGrid(Followed):
                     request_stop(self.location / name, reason)
 
     def describe(self) -> dict[str, Any]:
-        from worldmodel.training.run_folder import describe_end
+        from worldmodel.run.run_folder import describe_end
 
         record, trials = self.read_record(), self.read_records()
         ends = {name: describe_end(trial) for name, trial in trials.items()}
@@ -206,7 +206,7 @@ def describe_grid(record: GridRecord, trials: Mapping[str, RunRecord]) -> str:
 def wait_for_end(followed: Followed, take: Callable[[list[str]], object] = len) -> None:
     """Hand on new lines until a run or grid has ended; a storage that cannot be reached for a while is reported."""
     from worldmodel.object_store import StorageError
-    from worldmodel.training.run import POLL_SECONDS, REMOTE_POLL_SECONDS
+    from worldmodel.run.run import POLL_SECONDS, REMOTE_POLL_SECONDS
 
     pause, trouble = POLL_SECONDS.get(followed.location.scheme, REMOTE_POLL_SECONDS), ""
     while True:

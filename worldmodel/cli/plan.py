@@ -22,8 +22,8 @@ class Plan(ExperimentVerb):
     """Runs of a grid, all like this one."""
 
     def run(self) -> Result:
-        from worldmodel.training.budget import Budget
-        from worldmodel.training.plan_costs import PlanRequest, plan_costs
+        from worldmodel.run.budget import Budget
+        from worldmodel.run.plan_costs import PlanRequest, plan_costs
 
         config, introduction = self.read_experiment()
         budget = Budget(usd=self.budget_usd)
@@ -41,7 +41,7 @@ class Plan(ExperimentVerb):
 
 
 def _describe_work(result: Result) -> dict[str, str]:
-    from worldmodel.training.reporter import format_count
+    from worldmodel.run.reporter import format_count
 
     work, probe = result["work"], result["probe"]
     about = "" if result["is_exact"] else "about "
@@ -57,7 +57,7 @@ def _describe_work(result: Result) -> dict[str, str]:
 
 
 def _render_compute(result: Result) -> str:
-    from worldmodel.training.reporter import format_duration
+    from worldmodel.run.reporter import format_duration
 
     is_grid, limit = result["trials"] > 1, result["budget_usd"]
     head = ["machine", "price of", "$/hour", "a run", "$"]
@@ -115,7 +115,7 @@ def _show(hours: float | None, render: Any) -> str:
 
 
 def _dollars(value: float | None) -> str:
-    from worldmodel.training.reporter import format_usd
+    from worldmodel.run.reporter import format_usd
 
     return "unknown" if value is None else format_usd(value)
 

@@ -15,9 +15,9 @@ from worldmodel.cli.verb import Result, Verb, as_result, metavar, showing_bytes
 from worldmodel.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from worldmodel.run.record import RunRecord
+    from worldmodel.run.run_folder import FoundRun
     from worldmodel.storage import Location
-    from worldmodel.training.record import RunRecord
-    from worldmodel.training.run_folder import FoundRun
 
 TABLE_WIDTH, NARROWEST = 160, 100
 """Columns of a table where no terminal says how many it has, and the fewest that it takes."""
@@ -61,8 +61,8 @@ class RunVerb(StorageVerb):
             UserError: there is no such run.
         """
         from worldmodel.object_store import MissingError
+        from worldmodel.run.run_folder import read_record
         from worldmodel.storage import Location
-        from worldmodel.training.run_folder import read_record
 
         location = Location.of(self.path)
         try:
@@ -72,7 +72,7 @@ class RunVerb(StorageVerb):
 
     def make_refusal(self, location: Location, what: str) -> UserError:
         """That there is nothing of the kind at a place, and what there is."""
-        from worldmodel.training.run_folder import find_runs
+        from worldmodel.run.run_folder import find_runs
 
         trials = [f"{location.name}/{run.location.name}" for run in find_runs(location)]
         if trials:
@@ -88,8 +88,8 @@ class Runs(StorageVerb):
     """List all runs: state, step, best metric, and why those ended that did not finish."""
 
     def run(self) -> Result:
+        from worldmodel.run.run_folder import find_runs
         from worldmodel.storage import Location
-        from worldmodel.training.run_folder import find_runs
 
         storage = Location.of(self.storage)
         if not storage.exists():
@@ -122,11 +122,11 @@ class Show(RunVerb):
     """Show the time of each phase up to the first training step instead."""
 
     def run(self) -> Result:
-        from worldmodel.training.run_folder import describe_end
+        from worldmodel.run.run_folder import describe_end
 
         if self.timeline:
             return self.read_timeline()
-        from worldmodel.training.certificate import certify
+        from worldmodel.run.certificate import certify
 
         location, _ = self.find()
         record = certify(location)
@@ -139,9 +139,9 @@ class Show(RunVerb):
         """The phases of the run, or of the grid with its first trial's."""
         from tune.record import GRID, read_grid
         from tune.timeline import join_phases
+        from worldmodel.run.run_folder import find_runs
+        from worldmodel.run.timeline import is_complete
         from worldmodel.storage import Location
-        from worldmodel.training.run_folder import find_runs
-        from worldmodel.training.timeline import is_complete
 
         location = Location.of(self.path)
         if (location / GRID).exists():
@@ -191,8 +191,8 @@ class Fetch(RunVerb):
 
     def run(self) -> Result:
         from worldmodel.games.download import fetch_games, is_upload
+        from worldmodel.run.run_copy import fetch_run
         from worldmodel.storage import Location
-        from worldmodel.training.run_copy import fetch_run
 
         if is_upload(games := Location.of(self.path)):
             with showing_bytes() as progress:
@@ -215,8 +215,8 @@ class Export(RunVerb):
     def run(self) -> Result:
         from worldmodel.model.build import build_model
         from worldmodel.model.exchange import export_checkpoint
+        from worldmodel.run.run_folder import read_config
         from worldmodel.training.checkpoint import load_checkpoint
-        from worldmodel.training.run_folder import read_config
 
         location, _ = self.find()
         chosen = choose_checkpoint(location, self.checkpoint)
@@ -259,8 +259,8 @@ def place_below(storage: Location, location: Location) -> str:
 
 def close_lost(run: FoundRun) -> FoundRun:
     """The run; where its process is gone without a word, its folder says so from now on."""
-    from worldmodel.training.certificate import certify
-    from worldmodel.training.record import State
+    from worldmodel.run.certificate import certify
+    from worldmodel.run.record import State
 
     if run.record.state not in (State.LOST, State.STOPPED) or run.record.ended_by:
         return run
@@ -290,7 +290,7 @@ def describe_run(name: str, run: FoundRun) -> dict[str, Any]:
 
 def render_row(row: Mapping[str, Any]) -> dict[str, str]:
     """A row of `describe_run` for people, by heading."""
-    from worldmodel.training.reporter import format_duration
+    from worldmodel.run.reporter import format_duration
 
     best = "" if row["best"] is None else f"{row['best']:.4f} {row['metric'].rsplit('/', 1)[-1]}"
     return {

@@ -11,8 +11,8 @@ from tyro.conf import Positional
 from worldmodel.cli.verb import Result, Verb, metavar, report
 
 if TYPE_CHECKING:
-    from worldmodel.training.budget import Budget
-    from worldmodel.training.config import ExperimentConfig
+    from worldmodel.experiment.config import ExperimentConfig
+    from worldmodel.run.budget import Budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,8 @@ class ExperimentVerb(Verb):
         Raises:
             UserError: the file, the preset or an option is wrong.
         """
-        from worldmodel.training.config_file import describe_changes, load_experiment, override
-        from worldmodel.training.presets import apply_preset
+        from worldmodel.experiment.config_file import describe_changes, load_experiment, override
+        from worldmodel.experiment.presets import apply_preset
 
         config, lines = load_experiment(self.config), []
         if self.preset:
@@ -82,8 +82,8 @@ class Train(ExperimentVerb):
     def run(self) -> Result:
         import psutil
 
+        from worldmodel.run.train import TrainRequest, train
         from worldmodel.storage import Location
-        from worldmodel.training.train import TrainRequest, train
 
         config, introduction = self.read_experiment()
         request = TrainRequest(
@@ -97,7 +97,7 @@ class Train(ExperimentVerb):
         return 130 if result["state"] == "stopped" else 0
 
     def render(self, result: Result) -> str:
-        from worldmodel.training.reporter import format_duration
+        from worldmodel.run.reporter import format_duration
 
         is_stopped, best, place = result["state"] == "stopped", result["best"], result["location"]
         facts = {
@@ -117,7 +117,7 @@ class Train(ExperimentVerb):
 
     def read_budget(self) -> Budget:
         """The limits of the options. UserError where one is not a number above 0."""
-        from worldmodel.training.budget import Budget
+        from worldmodel.run.budget import Budget
 
         return Budget(hours=self.budget_hours, usd=self.budget_usd)
 
@@ -128,9 +128,9 @@ class Train(ExperimentVerb):
 
 def _describe_cost(result: Result) -> dict[str, str]:
     """What the run cost, beside what its first steps promised."""
-    from worldmodel.training.estimate import describe_estimate
-    from worldmodel.training.record import RunRecord
-    from worldmodel.training.reporter import format_usd
+    from worldmodel.run.estimate import describe_estimate
+    from worldmodel.run.record import RunRecord
+    from worldmodel.run.reporter import format_usd
 
     record = RunRecord.model_validate(dict(result))
     return {

@@ -78,7 +78,7 @@ def read_versions() -> dict[str, str]:
     """The versions that must be the same everywhere."""
     from importlib.metadata import version
 
-    from worldmodel.training.record import hash_source
+    from worldmodel.run.record import hash_source
 
     return {
         "Ray": version("ray"),

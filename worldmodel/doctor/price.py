@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from worldmodel.doctor.check import Check, passed, warned
-from worldmodel.training.prices import find_price, read_prices
+from worldmodel.run.prices import find_price, read_prices
 
 
 def check_price(gpus: Sequence[str]) -> Iterator[Check]:

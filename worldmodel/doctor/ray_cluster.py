@@ -24,7 +24,7 @@ from worldmodel.doctor.store_errors import (
     UNKNOWN_KEY,
     explain_refusal,
 )
-from worldmodel.training.crew import share_environment
+from worldmodel.run.crew import share_environment
 
 NAME, STARTED = "Ray", "machines"
 CONNECT_SECONDS = 5.0

@@ -20,19 +20,19 @@ import torch
 from worldmodel.blocks.encode import EncodeOptions, encode
 from worldmodel.doctor.check import Check, failed, passed
 from worldmodel.errors import UserError
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import override, to_yaml
 from worldmodel.games.toy import write_toy_games
+from worldmodel.machine.device import pick_device
 from worldmodel.object_store import StorageError
 from worldmodel.rollout.evaluation import evaluate
+from worldmodel.run.record import RunRecord
+from worldmodel.run.run_folder import read_config
+from worldmodel.run.train import TrainRequest, train
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint import Checkpoint, load_checkpoint
 from worldmodel.training.checkpoint_list import find_checkpoint
-from worldmodel.training.config import ExperimentConfig
-from worldmodel.training.config_file import override, to_yaml
-from worldmodel.training.device import pick_device
 from worldmodel.training.job import Job, make_trainer
-from worldmodel.training.record import RunRecord
-from worldmodel.training.run_folder import read_config
-from worldmodel.training.train import TrainRequest, train
 from worldmodel.training.workers import Workers
 
 FOLDER = ".rehearsal"

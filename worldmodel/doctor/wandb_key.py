@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from worldmodel.doctor.check import Check, failed, passed, skipped, warned
-from worldmodel.training.wandb_sink import choose_mode
+from worldmodel.run.wandb_sink import choose_mode
 
 NAME = "W&B"
 SECONDS = 5.0

@@ -11,8 +11,8 @@ from worldmodel.film.source import ClipOptions, choose_starts, find_start, make_
 from worldmodel.film.video import VideoError, VideoOptions, write_video
 from worldmodel.rollout.loading import LoadedRun, load_model, open_games
 from worldmodel.rollout.roller import Choice, Roller
+from worldmodel.run.reporter import format_count
 from worldmodel.storage import Location
-from worldmodel.training.reporter import format_count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,19 +14,19 @@ import numpy as np
 import torch
 
 from worldmodel.encoding import EncodingConfig
+from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.features.plan import Samples
 from worldmodel.features.store import FrameStore
 from worldmodel.features.view import FeatureView
 from worldmodel.model.world_model import WorldModel
 from worldmodel.object_store import StorageError
 from worldmodel.rollout.loading import load_model, open_games
+from worldmodel.run.card import write_card
+from worldmodel.run.run import EVALUATION
 from worldmodel.storage import Location
 from worldmodel.training.baselines import MostFrequentNextAction, kinematic, persistence
-from worldmodel.training.card import write_card
-from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.data import Dataset
 from worldmodel.training.feed import Worker, measure_room, open_store, sample_shape
-from worldmodel.training.run import EVALUATION
 from worldmodel.training.validation import CHUNK, METRIC_VERSION, open_validation, validate
 
 FITTED_FRAMES = 2_000_000

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from worldmodel.errors import UserError
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.machine.device import pick_device
 from worldmodel.model.build import build_model
 from worldmodel.model.world_model import WorldModel
+from worldmodel.run.run_folder import read_config, read_record
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint import load_checkpoint
-from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.data import Dataset, open_dataset, prepare_blocks
-from worldmodel.training.device import pick_device
-from worldmodel.training.run_folder import read_config, read_record
 
 
 @dataclass(frozen=True, kw_only=True)

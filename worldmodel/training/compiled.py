@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from worldmodel.errors import UserError
+from worldmodel.experiment.config import CompileMode
 from worldmodel.features.batch import Inputs
 from worldmodel.model import kernels
 from worldmodel.model.world_model import WorldModel
-from worldmodel.training.config import CompileMode
 
 TORCH_MODES = {"default": "default", "cuda_graphs": "reduce-overhead", "max_autotune": "max-autotune"}
 """What torch calls `training.compile`; the last two replay CUDA graphs."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from worldmodel.blocks.encode import encode
 from worldmodel.blocks.index import Index, has_index, read_index
 from worldmodel.errors import UserError
+from worldmodel.experiment.config import DataConfig, ExperimentConfig
 from worldmodel.features.shelf import Shelf, open_shelf
 from worldmodel.features.split import GameFilter, Split, select_games, split_games
 from worldmodel.storage import Location
-from worldmodel.training.config import DataConfig, ExperimentConfig
 
 Report = Callable[[str], None]
 

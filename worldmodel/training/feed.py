@@ -12,12 +12,12 @@ import torch
 
 from worldmodel.blocks.index import PARTITIONS, GameEntry
 from worldmodel.errors import UserError
+from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.features.batch import Inputs, Targets
 from worldmodel.features.facts import FactReader
 from worldmodel.features.plan import Plan, Samples, SampleShape
 from worldmodel.features.store import LEAST_BLOCKS, FrameStore, StoreOptions
 from worldmodel.features.view import FeatureView
-from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.data import Dataset
 from worldmodel.training.self_forcing import Excursion, ExcursionReader, find_length
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from worldmodel.errors import UserError
+from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.model.build import build_model
 from worldmodel.model.exchange import load_users_checkpoint, load_weights
 from worldmodel.model.world_model import WorldModel
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint import check_fits
 from worldmodel.training.checkpoint_list import Recovery, newest_good
-from worldmodel.training.config import ExperimentConfig
 from worldmodel.training.data import Dataset, open_dataset
 from worldmodel.training.feed import Feed, Worker, measure_room
 from worldmodel.training.loop import Trainer

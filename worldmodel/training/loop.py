@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from worldmodel.experiment.config import ExperimentConfig, TrainingConfig
 from worldmodel.features.batch import Predictions, Targets
 from worldmodel.features.feedback import Feedback
 from worldmodel.model.world_model import WorldModel
 from worldmodel.training.ahead import Ahead
 from worldmodel.training.checkpoint import Best, Checkpoint, CheckpointState, name_folder
 from worldmodel.training.compiled import compile_pass
-from worldmodel.training.config import ExperimentConfig, TrainingConfig
 from worldmodel.training.feed import Batch, Feed
 from worldmodel.training.interval import Interval, Sums
 from worldmodel.training.loss import compute_loss

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from worldmodel.experiment.config import LossWeights
 from worldmodel.features.batch import Predictions, Targets
 from worldmodel.schema import PLAYER_FIELDS, Target
-from worldmodel.training.config import LossWeights
 
 LOGIT_TERM = "binary"
 """The term of numbers whose predictions are logits of bits."""

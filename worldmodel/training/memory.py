@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from worldmodel.errors import UserError
+from worldmodel.experiment.config import PartCount
 from worldmodel.features.plan import Plan, Samples
-from worldmodel.training.config import PartCount
-from worldmodel.training.device import describe_device
+from worldmodel.machine.device import describe_device
 from worldmodel.training.loop import Trainer
 from worldmodel.training.loss import compute_loss
 

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.encoding import FeatureLayout
+from worldmodel.experiment.config import LossWeights
 from worldmodel.features.batch import Predictions, Targets
 from worldmodel.schema import PLAYERS, Field, field_named
-from worldmodel.training.config import LossWeights
 from worldmodel.training.loss import ACTION_TERM, LOGIT_TERM, count_terms, cross_entropy, mask_term, sum_terms
 
 METRIC_VERSION = 1

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from worldmodel.training.config import TrainingConfig
+from worldmodel.experiment.config import TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

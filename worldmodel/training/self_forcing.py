@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.experiment.config import FORKS, SelfForcingConfig
 from worldmodel.features.batch import Predictions, Targets
 from worldmodel.features.facts import FactReader, Facts, stack_games
 from worldmodel.features.feedback import Feedback
@@ -28,7 +29,6 @@ from worldmodel.features.plan import Samples, SampleShape
 from worldmodel.features.store import FrameStore
 from worldmodel.model.unroll import Unroller, make_memory
 from worldmodel.model.world_model import WorldModel
-from worldmodel.training.config import FORKS, SelfForcingConfig
 from worldmodel.training.loss import ACTION_TERM
 
 

@@ -15,6 +15,7 @@ import torch
 
 from worldmodel.blocks.index import GameEntry, partition_of
 from worldmodel.errors import UserError, nearest
+from worldmodel.experiment.config import ExperimentConfig, LossWeights
 from worldmodel.features.batch import Inputs, Predictions, Targets
 from worldmodel.features.facts import FactReader
 from worldmodel.features.feedback import Feedback
@@ -24,7 +25,6 @@ from worldmodel.features.view import FeatureView
 from worldmodel.model.unroll import Unroller, make_memory
 from worldmodel.model.world_model import WorldModel
 from worldmodel.training.coherence import COHERENCE, RolloutSet, RolloutSums, list_metrics, open_rollouts, roll_out
-from worldmodel.training.config import ExperimentConfig, LossWeights
 from worldmodel.training.data import Dataset
 from worldmodel.training.feed import Worker, open_store, sample_shape
 from worldmodel.training.metrics import METRIC_VERSION as METRIC_VERSION

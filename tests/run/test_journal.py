@@ -1,0 +1,258 @@
+"""What the run folder says of a training under way."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.s3_server import serve_s3, use_s3
+from tests.training.tiny_runs import CPU, configure, open_data, write_blocks
+from worldmodel.errors import UserError
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import as_values, to_yaml
+from worldmodel.object_store import StorageError
+from worldmodel.run import journal as journal_module
+from worldmodel.run.journal import Journal
+from worldmodel.run.log_file import LOG, TIME
+from worldmodel.run.run import Run
+from worldmodel.run.run_folder import read_record, start_run
+from worldmodel.run.tracking import read_metrics
+from worldmodel.storage import Location
+from worldmodel.training.checkpoint import Checkpoint
+from worldmodel.training.checkpoint_list import list_checkpoints, newest_good, read_best
+from worldmodel.training.feed import Batch
+from worldmodel.training.job import Job, make_trainer
+from worldmodel.training.workers import Workers
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_blocks(tmp_path_factory.mktemp("games"))
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with serve_s3() as url:
+        yield url
+
+
+def read_log(location: Location) -> tuple[list[datetime], list[str]]:
+    """Times and texts of the lines of a run's log."""
+    lines = (location / LOG).read_text().splitlines()
+    width = len(datetime.now().strftime(TIME))
+    return [datetime.strptime(line[:width], TIME).replace(tzinfo=UTC) for line in lines], [
+        x[width + 1 :] for x in lines
+    ]
+
+
+def train(run: Run, config: ExperimentConfig, blocks: Path, *, resume: bool = False) -> str:
+    """Train with a journal; returns what it showed."""
+    shown = io.StringIO()
+    job = Job(
+        config=to_yaml(config), run=str(run.location), blocks=str(blocks), workers=1, resume=resume, init=""
+    )  # fmt: skip
+    with run.recording(), Journal(run, config, shown) as journal:
+        trainer, recovery = make_trainer(job, config, Workers(device=CPU))
+        journal.begin(trainer, recovery)
+        trainer.run(journal.hooks)
+    return shown.getvalue()
+
+
+def test_record_metrics_and_checkpoints_agree(blocks: Path, tmp_path: Path) -> None:
+    config = configure({"training.log_interval": 4})
+    run = start_run(Location.of(tmp_path), config, data_fingerprint="abc")
+    shown = train(run, config, blocks)
+    record, rows = read_record(run.location), read_metrics(run.location)
+    saved = newest_good(run.location).checkpoint
+    assert saved is not None
+    assert record.step == record.total_steps == saved.state.step == rows[-1]["step"]
+    assert {name: record.metrics[name] for name in rows[-1] if "/" in name} == {
+        name: value for name, value in rows[-1].items() if "/" in name
+    }
+    assert saved.state.data_fingerprint == "abc"
+    assert saved.state.config == as_values(config)
+    assert record.best == read_best(run.location) == saved.state.best
+    assert record.checkpoint == f"checkpoints/{list_checkpoints(run.location)[-1].name}"
+    assert shown.count("validated:") == config.training.num_epochs
+    assert f"step {record.step}/{record.total_steps} 100%" in shown
+
+
+def test_a_resume_says_where_it_goes_on_and_mends_the_pointer_to_the_best(blocks: Path, tmp_path: Path) -> None:
+    one, two = configure({"training.num_epochs": 1}), configure()
+    run = start_run(Location.of(tmp_path), one)
+    train(run, one, blocks)
+    best = read_best(run.location)
+    assert best is not None
+    (run.location / "checkpoints/best.json").delete()  # as if it had died before this was written
+    resumed = start_run(Location.of(tmp_path), two, resume=True)
+    half = resumed.record.step
+    shown = train(resumed, two, blocks, resume=True)
+    assert f"resumed from step-{half:08d}: step {half} of {2 * half}\n" in shown
+    before, after = re.findall(r"  (?:before|after): +(.*)", shown)
+    position = re.fullmatch(
+        rf"step {half}, next learning rate (\S+), next batch 0 of epoch 2, checkpoint ([0-9a-f]{{12}})", after
+    )
+    assert position
+    assert re.sub("rate [^,]*", "rate", before) == re.sub("rate [^,]*", "rate", after)  # the schedule is longer now
+    assert float(position[1]) > 0
+    found = read_best(run.location)
+    assert found is not None
+    assert (found == best) == (found.step == half)
+    assert [row["epoch"] for row in read_metrics(run.location) if "val_loss/total" in row] == [1, 2]
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_said_so(blocks: Path, tmp_path: Path) -> None:
+    config = configure()
+    run = start_run(Location.of(tmp_path), config)
+    train(run, config, blocks)
+    newest = list_checkpoints(run.location)[-1]
+    content = bytearray((newest / "weights.safetensors").read_bytes())
+    content[-1] ^= 1
+    (newest / "weights.safetensors").write_bytes(bytes(content))
+    before = (newest / "manifest.json").read_bytes()
+    shown = train(start_run(Location.of(tmp_path), config, resume=True), config, blocks, resume=True)
+    assert "warning: " in shown
+    assert "is damaged" in shown
+    assert any("is damaged" in note for note in read_record(run.location).notes)
+    files = [
+        json.loads(manifest)["files"]["weights.safetensors"]
+        for manifest in (before, (newest / "manifest.json").read_bytes())
+    ]
+    assert files[0] == files[1]  # trained again from the one before: the same bytes
+
+
+def test_a_best_metric_that_nothing_counts_for_is_noted(blocks: Path, tmp_path: Path) -> None:
+    config = configure({"training.best_metric": "val_action/cat_edge", "training.num_epochs": 1, "data.max_games": 2})
+    run = start_run(Location.of(tmp_path), config)
+    train(run, config, blocks)
+    record = read_record(run.location)
+    is_measured = "val_action/cat_edge" in record.metrics
+    assert (record.best is not None) == is_measured
+    assert any("no best" in note for note in record.notes) == (not is_measured)
+
+
+def test_a_run_of_which_no_checkpoint_is_sound_does_not_begin_again_by_itself(blocks: Path, tmp_path: Path) -> None:
+    config = configure({"training.num_epochs": 1})
+    run = start_run(Location.of(tmp_path), config)
+    train(run, config, blocks)
+    (list_checkpoints(run.location)[-1] / "state.json").write_text("torn")
+    with pytest.raises(UserError, match=r"no checkpoint of .* is sound; remove its checkpoints.*\n.*state.json"):
+        train(start_run(Location.of(tmp_path), config, resume=True), config, blocks, resume=True)
+
+
+@pytest.mark.parametrize("change", [{"model.d_model": 48}, {"data.max_games": 6}, {"encoding.press_events": True}])
+def test_a_checkpoint_of_another_experiment_is_refused_and_named(
+    blocks: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    one = {"training.num_epochs": 1}
+    found = [open_data(config, blocks).fingerprint for config in (configure(one), configure(one, **change))]
+    run = start_run(Location.of(tmp_path / "run"), configure(one), data_fingerprint=found[0])
+    other = start_run(Location.of(tmp_path / "other"), configure(one, **change), data_fingerprint=found[1])
+    train(run, configure(one), blocks)
+    train(other, configure(one, **change), blocks)
+    foreign = list_checkpoints(other.location)[-1]
+    for entry in foreign.list_entries():
+        (run.location / "checkpoints/step-00009999" / entry.name).write_bytes((foreign / entry.name).read_bytes())
+    resumed = start_run(Location.of(tmp_path / "run"), configure(one), resume=True)
+    with pytest.raises(UserError, match=r"step-00009999 is not a checkpoint of this experiment"):
+        train(resumed, configure(one), blocks, resume=True)
+    assert read_record(run.location).state == "failed"
+
+
+def test_a_spike_of_the_loss_is_noted_with_its_step(blocks: Path, tmp_path: Path) -> None:
+    config = configure({"training.lr": 1e-9, "training.log_interval": 2, "training.num_epochs": 4})
+    run = start_run(Location.of(tmp_path), config)
+    job = Job(config=to_yaml(config), run=str(run.location), blocks=str(blocks), workers=1, resume=False, init="")
+    with run.recording(), Journal(run, config, io.StringIO()) as journal:
+        trainer, recovery = make_trainer(job, config, Workers(device=CPU))
+        journal.begin(trainer, recovery)
+        learn, at = trainer._learn, 14
+
+        def learn_badly(batches: list[Batch]) -> Any:
+            loss, terms, norm = learn(batches)
+            return (loss * 50 if trainer.step == at else loss), terms, norm
+
+        trainer._learn = learn_badly  # type: ignore[method-assign]
+        trainer.run(journal.hooks)
+    spikes = [note for note in read_record(run.location).notes if "loss spike" in note]
+    assert len(spikes) == 1
+    assert f"at step {at + 1}, " in spikes[0]
+
+
+def test_the_log_is_what_the_terminal_showed_over_all_attempts_with_the_time(blocks: Path, tmp_path: Path) -> None:
+    began = datetime.now(UTC) - timedelta(seconds=1)
+    shown = ""
+    for epochs in (1, 2):
+        config = configure({"training.num_epochs": epochs})
+        run = start_run(Location.of(tmp_path), config, resume=epochs > 1)
+        shown += train(run, config, blocks, resume=epochs > 1)
+    times, texts = read_log(run.location)
+    assert texts == shown.splitlines()
+    assert sum("resumed from" in text for text in texts) == 1
+    all_times = [began, *times, datetime.now(UTC)]
+    assert all_times == sorted(all_times)
+
+
+def test_the_log_of_a_run_in_an_object_store_goes_on_at_a_resume(
+    endpoint: str, blocks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_s3(monkeypatch, endpoint)
+    shown = ""
+    for epochs in (1, 2):
+        config = configure({"training.num_epochs": epochs})
+        run = start_run(Location.of("s3://games/runs"), config, resume=epochs > 1)
+        shown += train(run, config, blocks, resume=epochs > 1)
+    assert read_log(run.location)[1] == shown.splitlines()
+
+
+def test_a_log_that_cannot_be_written_is_noted_once_and_ends_no_run(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure()
+    run = start_run(Location.of(tmp_path), config)
+
+    class FullDisk:
+        def write_line(self, line: str) -> None:
+            raise StorageError("no space left")
+
+        def close(self) -> None:
+            raise StorageError("no space left")
+
+    monkeypatch.setattr("worldmodel.run.log_file.open_appender", lambda location: FullDisk())
+    train(run, config, blocks)
+    record = read_record(run.location)
+    assert record.step == record.total_steps
+    assert [note for note in record.notes if LOG in note] == [f"lines of {LOG} wait for room: no space left"]
+
+
+@pytest.mark.parametrize("is_epoch", [False, True])
+def test_a_checkpoint_by_time_may_fail_and_one_of_an_epoch_ends_the_run(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_epoch: bool
+) -> None:
+    config = configure({"training.checkpoint_minutes": 1e-6})
+    run, save = start_run(Location.of(tmp_path), config), journal_module.save_checkpoint
+
+    def refuse(location: Location, checkpoint: Checkpoint) -> Location:
+        if checkpoint.state.step in (2, 3) or (is_epoch and "epoch" in checkpoint.state.tags):
+            raise StorageError("no space left")
+        return save(location, checkpoint)
+
+    monkeypatch.setattr(journal_module, "save_checkpoint", refuse)
+    if is_epoch:
+        with pytest.raises(StorageError, match="no space left"):
+            train(run, config, blocks)
+    else:
+        shown = train(run, config, blocks)
+        assert shown.count("warning: no checkpoint at step") == 2
+        assert "no checkpoint at step 3, the newest is checkpoints/step-00000001: no space left" in shown
+    record = read_record(run.location)
+    assert record.state == ("failed" if is_epoch else "finished")
+    notes = [note for note in record.notes if "could be saved" in note]
+    assert notes == ["not every checkpoint could be saved, first at step 2: no space left"]

@@ -1,0 +1,63 @@
+"""What the terminal shows is what happened."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+
+import pytest
+
+from worldmodel.run.reporter import Reporter, format_count, format_duration, format_interval
+from worldmodel.training.interval import Interval
+
+INTERVAL = Interval(
+    step=1200, total_steps=8000, epoch=1, loss=1.2339, learning_rate=5e-4, step_seconds=0.0123,
+    targets_per_second=51_234.0, data_share=0.004,
+)  # fmt: skip
+LINE = (
+    "step 1200/8000 15% | epoch 1 | loss 1.234 | lr 5.0e-04 | 12.3 ms/step | 51.2k targets/s | "
+    "data 0.4% compute 99.6% | eta 1m24s"
+)
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_an_interval_is_one_line_without_a_terminal() -> None:
+    stream, kept = io.StringIO(), []
+    reporter = Reporter(8000, kept.append, stream)
+    reporter.show(INTERVAL)
+    reporter.say("checkpoint [step 1200] " + "long " * 60)
+    reporter.close()
+    assert format_interval(INTERVAL) == LINE
+    assert stream.getvalue().splitlines() == [LINE, "checkpoint [step 1200] " + "long " * 60] == kept
+
+
+def test_a_terminal_shows_a_bar_with_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    stream, kept = Terminal(), []
+    reporter = Reporter(8000, kept.append, stream)
+    reporter.show(INTERVAL)
+    reporter.say("validated")
+    reporter.close()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert "1200/8000 epoch 1 | loss 1.234" in shown
+    assert "validated" in shown
+    assert kept == [LINE, "validated"]
+
+
+def test_counts_and_times_are_short_and_right() -> None:
+    assert [format_count(n) for n in (0.5, 950, 51_234, 1_250_000, 3e9)] == ["0.5", "950", "51.2k", "1.25M", "3G"]
+    times = {0: "0s", 45.4: "45s", 192: "3m12s", 7500: "2h05m", 97_200: "1d03h", -3: "0s"}
+    assert {s: format_duration(s) for s in times} == times
+
+
+def test_on_a_gpu_host_and_device_have_shares_of_their_own() -> None:
+    line = format_interval(replace(INTERVAL, host_share=0.25, device_share=0.97))
+    assert "data 0.4% host 25.0% device 97.0% | eta" in line and "compute" not in line

@@ -1,0 +1,269 @@
+"""Experiment files: strict reading, complete writing.
+
+A file is either understood wholly or refused with every problem it has, each with its dotted key: what was found, what
+was expected, and the known key that comes nearest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import typing
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from worldmodel.errors import UserError, nearest
+from worldmodel.experiment.config import ExperimentConfig, find_conflicts
+from worldmodel.experiment.config_keys import REFUSED, find_fixed_keys
+
+_FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+_TEXT_RULES = {
+    "string_pattern_mismatch": "letters, digits, '.', '_' and '-', the first a letter or digit",
+    "string_too_short": "a text that is not empty",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 5e-4 as a number (YAML 1.2), which PyYAML takes for a text."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """The writer that quotes what `_Loader` would take for a number."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))  # type: ignore[attr-defined]
+
+
+def load_experiment(path: str | Path) -> ExperimentConfig:
+    """The experiment that a YAML file describes, complete with defaults.
+
+    The file's stem is the run's name where the file names none. A users' file without `model.arch` that sizes the MLP
+    is one; an MLP without `training.mode` takes windows.
+
+    Raises:
+        UserError: the file cannot be read, or one message with all that is wrong in it.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        found = nearest(path.name, (other.name for other in path.parent.glob("*.y*ml")))
+        raise UserError(f"{path}: no such experiment file{found}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a text file: {error}") from None
+    return read_experiment(text, source=str(path), name=path.stem)
+
+
+def read_experiment(text: str, *, source: str, name: str = "unnamed") -> ExperimentConfig:
+    """The experiment of a YAML text; `source` is what errors call it, `name` the run's name if the text has none."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        duplicates = list(_find_duplicates(node)) if node else []
+        values = loader.construct_document(node) if node else None
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: not valid YAML: {error}") from None
+    finally:
+        loader.dispose()
+    if not isinstance(values, dict) or not values:
+        raise UserError(f"{source}: found {_quote(values)}, expected sections such as `model:` and `training:`")
+    return resolve_experiment({"name": name, **values}, source=source, problems=duplicates)
+
+
+def resolve_experiment(
+    values: Mapping[str, Any], *, source: str, problems: list[str] | None = None
+) -> ExperimentConfig:
+    """The one gate to an `ExperimentConfig`: nested plain values, checked, completed with defaults.
+
+    Args:
+        values: section to key to value, as YAML or JSON gives them; what is absent takes its default.
+        source: what an error's first line names (a file, a preset, a trial).
+        problems: what is known to be wrong already; reported together with the rest.
+
+    Raises:
+        UserError: everything that is wrong, one line for each problem.
+    """
+    found = list(problems or ())
+    known = _keep_known(values, found)
+    _infer(known)
+    config = _validate(known, found)
+    found += find_conflicts(config) if config else ()
+    if config is None or found:
+        count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
+        raise UserError("\n  ".join([f"{source}: {count}", *found]))
+    return config
+
+
+def override(config: ExperimentConfig, changes: Mapping[str, Any], *, source: str = "overrides") -> ExperimentConfig:
+    """The experiment with some dotted keys ("training.lr") set; checked like a file, so `{}` checks `config` itself."""
+    values = as_values(config)
+    problems = []
+    for key, value in changes.items():
+        *section, name = key.split(".")
+        inner = values.get(section[0], {}) if section else values
+        if len(section) > 1 or not isinstance(inner, dict):
+            problems.append(f"{key}: unknown key{nearest(key, _flatten(as_values(ExperimentConfig())))}")
+        elif section:
+            values[section[0]] = {**inner, name: value}
+        else:
+            values[name] = value
+    return resolve_experiment(values, source=source, problems=problems)
+
+
+def to_yaml(config: ExperimentConfig) -> str:
+    """The experiment as a complete YAML file, defaults included; reading it gives `config` back."""
+    return yaml.dump(as_values(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def describe_changes(config: ExperimentConfig) -> list[tuple[str, Any, Any]]:
+    """(dotted key, default, value) of every setting that differs from its default; name and goal are no settings."""
+    default, actual = (_flatten(as_values(c)) for c in (ExperimentConfig(), config))
+    return [(k, default[k], v) for k, v in actual.items() if v != default[k] and k not in ("name", "goal")]
+
+
+def list_keys() -> tuple[str, ...]:
+    """Every dotted key that a file may set, in file order."""
+    return tuple(_flatten(as_values(ExperimentConfig())))
+
+
+@cache
+def _adapter() -> TypeAdapter:  # bare: beartype knows no subscripted one
+    return TypeAdapter(ExperimentConfig)
+
+
+@cache
+def _sections() -> dict[str, frozenset[str]]:
+    """Section name to its keys; "" stands for the top level."""
+    hints = typing.get_type_hints(ExperimentConfig)
+    inner = {f.name: hints[f.name] for f in dataclasses.fields(ExperimentConfig)}
+    found = {
+        n: frozenset(f.name for f in dataclasses.fields(t)) for n, t in inner.items() if dataclasses.is_dataclass(t)
+    }
+    return {"": frozenset(inner), **found}
+
+
+def as_values(config: ExperimentConfig) -> dict[str, Any]:
+    values = dataclasses.asdict(config)
+    return json.loads(json.dumps(values))  # type: ignore[no-any-return]  # tuples become lists, as in YAML
+
+
+def _flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _find_duplicates(node: yaml.Node, prefix: str = "", depth: int = 2) -> Iterator[str]:
+    if not isinstance(node, yaml.MappingNode) or not depth:
+        return
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        dotted, line = f"{prefix}{key.value}", key.start_mark.line + 1
+        if dotted in lines:
+            yield f"{dotted}: found twice (lines {lines[dotted]} and {line}), expected once"
+        lines[dotted] = line
+        yield from _find_duplicates(value, f"{dotted}.", depth - 1)
+
+
+def _keep_known(values: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """The settings among `values`; every other key is judged and dropped."""
+    known: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in _sections()[""]:
+            problems.append(_judge_unknown("", name))
+        elif name in _sections() and isinstance(value, dict | None):
+            known[name] = {k: v for k, v in (value or {}).items() if _is_setting(name, k, v, problems)}
+        else:
+            known[name] = value
+    return known
+
+
+def _is_setting(section: str, key: Any, value: Any, problems: list[str]) -> bool:
+    dotted = f"{section}.{key}"
+    fixed = find_fixed_keys()
+    if key in _sections()[section]:
+        return True
+    if dotted in REFUSED:
+        problems.append(f"{dotted}: nothing here reads it ({REFUSED[dotted]}); remove the line")
+    elif dotted not in fixed:
+        problems.append(_judge_unknown(section, key))
+    elif isinstance(value, bool) or value != fixed[dotted]:
+        problems.append(f"{dotted}: found {_quote(value)}, expected {fixed[dotted]}: the schema fixes it")
+    return False
+
+
+def _judge_unknown(section: str, key: Any) -> str:
+    dotted = f"{section}.{key}" if section else str(key)
+    home = [f"{other}.{key}" if other else str(key) for other, keys in _sections().items() if key in keys]
+    known = {k.removeprefix(f"{section}.") for k in find_fixed_keys() if k.startswith(f"{section}.")}
+    hint = f" (did you mean {home[0]!r}?)" if home else nearest(str(key), sorted(_sections()[section] | known))
+    return f"{dotted}: unknown key{hint}"
+
+
+def _infer(known: dict[str, Any]) -> None:
+    """What a users' file says between the lines: no device, no limit, an MLP by its sizes, windows by the MLP."""
+    data, model, training = (known.get(name) or {} for name in ("data", "model", "training"))
+    if not all(isinstance(section, dict) for section in (data, model, training)):
+        return
+    if data.get("max_games") == 0 and not isinstance(data["max_games"], bool):
+        known["data"] = {**data, "max_games": None}
+    if "arch" not in model and {"hidden_dim", "trunk_dim"} & set(model) and not {"d_model", "n_layers"} & set(model):
+        known["model"] = model = {**model, "arch": "mlp"}
+    if training.get("device", "") is None:
+        training = {**training, "device": "auto"}
+    if model.get("arch") == "mlp" and "mode" not in training:
+        training = {**training, "mode": "window"}
+    if training:
+        known["training"] = training
+
+
+def _validate(known: dict[str, Any], problems: list[str]) -> ExperimentConfig | None:
+    """The experiment; where values are wrong, the one without them, so that its conflicts are found as well."""
+    try:
+        config: ExperimentConfig = _adapter().validate_json(json.dumps(known, default=str), strict=True)
+        return config
+    except UserError as error:
+        problems.append(str(error))
+    except ValidationError as error:
+        wrong = _explain(error, known)
+        problems += wrong.values()
+        return _validate(_drop(known, set(wrong)), problems)
+    return None
+
+
+def _drop(values: Mapping[str, Any], keys: set[str], prefix: str = "") -> dict[str, Any]:
+    kept = {name: value for name, value in values.items() if f"{prefix}{name}" not in keys}
+    return {n: _drop(v, keys, f"{n}.") if isinstance(v, dict) and not prefix else v for n, v in kept.items()}
+
+
+def _explain(error: ValidationError, known: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted key to its line: a union's several complaints about one value become one."""
+    expected: dict[tuple[str, ...], list[str]] = {}
+    for item in error.errors():
+        path = tuple(str(part) for part in item["loc"])
+        path = path[:2] if path[0] in _sections() else path[:1]
+        rule = _TEXT_RULES.get(item["type"], item["msg"].removeprefix("Input should be "))
+        if item["type"] == "literal_error":
+            rule += nearest(str(item["input"]), re.findall(r"'([^']*)'", rule))
+        expected.setdefault(path, []).append("a section of keys" if item["type"] == "dataclass_type" else rule)
+    return {
+        ".".join(path): f"{'.'.join(path)}: found {_quote(_pick(known, path))}, "
+        f"expected {' or '.join(dict.fromkeys(rules))}"
+        for path, rules in expected.items()
+    }
+
+
+def _pick(values: Any, path: tuple[str, ...]) -> Any:
+    return _pick(values[path[0]], path[1:]) if path else values
+
+
+def _quote(value: Any) -> str:
+    return json.dumps(value, default=str)

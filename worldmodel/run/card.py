@@ -1,0 +1,230 @@
+"""`card.md`: one page on a run, rendered from its record, its experiment and its metrics, and never typed by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import yaml
+
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import describe_changes
+from worldmodel.machine.device_state import render_state
+from worldmodel.object_store import MissingError
+from worldmodel.run.budget import describe_budget
+from worldmodel.run.estimate import describe_estimate
+from worldmodel.run.record import RunRecord, Seconds, State
+from worldmodel.run.reporter import format_duration, format_usd
+from worldmodel.run.run import EVALUATION
+from worldmodel.run.run_folder import describe_end, read_config, read_record
+from worldmodel.run.tracking import read_metrics
+from worldmodel.storage import Location
+
+CARD = "card.md"
+ABSENT = "not measured"
+_VALIDATION = ("val_", "eval/")
+CERTIFIED = ("batch/loss", "batch/grad_norm", "lr", "val_loss/total", "val_metric/position_mae")
+"""Metrics that tell of a run's health at its end."""
+
+
+def render_card(
+    record: RunRecord,
+    config: ExperimentConfig,
+    metrics: Sequence[Mapping[str, Any]],
+    baselines: Mapping[str, Mapping[str, float]] | None = None,
+) -> str:
+    """The card's Markdown.
+
+    Args:
+        record: what the run says of itself.
+        config: the experiment, complete.
+        metrics: rows as `worldmodel.run.tracking.read_metrics` gives them.
+        baselines: name of a baseline (`persistence`) to its values, under the validation metrics' names.
+    """
+    parts = (
+        _render_front(record),
+        f"# {record.name}\n\n{record.goal or 'No goal was given.'}",
+        _render_end(record),
+        _render_certificate(record),
+        _render_changes(config),
+        _render_results(config, metrics, baselines or {}, record.metric_version),
+        _render_effort(record, config),
+        _render_notes(record),
+    )
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def write_card(location: Location) -> None:
+    """Renders the card of a run folder from what the folder holds; an evaluation of the same data gives more columns.
+
+    Raises:
+        UserError: the folder lacks its record or its experiment, or cannot be written.
+    """
+    record = read_record(location)
+    text = render_card(record, read_config(location), read_metrics(location), _read_evaluated(location, record))
+    (location / CARD).write_text(text)
+
+
+def _read_evaluated(location: Location, record: RunRecord) -> dict[str, dict[str, float]]:
+    """The rows of `evaluation.json`, the model's named by its step, under the validation metrics' names."""
+    try:
+        found = json.loads((location / EVALUATION).read_text())
+        if found["data_fingerprint"] != record.data_fingerprint:
+            return {}
+        names = {"model": f"evaluated (step {found['step']})"}
+        rows = found["rows"].items()
+        return {names.get(row, row): {f"val_{name}": v for name, v in values.items()} for row, values in rows}
+    except (MissingError, ValueError, KeyError, AttributeError):
+        return {}
+
+
+def _render_front(record: RunRecord) -> str:
+    facts = {
+        "name": record.name,
+        "state": record.state.value,
+        "started": _format_time(record.started),
+        "ended": _format_time(record.ended),
+        "steps": record.step,
+        "commit": record.commit,
+        "version": record.version,
+        "schema_hash": record.schema_hash,
+        "model_hash": record.model_hash,
+        "data_fingerprint": record.data_fingerprint or None,
+        "parameters": record.parameters,
+        "metric_version": record.metric_version,
+        "wandb": record.wandb,
+    }
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False, width=120)}---"
+
+
+def _render_end(record: RunRecord) -> str:
+    rows = [("State", describe_end(record)), ("Command", f"`{record.command}`")]
+    rows += [
+        (f"Attempt {k}", f"{a.state.value} at step {a.step}: {a.reason}") for k, a in enumerate(record.attempts, 1)
+    ]
+    if record.resume_command:
+        rows.append(("Resume", f"`{record.resume_command}`"))
+    return "## Run\n\n" + "\n".join(f"- {name}: {text}" for name, text in rows)
+
+
+def _render_certificate(record: RunRecord) -> str:
+    """All that is known of an end that came too early; nothing for a run that finished, or has not ended."""
+    if record.state not in (State.FAILED, State.LOST, State.STOPPED):
+        return ""
+    metrics = {name: value for name, value in record.metrics.items() if name in CERTIFIED and value is not None}
+    place = f"worker {record.rank} on " if record.rank is not None else ""
+    rows = [
+        ("Cause", record.reason or "not known"),
+        ("Where", place + (record.ended_on or record.hosts[0])),
+        ("Step", f"{record.step} of {record.total_steps or 'unknown'}, epoch {record.epoch + 1}"),
+        ("Last metrics", ", ".join(f"{name} {_format_number(value)}" for name, value in metrics.items()) or ABSENT),
+        ("Machine", render_state(record.device_state) or ABSENT),
+        ("Cost", ABSENT if record.cost_usd is None else format_usd(record.cost_usd)),
+        ("Newest good checkpoint", f"`{record.checkpoint}`" if record.checkpoint else "none: a resume begins again"),
+        ("Resume", f"`{record.resume_command}`" if record.resume_command else ABSENT),
+        *([("Written by", record.ended_by)] if record.ended_by else []),
+    ]
+    text = "## How it ended\n\n" + "\n".join(f"- {name}: {text}" for name, text in rows)
+    lines = "\n".join(record.last_lines)
+    return f"{text}\n\nIts last {len(record.last_lines)} lines:\n\n```\n{lines}\n```" if lines else text
+
+
+def _render_changes(config: ExperimentConfig) -> str:
+    rows = [(f"`{key}`", f"{value}", f"{default}") for key, default, value in describe_changes(config)]
+    return "## What was run\n\n" + (
+        _render_table(("setting", "value", "default"), rows) if rows else "Every setting has its default."
+    )
+
+
+def _render_results(
+    config: ExperimentConfig,
+    metrics: Sequence[Mapping[str, Any]],
+    baselines: Mapping[str, Mapping[str, float]],
+    version: int,
+) -> str:
+    """First, best and last value of every validation metric; only the selection metric knows what "best" is."""
+    names = sorted({name for row in metrics for name in row if name.startswith(_VALIDATION)})
+    selected = config.training.best_metric
+    if selected not in names:
+        names.insert(0, selected)
+    rows = []
+    for name in names:
+        known = [(row["step"], row[name]) for row in metrics if row.get(name) is not None]
+        best = _find_best(known, config.training.best_mode) if name == selected else None
+        first, last = (_format_number(known[k][1] if known else None) for k in (0, -1))
+        shown = f"{_format_number(best[1])} (step {best[0]})" if best else (ABSENT if name == selected else "")
+        others = [_format_number(values.get(name)) for values in baselines.values()]
+        rows.append((f"`{name}`", first, shown, last, *others))
+    head = ("metric", "first", f"best ({config.training.best_mode})", "last", *baselines)
+    return f"## Results (metric version {version})\n\n" + _render_table(head, rows)
+
+
+def _find_best(known: Sequence[tuple[int, float]], mode: str) -> tuple[int, float] | None:
+    choose = min if mode == "min" else max
+    return choose(known, key=lambda pair: pair[1]) if known else None
+
+
+def _render_effort(record: RunRecord, config: ExperimentConfig) -> str:
+    spent = record.seconds
+    why = f"price unknown: {record.price_origin}" if record.price_origin else "price unknown"
+    cost = f"{ABSENT} ({why})" if record.cost_usd is None else format_usd(record.cost_usd) + _explain_price(record)
+    device = record.device.get("gpu") or record.device.get("name") or ABSENT
+    rows = [
+        ("Time", format_duration(spent.total) if spent.total else ABSENT),
+        ("of it training", format_duration(spent.training) if spent.training else ABSENT),
+        ("of that waiting for data", _format_waiting(spent)),
+        ("of it validation", format_duration(spent.validation) if spent.validation else ABSENT),
+        ("Cost", cost),
+        ("Estimate", describe_estimate(record)),
+        *([("Budget", describe_budget(record.budget))] if record.budget else []),
+        ("Device", f"{device}, {record.world_size} worker{'s' * (record.world_size != 1)}"),
+        *_render_shares(record),
+        *([("Frames", record.frames)] if record.frames else []),
+        ("Hosts", ", ".join(record.hosts)),
+        ("Seed", str(config.training.seed)),
+    ]
+    return "## Cost and time\n\n" + "\n".join(f"- {name}: {text}" for name, text in rows)
+
+
+def _format_waiting(spent: Seconds) -> str:
+    if not spent.training:
+        return ABSENT
+    return f"{format_duration(spent.data)} ({100 * spent.data / spent.training:.1f} %)"
+
+
+def _render_shares(record: RunRecord) -> list[tuple[str, str]]:
+    """Where a step's time went at last, where a device works beside the host."""
+    names = {"host": "host at work", "device": "device at work"}
+    known = {text: record.metrics.get(f"speed/{name}_share") for name, text in names.items()}
+    shown = [f"{text} {100 * share:.0f} %" for text, share in known.items() if share is not None]
+    return [("Of a step", ", ".join(shown))] if shown else []
+
+
+def _explain_price(record: RunRecord) -> str:
+    origin = f": {record.price_origin}" if record.price_origin else ""
+    return f" (${record.price_per_hour_usd:.4g} an hour{origin})"
+
+
+def _render_notes(record: RunRecord) -> str:
+    parts = []
+    if record.notes:
+        parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in record.notes))
+    if record.traceback:
+        parts.append(f"## Error\n\n```\n{record.traceback.rstrip()}\n```")
+    return "\n\n".join(parts)
+
+
+def _render_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _format_number(value: float | int | None) -> str:
+    return ABSENT if value is None or not math.isfinite(value) else f"{value:.5g}"
+
+
+def _format_time(when: datetime | None) -> str | None:
+    return f"{when:%Y-%m-%dT%H:%M:%SZ}" if when else None

@@ -1,0 +1,256 @@
+"""What an experiment, or a grid of them, would take: steps, hours and dollars, before anything is spent."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from worldmodel.errors import UserError
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.machine.device import pick_device
+from worldmodel.run.budget import Budget
+from worldmodel.run.estimate import FORWARD_SHARE, Work, estimate_left
+from worldmodel.run.extent import Extent, measure_extent
+from worldmodel.run.prices import Figure, Prices, find_price, read_prices
+from worldmodel.run.probe import Probe, run_probe
+from worldmodel.storage import Location
+from worldmodel.training.data import require_source
+from worldmodel.training.validation import check_metric
+
+ASSUMED_SHARE = 0.2
+"""Share of a GPU's peak that training is taken to reach where nothing was measured on a GPU. Small models reach little;
+a third would be good."""
+LEAST_STEP_SECONDS = 0.01
+"""Shortest step on a GPU that is not at hand: a thousand small kernels, at 10 microseconds a launch."""
+CHECKPOINT_BYTES = 12
+"""Bytes of a checkpoint for each parameter: the weight and AdamW's two means, in float32."""
+GIGA, TERA = 1e9, 1e12
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest:
+    """What is planned."""
+
+    config: ExperimentConfig
+    trials: int = 1
+    """Runs like this one, for the grid's columns."""
+    budget: Budget = field(default_factory=Budget)
+    """Its dollars: how far they reach is told."""
+    probe_seconds: float
+    """Seconds of training that are measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeRow:
+    """What a run takes on one kind of machine of one provider."""
+
+    device: str
+    provider: str
+    """Whose price it is; empty: nobody's is known."""
+    hours: float | None
+    """Hours of a run on one such GPU (of the machine at hand: on that); None: unknown."""
+    basis: str
+    """Where the hours come from, or why they are unknown."""
+    usd_per_hour: float | None
+    """None: unknown."""
+    price_date: str
+    """Of what time the price is."""
+    usd: float | None
+    """Dollars of a run; None: unknown."""
+    grid_hours: float | None
+    """Hours of all trials, one after another."""
+    grid_usd: float | None
+    affordable_trials: float | None
+    """Runs that the budget pays for; None: there is none, or the price is unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepingRow:
+    """What it costs to keep blocks and checkpoints, and to fetch a checkpoint of each run."""
+
+    provider: str
+    storage_usd_month: float | None
+    """Dollars per month for the blocks and all trials' checkpoints; None: unknown."""
+    egress_usd: float | None
+    """Dollars for one checkpoint of every trial; None: unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostPlan:
+    """What an experiment takes."""
+
+    name: str
+    trials: int
+    is_exact: bool
+    """Whether frames and steps were counted; else they are told from a sample of the games."""
+    games: int
+    frames: int
+    work: Work
+    probe: Probe
+    compute: list[ComputeRow]
+    price_note: str
+    """Where the price of the machine at hand comes from, or why it is unknown and what to set."""
+    block_bytes: int
+    checkpoint_bytes: int
+    """Of one checkpoint."""
+    checkpoints: int
+    """That a run keeps."""
+    keeping: list[KeepingRow]
+    assumptions: list[str]
+    """What the figures rest on."""
+
+
+def plan_costs(request: PlanRequest, report: Report = print) -> CostPlan:
+    """Count the work, train for a few seconds, and work out what a run and a grid take. Nothing is left behind.
+
+    Raises:
+        UserError: the experiment cannot be trained on these data here, a price file cannot be understood, or dollars
+            are given and no price is known.
+    """
+    config = request.config
+    if request.trials < 1:
+        raise UserError(f"--trials {request.trials}: expected at least 1")
+    check_metric(config)
+    pick_device(config.training.device)
+    prices = read_prices()
+    source = Location.of(require_source(config))
+    with tempfile.TemporaryDirectory(prefix="worldmodel-plan-") as scratch:
+        extent = measure_extent(source, config, Path(scratch))
+        report(f"{extent.games:,} games counted; training for {request.probe_seconds:.0f} s to measure a step")
+        probe = run_probe(extent.dataset, config, request.probe_seconds)
+    return make_plan(request, extent, probe, prices)
+
+
+def make_plan(request: PlanRequest, extent: Extent, probe: Probe, prices: Prices | None) -> CostPlan:
+    """The plan from what was counted and measured. UserError as `plan_costs`."""
+    price = find_price(probe.device, prices)
+    rows = _list_compute(request, extent.work, probe, prices)
+    if request.budget.usd is not None and all(row.usd_per_hour is None for row in rows):
+        raise UserError(f"--budget-usd {request.budget.usd:g} needs a price, which is unknown: {price.origin}")
+    size = CHECKPOINT_BYTES * probe.parameters
+    kept = max(extent.work.count_validations(0), request.config.training.keep_last)
+    stored = extent.block_bytes + request.trials * kept * size
+    return CostPlan(
+        name=request.config.name,
+        trials=request.trials,
+        is_exact=extent.is_exact,
+        games=extent.games,
+        frames=extent.frames,
+        work=extent.work,
+        probe=probe,
+        compute=rows,
+        price_note=price.origin,
+        block_bytes=extent.block_bytes,
+        checkpoint_bytes=size,
+        checkpoints=kept,
+        keeping=_list_keeping(prices, stored / GIGA, request.trials * size / GIGA),
+        assumptions=_list_assumptions(extent, probe, prices),
+    )
+
+
+def _list_compute(request: PlanRequest, work: Work, probe: Probe, prices: Prices | None) -> list[ComputeRow]:
+    """The machine at hand first, then every kind of GPU and provider of the price file."""
+    measured = measure_hours(work, probe)
+    own = find_price(probe.device, prices)
+    here = str(probe.device.get("gpu") or probe.device.get("name"))
+    rows = [_make_row(request, f"here: {here}", "", measured, "measured here", own.usd_per_hour, "")]
+    at_hand = prices.find_kind(here) if prices else None
+    for kind in prices.gpus if prices else ():
+        assert prices is not None
+        offers: dict[str, Figure | None]
+        offers = {name: p.gpu_hour[kind] for name, p in prices.providers.items() if kind in p.gpu_hour}
+        hours, basis = work_out_hours(work, probe, prices, kind, request.config)
+        if kind == at_hand:
+            hours, basis = measured, "measured here"
+        for provider, offer in (offers or {"": None}).items():
+            cost, date = (offer.value, offer.date) if offer else (None, "")
+            rows.append(_make_row(request, kind, provider, hours, basis, cost, date))
+    return rows
+
+
+def _make_row(
+    request: PlanRequest, device: str, provider: str, hours: float | None, basis: str, price: float | None, date: str
+) -> ComputeRow:
+    usd = None if hours is None or price is None else hours * price
+    limit = request.budget.usd
+    return ComputeRow(
+        device=device,
+        provider=provider,
+        hours=hours,
+        basis=basis,
+        usd_per_hour=price,
+        price_date=date,
+        usd=usd,
+        grid_hours=None if hours is None else hours * request.trials,
+        grid_usd=None if usd is None else usd * request.trials,
+        affordable_trials=limit / usd if limit is not None and usd else None,
+    )
+
+
+def measure_hours(work: Work, probe: Probe) -> float:
+    """Hours of a run on the machine at hand, by its probe."""
+    validation = probe.validation_target_seconds * work.validation_targets
+    return estimate_left(work, 0, probe.step_seconds, validation) / 3600
+
+
+def work_out_hours(
+    work: Work, probe: Probe, prices: Prices, kind: str, config: ExperimentConfig
+) -> tuple[float | None, str]:
+    """Hours of a run on a kind of GPU, by its peak, and what they rest on."""
+    is_bfloat16 = config.training.amp
+    peak = find_peak(prices, kind, is_bfloat16)
+    if peak is None:
+        return None, f"unknown: no peak in {'bfloat16' if is_bfloat16 else 'float32'}"
+    share, origin = find_share(work, probe, prices, is_bfloat16)
+    validations = work.count_validations(0) * work.validation_targets
+    targets = work.total_steps * work.targets_per_step + FORWARD_SHARE * validations
+    seconds = targets * probe.operations_per_target / (peak * share)
+    if seconds < (least := work.total_steps * LEAST_STEP_SECONDS):
+        seconds, origin = least, f"{1000 * LEAST_STEP_SECONDS:g} ms a step: assumed, not measured"
+    return seconds / 3600, origin
+
+
+def find_peak(prices: Prices, kind: str | None, is_bfloat16: bool) -> float | None:
+    """Operations per second of a kind of GPU by its data sheet; None: unknown."""
+    if kind is None:
+        return None
+    figure = prices.gpus[kind].bf16_tflops if is_bfloat16 else prices.gpus[kind].fp32_tflops
+    return figure.value * TERA if figure else None
+
+
+def find_share(work: Work, probe: Probe, prices: Prices, is_bfloat16: bool) -> tuple[float, str]:
+    """Share of its peak that a GPU is taken to reach: that of the GPU at hand, else `ASSUMED_SHARE`."""
+    kind = prices.find_kind(str(probe.device.get("gpu", "")))
+    peak = find_peak(prices, kind, is_bfloat16)
+    if peak is None:
+        return ASSUMED_SHARE, f"{ASSUMED_SHARE:.0%} of peak: assumed, not measured"
+    share = work.targets_per_step * probe.operations_per_target / probe.step_seconds / peak
+    return share, f"{share:.2g} of peak, as {kind} reaches here: assumed, not measured"
+
+
+def _list_keeping(prices: Prices | None, stored_gb: float, fetched_gb: float) -> list[KeepingRow]:
+    def multiply(price: Figure | None, size: float) -> float | None:
+        return None if price is None else price.value * size
+
+    return [
+        KeepingRow(
+            provider=name,
+            storage_usd_month=multiply(provider.storage_gb_month, stored_gb),
+            egress_usd=multiply(provider.egress_gb, fetched_gb),
+        )
+        for name, provider in (prices.providers.items() if prices else ())
+    ]
+
+
+def _list_assumptions(extent: Extent, probe: Probe, prices: Prices | None) -> list[str]:
+    found = [] if extent.is_exact else ["games and frames are about right: they are told from a sample"]
+    found.append(
+        f"{probe.operations_per_target / 1e6:.3g} million operations per target (matrix products, forward and "
+        "backward, as torch.utils.flop_counter counts them); peaks are the data sheets'"
+    )
+    found.append("hours leave out starting a machine, installing and encoding; a grid's are one trial after another")
+    return found if prices else [*found, "there is no price file: no other machine is known"]

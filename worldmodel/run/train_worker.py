@@ -1,0 +1,96 @@
+"""What each worker of a training job runs: its part of the data and the loop, and for the first the run folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldmodel.experiment.config_file import read_experiment
+from worldmodel.features.plan import Samples
+from worldmodel.machine.device import pick_device
+from worldmodel.machine.process import identify
+from worldmodel.run.crew import attach
+from worldmodel.run.estimate import Estimator, Work, count_predicted, describe_spent
+from worldmodel.run.journal import Journal
+from worldmodel.run.record import Estimate
+from worldmodel.run.run import Run
+from worldmodel.run.run_folder import read_record
+from worldmodel.run.timeline import MODEL, Phase, continue_in_worker, describe_timeline, note_first_step
+from worldmodel.storage import Location
+from worldmodel.training.interval import Interval
+from worldmodel.training.job import Job, make_trainer
+from worldmodel.training.loop import Hooks, Trainer
+from worldmodel.training.memory import explaining_full_memory
+from worldmodel.training.workers import Workers
+
+Report = Callable[[str], None]
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """What each worker runs: its part of the data, the loop, and for the first the run folder."""
+    rest, stream = attach(settings)
+    job = Job(**rest)
+    config = read_experiment(job.config, source="config.yaml")
+    device = pick_device(config.training.device)
+    workers, neighbours = find_place(job.workers, device)
+    torch.set_num_threads(config.training.threads or max(1, len(os.sched_getaffinity(0)) // neighbours))
+    hosts = workers.gather(socket.gethostname())
+    if not workers.is_first:
+        trainer, _ = make_trainer(job, config, workers)
+        with explaining_full_memory(trainer):
+            trainer.run(Hooks())
+        return
+    location = Location.of(job.run)
+    run = Run(location, read_record(location))
+    run.update(hosts=hosts, **identify())
+    timeline = continue_in_worker(run.record.phases)
+    with run.recording(), Journal(run, config, stream) as journal:
+        trainer, recovery = make_trainer(job, config, workers)
+        timeline.mark(MODEL)
+        journal.begin(trainer, recovery)
+        hooks = add_estimate(journal.hooks, trainer, run, journal.say)
+        with explaining_full_memory(trainer):
+            trainer.run(note_first_step(hooks, timeline, partial(_keep_phases, run, journal.say)))
+
+
+def _keep_phases(run: Run, say: Report, phases: list[Phase]) -> None:
+    run.update(phases=phases)
+    say(describe_timeline(phases))
+
+
+def add_estimate(hooks: Hooks, trainer: Trainer, run: Run, say: Report) -> Hooks:
+    """The hooks, with the run's estimate made, recorded and said as soon as its pace is known."""
+    plan, validation = trainer.feed.plan, trainer.validation
+    every = np.arange(validation.store.game_count)
+    lengths = validation.store.game_lengths(Samples(every, every))
+    work = Work.of(plan, trainer.schedule.total_steps, count_predicted(lengths.tolist(), plan.shape))
+    estimator = Estimator(work, trainer.step)
+
+    def note_interval(interval: Interval, values: dict[str, float]) -> None:
+        hooks.on_interval(interval, values)
+        seconds = estimator.add(interval, run.elapsed)
+        if seconds is not None:
+            price = run.record.price_per_hour_usd
+            cost = None if price is None else price * seconds / 3600
+            run.update(estimate=Estimate(seconds=seconds, cost_usd=cost, step=interval.step))
+            say(f"estimate: {describe_spent(seconds, cost)} from start to end")
+
+    return replace(hooks, on_interval=note_interval)
+
+
+def find_place(count: int, device: torch.device) -> tuple[Workers, int]:
+    """This worker among all, and how many of them share its machine."""
+    if count == 1:  # inside a trial of Ray Tune there is nobody to ask
+        return Workers(device=device), 1
+    import ray.train
+
+    context = ray.train.get_context()
+    workers = Workers(rank=context.get_world_rank(), world=context.get_world_size(), device=device)
+    return workers, context.get_local_world_size()
