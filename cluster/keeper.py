@@ -99,6 +99,8 @@ class Keeper:
     _last_needed: float = field(init=False)
     """When a job was last there."""
     _last_saved: float = 0.0
+    _kinds: list[str] = field(default_factory=list)
+    """Of the machines, when the cloud last listed them."""
 
     def __post_init__(self) -> None:
         self._last_look = self._last_needed = self.clock()
@@ -115,11 +117,10 @@ class Keeper:
         """Count what has passed; returns why the cluster is to end, or nothing."""
         now = self.clock()
         try:
-            kinds = list(self.machines.list_kinds().values())
+            self._kinds = list(self.machines.list_kinds().values())
         except Exception as error:  # noqa: BLE001  (a cloud that does not answer must not end the keeper)
-            self.say(f"the cloud does not list the machines: {error}")
-            kinds = []
-        self.record.add(max(0.0, now - self._last_look), kinds, self.settings.dollars_per_hour)
+            self.say(f"the cloud does not list the machines, they are taken to be the same: {error}")
+        self.record.add(max(0.0, now - self._last_look), self._kinds, self.settings.dollars_per_hour)
         self._last_look = now
         self._note_problem(explain(self.read_news()))
         found = self.jobs.look()

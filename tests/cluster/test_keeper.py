@@ -118,6 +118,18 @@ def test_a_budget_of_dollars_counts_every_machine_by_its_price() -> None:
     assert keeper.record.most_machines == {"head": 1, "a100": 2}
 
 
+def test_machines_that_a_silent_cloud_does_not_list_go_on_costing() -> None:
+    def list_once(now: float) -> list[str]:
+        if now > MINUTE:
+            raise TimeoutError("the cloud is silent")
+        return ["head", "a100"]
+
+    world = World(busy=lambda now: ["round1"], kinds=list_once)
+    _, said = watch(world, budget_usd=10.0, budget_hours=9, dollars_per_hour={"head": 1.0, "a100": 4.0})
+    assert 2 * HOUR - MINUTE <= world.now <= 2 * HOUR + MINUTE
+    assert any("the cloud is silent" in line for line in said)
+
+
 def test_a_machine_of_unknown_price_makes_the_cost_unknown_and_never_nothing() -> None:
     world = World(kinds=lambda now: ["head", "new"])
     keeper, said = watch(world, head_idle_minutes=5, budget_usd=0.01, dollars_per_hour={"head": 1.0})
