@@ -17,7 +17,7 @@ from worldmodel.features.feedback import Choice, Feedback
 from worldmodel.features.plan import Samples, SampleShape
 from worldmodel.features.store import FrameStore, StoreOptions
 from worldmodel.features.view import FeatureView
-from worldmodel.schema import FIELDS, PLAYER_FIELDS, PLAYERS, REBIRTH
+from worldmodel.schema import DEATHS, FIELDS, PLAYER_FIELDS, PLAYERS, REBIRTH
 
 FRAMES = 50
 CONFIGS = {
@@ -81,6 +81,7 @@ def test_who_says_the_truth_makes_the_true_frame(games: tuple[Path, Index], name
     store, samples = open_all(games)
     facts = FactReader(CONFIGS[name]).read(store, samples, 12)
     feedback = Feedback(layout)
+    facts.numbers[:, 10, :, NUMBER_PLACES["stocks"]] = 255  # they never rise
     true = facts.cut(slice(11, 12))
     true.numbers[..., NUMBER_PLACES["percent"]] += 200  # it never falls
     numbers, classes = feedback.aim(facts.cut(slice(10, 11)), true)
@@ -152,11 +153,13 @@ def test_whole_numbers_stay_whole_and_in_range_and_the_others_pass_gradients() -
     assert dynamics is not None and not dynamics.any()
 
 
-def deal(facts: Facts, percent: float, action: int = 14) -> Facts:
-    """The frame after, in which a model predicts so much damage and an action; all else is 0."""
+def deal(facts: Facts, percent: float, action: int = 14, stocks: float = 0) -> Facts:
+    """The frame after, in which a model predicts so much damage, an action and so many stocks; all else is 0."""
     layout = EncodingConfig().layout
     numbers = {term: torch.zeros(1, 1, 2, layout.number_width(term)) for term in layout.number_targets}
     numbers["continuous"][..., 0] = percent * FIELDS["percent"].scale
+    place = layout.number_targets["dynamics"].index(FIELDS["stocks"])
+    numbers["dynamics"][..., place] = stocks * FIELDS["stocks"].scale
     logits = {term: torch.zeros(1, 1, 2, field.vocabulary) for term, field in layout.class_targets.items()}
     logits["action"][..., action] = 1
     return Feedback(layout).advance(facts, Predictions(numbers, logits), facts.controls[:, -1])
@@ -184,6 +187,17 @@ def test_damage_falls_only_to_nothing_and_only_where_a_player_comes_back() -> No
     back = deal(facts, 0.2, action=REBIRTH)
     assert back.get("percent").tolist() == [[[0, 0]]]
     assert deal(back, 3.0, action=REBIRTH).get("percent").tolist() == [[[3, 3]]]
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_stock_is_lost_where_a_death_begins_and_none_ever_comes_back(death: int) -> None:
+    facts = make_facts([14], [0.0], [0])
+    facts.numbers[..., NUMBER_PLACES["stocks"]] = 1
+    shown = []
+    for action, stocks in ((14, 3.0), (death, 1.0), (death, 1.0), (REBIRTH, 2.0), (death, 1.0)):
+        facts = deal(facts, 0, action, stocks)
+        shown.append(facts.get("stocks")[0, 0].tolist())
+    assert shown == [[1, 1], [0, 0], [0, 0], [0, 0], [0, 0]]
 
 
 def test_drawn_classes_follow_their_probabilities_and_the_seed() -> None:

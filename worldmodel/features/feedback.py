@@ -15,6 +15,7 @@ from worldmodel.features.columns import ClassCode
 from worldmodel.features.facts import CATEGORIES, CONTROL_PLACES, NUMBER_PLACES, Facts
 from worldmodel.schema import (
     AGE_STARTS,
+    DEATHS,
     FIELDS,
     ITEM_SCALE,
     PLAYER_FIELDS,
@@ -94,7 +95,7 @@ class Feedback:
             numbers = numbers.index_copy(-1, self._counts_down, counted)
         classes = self._choose(predictions, last)
         numbers = numbers.index_copy(-1, self._places, self._decode(predictions, last))
-        numbers = self._revive(numbers, last, classes)
+        numbers = self._count_lives(numbers, last, classes)
         for name in self._counts_up:
             age = self._count_age(frames, classes[..., CATEGORIES.index(FIELDS["action"])])
             numbers = numbers.index_copy(-1, self._columns([FIELDS[name]]), age.unsqueeze(-1))
@@ -128,6 +129,8 @@ class Feedback:
         self._is_flag = make([f.target is Target.LOGIT for f in bits]) > 0
         self._is_whole = make([f.is_whole and not f.has_fraction for f in bits]) > 0
         self._has_fraction = make([f.has_fraction for f in bits]) > 0
+        self._deaths = torch.tensor(DEATHS, device=self.device)
+        self._stocks = self._columns([FIELDS["stocks"]])
         self._damage = self._columns([f for f in self._predicted if f.has_fraction])
         ranges = [_find_range(f) for f in bits]
         self._lowest, self._highest = make([low for low, _ in ranges]), make([high for _, high in ranges])
@@ -149,12 +152,17 @@ class Feedback:
             return stored
         return stored + torch.where(self._is_flag | self._is_whole, 0.0, values - kept)
 
-    def _revive(self, numbers: Tensor, last: Facts, classes: Tensor) -> Tensor:
-        """Who comes back has taken no damage, see `schema.REBIRTH`."""
+    def _count_lives(self, numbers: Tensor, last: Facts, classes: Tensor) -> Tensor:
+        """Who dies has a stock less, who comes back has taken no damage: see `schema.DEATHS` and `REBIRTH`."""
         place = CATEGORIES.index(FIELDS["action"])
-        begins = (classes[..., place] == REBIRTH) & (last.classes[..., place] != REBIRTH)
+        action, before = classes[..., place], last.classes[..., place]
         damage = numbers.index_select(-1, self._damage)
-        return numbers.index_copy(-1, self._damage, torch.where(begins.unsqueeze(-1), 0.0, damage))
+        comes_back = ((action == REBIRTH) & (before != REBIRTH)).unsqueeze(-1)
+        numbers = numbers.index_copy(-1, self._damage, torch.where(comes_back, 0.0, damage))
+        dies = (torch.isin(action, self._deaths) & (action != before)).unsqueeze(-1)
+        stocks, had = (values.index_select(-1, self._stocks) for values in (numbers, last.numbers))
+        left = torch.where(dies, (had - 1).clamp(min=0), torch.minimum(stocks, had))
+        return numbers.index_copy(-1, self._stocks, left)
 
     def _choose(self, predictions: Predictions, last: Facts) -> Tensor:
         chosen = [self.choice.pick(predictions.logits[term].detach()) for term in self.layout.class_targets]
