@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldmodel.blocks.encode import EncodeOptions, EncodeSummary, encode
+from worldmodel.games.toy import write_toy_games
 from worldmodel.schema import PLAYER_FIELDS, PLAYERS, SPARSE, Code, Kind, Storage, code_table, parsed_type
 
 ColumnPath = tuple[str, ...]
@@ -149,6 +150,13 @@ def write_games(folder: Path, seeds: range, frames: int = 40) -> list[str]:
 def encode_here(source: Path, out: Path, **options: object) -> EncodeSummary:
     """Encode without Ray."""
     return encode(str(source), str(out), EncodeOptions(cpus=0, **options))  # type: ignore[arg-type]
+
+
+def encode_toy_games(folder: Path, count: int = 4, seed: int = 0) -> Path:
+    """Toy games in `folder`/toy, encoded into `folder`/blocks, which is returned."""
+    write_toy_games(folder / "toy", count, seed)
+    encode_here(folder / "toy", folder / "blocks")
+    return folder / "blocks"
 
 
 def read_columns(content: bytes) -> Columns:

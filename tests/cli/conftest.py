@@ -7,18 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.cli.tiny_train import write_experiment
-from tests.games_on_disk import encode_here
+from tests.games_on_disk import encode_toy_games
 from worldmodel.cli.main import main
-from worldmodel.games.toy import write_toy_games
 
 
 @pytest.fixture(scope="session")
 def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Encoded toy games."""
-    folder = tmp_path_factory.mktemp("games")
-    write_toy_games(folder / "toy", 4, seed=0)
-    encode_here(folder / "toy", folder / "blocks")
-    return folder / "blocks"
+    return encode_toy_games(tmp_path_factory.mktemp("games"))
 
 
 @pytest.fixture(scope="session")

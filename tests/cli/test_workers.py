@@ -17,9 +17,8 @@ import pytest
 import torch
 import yaml
 
-from tests.games_on_disk import encode_here
+from tests.games_on_disk import encode_toy_games
 from worldmodel.cli.main import main
-from worldmodel.games.toy import write_toy_games
 from worldmodel.run.record import RunRecord
 from worldmodel.run.run_folder import read_record
 from worldmodel.run.tracking import read_metrics
@@ -36,8 +35,7 @@ ENDLESS = 400
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with encoded games; Ray, once started, serves all tests here."""
     folder = tmp_path_factory.mktemp("place")
-    write_toy_games(folder / "toy", 4, seed=0)
-    encode_here(folder / "toy", folder / "blocks")
+    encode_toy_games(folder)
     yield folder
     import ray
 

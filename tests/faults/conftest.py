@@ -14,8 +14,7 @@ import pytest
 
 from tests.faults.figures import HEADER, Row, write_rows
 from tests.faults.object_storage import serve_weed
-from tests.games_on_disk import encode_here
-from worldmodel.games.toy import write_toy_games
+from tests.games_on_disk import encode_toy_games
 
 README = Path(__file__).parent / "README.md"
 PROPERTY = "fault"
@@ -56,10 +55,7 @@ def tell(record_property: Callable[[str, Any], None]) -> Tell:
 @pytest.fixture(scope="session")
 def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Encoded toy games."""
-    folder = tmp_path_factory.mktemp("games")
-    write_toy_games(folder / "toy", 4, seed=0)
-    encode_here(folder / "toy", folder / "blocks")
-    return folder / "blocks"
+    return encode_toy_games(tmp_path_factory.mktemp("games"))
 
 
 @pytest.fixture(scope="session")

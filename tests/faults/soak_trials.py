@@ -90,15 +90,12 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=EVERY, help="seconds between two samples")
     parser.add_argument("--out", type=Path, default=Path("soak_trials.json"))
     options = parser.parse_args()
-    from tests.games_on_disk import encode_here
-    from worldmodel.games.toy import write_toy_games
+    from tests.games_on_disk import encode_toy_games
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write_toy_games(folder / "toy", GAMES, seed=0)
-        encode_here(folder / "toy", folder / "blocks")
-        trials = list_trials(options.trials, folder / "blocks", folder / "grid")
+        trials = list_trials(options.trials, encode_toy_games(folder, GAMES), folder / "grid")
         samples, failed, since = run_all(trials, folder / "grid", options.every)
         settled = find_settled(samples, since, folder / "grid")
     facts = {

@@ -14,11 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.games_on_disk import encode_here
+from tests.games_on_disk import encode_toy_games
 from tests.jobs.head_node import JOB_SECONDS, ROOT, HeadNode, start_head, wait_for
 from tune.record import GridRecord, read_grid
 from worldmodel.cli.main import main
-from worldmodel.games.toy import write_toy_games
 from worldmodel.rollout.evaluation import EVALUATION
 from worldmodel.run.log_file import LOG
 from worldmodel.run.record import RunRecord
@@ -50,8 +49,7 @@ def head() -> Iterator[HeadNode]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with encoded games."""
     folder = tmp_path_factory.mktemp("jobs")
-    write_toy_games(folder / "toy", 4, seed=0)
-    encode_here(folder / "toy", folder / "blocks")
+    encode_toy_games(folder)
     return folder
 
 

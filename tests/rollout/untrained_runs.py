@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from tests.games_on_disk import encode_here
+from tests.games_on_disk import encode_toy_games
 from tests.training.tiny_runs import configure
 from worldmodel.experiment.config import ExperimentConfig
-from worldmodel.games.toy import write_toy_games
 from worldmodel.model.build import build_model
 from worldmodel.run.run_folder import start_run
 from worldmodel.storage import Location
@@ -23,8 +22,7 @@ CHECKPOINT = "checkpoints/step-00000003"
 
 def write_games(folder: Path, count: int = 4) -> Path:
     """A folder with toy games (`toy`) and their blocks."""
-    write_toy_games(folder / "toy", count, seed=3)
-    encode_here(folder / "toy", folder / "blocks")
+    encode_toy_games(folder, count, seed=3)
     return folder
 
 

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.games_on_disk import encode_here
+from tests.games_on_disk import encode_toy_games
 from tests.s3_server import serve_s3, use_s3
 from worldmodel.cli.main import main
 from worldmodel.experiment.config import ExperimentConfig
-from worldmodel.games.toy import write_toy_games
 from worldmodel.run import lock as module
 from worldmodel.run.lock import LOCK, LockedError, find_loss, is_held, read_holder, take_lock
 from worldmodel.run.run import TakenOverError
@@ -177,8 +176,7 @@ def test_a_second_training_of_one_name_is_refused_while_the_first_begins(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Before the first has written any record, too."""
-    write_toy_games(tmp_path / "toy", 4, seed=0)
-    encode_here(tmp_path / "toy", tmp_path / "blocks")
+    encode_toy_games(tmp_path)
     (tmp_path / "tiny.yaml").write_text("model: {d_model: 32, d_state: 8, headdim: 16, n_layers: 1}\n")
     asked = ["train", str(tmp_path / "tiny.yaml"), "--data", str(tmp_path / "blocks"), "--storage", str(tmp_path)]
     with take_lock(Location.of(tmp_path / "tiny")):

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.games_on_disk import encode_here
+from tests.games_on_disk import encode_toy_games
 from tests.s3_server import serve_s3
-from worldmodel.games.toy import write_toy_games
 
 is_long = os.environ.get("WORLDMODEL_FAULTS") == "long"
 pytestmark = [
@@ -47,8 +46,7 @@ def store() -> Iterator[str]:
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A folder with encoded games and experiments: one that is sound, and one whose learning rate is absurd."""
-    write_toy_games(tmp_path / "toy", 4, seed=0)
-    encode_here(tmp_path / "toy", tmp_path / "blocks")
+    encode_toy_games(tmp_path)
     (tmp_path / "good.yaml").write_text(yaml.safe_dump(SMALL))
     wild = {**SMALL["training"], "lr": 1e30, "clip": 1e30, "warmup_pct": 0.0, "num_epochs": 50}
     (tmp_path / "wild.yaml").write_text(yaml.safe_dump({**SMALL, "training": wild}))

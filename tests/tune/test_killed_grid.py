@@ -14,10 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.games_on_disk import encode_here
+from tests.games_on_disk import encode_toy_games
 from tune.record import GRID, read_grid
 from tune.report import JSON
-from worldmodel.games.toy import write_toy_games
 from worldmodel.object_store import MissingError
 from worldmodel.run.record import State
 from worldmodel.run.run_folder import read_record
@@ -81,8 +80,7 @@ def read_table(folder: Path) -> list[Any]:
 @pytest.mark.xdist_group("ray")
 @pytest.mark.timeout(1200)
 def test_a_grid_that_was_killed_with_its_ray_ends_with_the_same_table(tmp_path: Path) -> None:
-    write_toy_games(tmp_path / "toy", 6, seed=0)
-    encode_here(tmp_path / "toy", tmp_path / "blocks")
+    encode_toy_games(tmp_path, 6)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert start(whole, tmp_path / "blocks").wait() == 0
     process, until = start(broken, tmp_path / "blocks"), time.monotonic() + 600

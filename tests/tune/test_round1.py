@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.games_on_disk import encode_here
+from tests.games_on_disk import encode_toy_games
 from tests.tune.results_at_hand import make_failure, make_result, make_trial
 from tune import round1
 from tune.options import read_settings
@@ -19,7 +19,6 @@ from tune.round1 import main
 from tune.trials import SCRATCH, Cluster
 from worldmodel.errors import UserError
 from worldmodel.experiment.config_file import to_yaml
-from worldmodel.games.toy import write_toy_games
 from worldmodel.rollout.evaluation import EVALUATION
 from worldmodel.run.record import State
 from worldmodel.run.run import RECORD
@@ -36,10 +35,7 @@ TINY = (
 @pytest.fixture(scope="module")
 def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Encoded toy games."""
-    folder = tmp_path_factory.mktemp("games")
-    write_toy_games(folder / "toy", 4, seed=0)
-    encode_here(folder / "toy", folder / "blocks")
-    return folder / "blocks"
+    return encode_toy_games(tmp_path_factory.mktemp("games"))
 
 
 def ask(storage: Path, blocks: Path, *more: str) -> list[str]:
