@@ -18,6 +18,7 @@ from ray import tune
 from worldmodel.errors import UserError
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.experiment.config_file import read_experiment
+from worldmodel.machine.process import release_memory
 from worldmodel.object_store import MissingError
 from worldmodel.run.record import State
 from worldmodel.run.run import RECORD, STOP, Run
@@ -70,6 +71,7 @@ class GridTrial(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The same process for the next trial: imports cost seconds."""
         self.cleanup()
+        release_memory()
         self.setup(new_config)
         return True
 
