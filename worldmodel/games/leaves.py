@@ -67,9 +67,10 @@ def _read(raw: bytes, is_whole: bool) -> Leaves:
     shape = _find_shape(file)
     _check_size(file.metadata)
     groups, rows = range(file.metadata.num_row_groups), file.metadata.num_rows
-    # Reading no rows looks at how every column is described: a contradiction is an error here, and where one asks
-    # for the description itself, as for twins, the end of the process.
-    list(file.iter_batches(0, groups, column_indices=range(len(shape.paths)), use_threads=False))
+    # Reading no rows looks at how every column of a group is described: a contradiction is an error here, and where
+    # one asks for the description itself, as for twins, the end of the process.
+    for group in groups:
+        list(file.iter_batches(0, [group], column_indices=range(len(shape.paths)), use_threads=False))
     twins = _find_twins(file.metadata, raw, shape) if is_whole else list(range(len(shape.paths)))
     chosen = [number for number, twin in enumerate(twins) if number == twin]
     # Batches: `read_all` would join the parts of each column, and there is but one.

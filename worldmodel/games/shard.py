@@ -45,7 +45,7 @@ def iterate_shard(location: Location) -> Iterator[Member]:
             is_whole = _has_end_mark(stream)
             buffered = pa.BufferedInputStream(stream, CHUNK_BYTES)  # few requests to a store
             with tarfile.open(fileobj=buffered, mode="r|", bufsize=_READ_BYTES) as archive:
-                for member in _group(archive):
+                for member in _group(archive, stream.size()):
                     count += 1
                     yield member
         if not is_whole:
@@ -64,9 +64,12 @@ def _has_end_mark(stream: pa.NativeFile) -> bool:
     return is_whole
 
 
-def _group(archive: tarfile.TarFile) -> Iterator[Member]:
+def _group(archive: tarfile.TarFile, size: int) -> Iterator[Member]:
+    """The games of a shard of so many bytes."""
     current: Member | None = None
     for info in archive:
+        if info.offset_data + info.size > size:  # tarfile would go there in steps, also far beyond the end
+            raise tarfile.ReadError(f"{info.name} claims {info.size} bytes, {max(0, size - info.offset_data)} are left")
         if info.isdir():
             continue
         name, _, suffix = info.name.rsplit("/", 1)[-1].partition(".")
