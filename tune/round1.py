@@ -42,6 +42,7 @@ from worldmodel.games.source import list_source
 from worldmodel.object_store import MissingError
 from worldmodel.ray_session import join_ray
 from worldmodel.run.card import write_card
+from worldmodel.run.head_watch import HeadWatch
 from worldmodel.run.lock import take_lock
 from worldmodel.run.record import State
 from worldmodel.run.run import Run
@@ -111,7 +112,10 @@ def run(options: Round1, since: float | None = None) -> int:
     record.cluster = {"CPUs": cluster.cpus, "GPUs": cluster.gpus, "machines": cluster.machines}
     record.phases = timeline.phases
     costs, first = GridCosts(budget=budget, record=record, say=say), FirstStep(record, say)
-    watch = GridWatch(folder=options.folder, trials=trials, record=record, judge=costs.judge, hear=first.look)
+    watch = GridWatch(
+        folder=options.folder, trials=trials, record=record, judge=costs.judge, hear=first.look,
+        find_loss=HeadWatch.join().find_loss,
+    )  # fmt: skip
     how = TrialRun(
         folder=options.folder, resources=resources, halving=options.scheduler == "asha", is_over=lambda: watch.is_over
     )
@@ -135,11 +139,13 @@ def _carry_out(options: Round1, watch: GridWatch, todo: Sequence[Trial], how: Tr
         results = [read_trial(options.folder, trial, errors.get(trial.name, "")) for trial in watch.trials]
         watch.judge(watch.seconds, [result.record for result in results if result.record])
         is_complete = all(result.is_finished or result.is_stopped_early for result in results)
-        if watch.reason and not is_complete:
-            watch.close(State.STOPPED, watch.reason)
+        if is_complete:
+            watch.close(State.FINISHED, "")
+        elif watch.reason:
+            watch.close(State.FAILED if watch.loss else State.STOPPED, watch.reason)
         else:
-            watch.close(State.FINISHED if is_complete else State.FAILED, "" if is_complete else _count_missing(results))
-    if watch.record.state is State.STOPPED:
+            watch.close(State.FAILED, _count_missing(results))
+    if watch.reason and not is_complete:
         pass_on(options.folder, results, watch.record.resume_command)
     show(options, results, watch.record)
     return 0 if is_complete else STOPPED if watch.record.state is State.STOPPED else 1

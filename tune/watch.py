@@ -38,19 +38,25 @@ class GridWatch:
     """Why the grid must stop now, from its seconds over all attempts and the records of its runs: its budget."""
     hear: Callable[[Sequence[RunRecord]], None] = lambda records: None
     """Takes the records of its runs at every look."""
+    find_loss: Callable[[], str] = lambda: ""
+    """Why Ray is taken for gone; empty: it is there."""
     reason: str = ""
     """Why it stops; empty: it goes on."""
+    loss: str = ""
+    """What `find_loss` said: nobody asked for this end."""
     _signals: list[int] = field(default_factory=list)
     _closing: threading.Event = field(default_factory=threading.Event)
     _before: float = 0.0
     _since: float = field(default_factory=time.monotonic)
     _silent_since: float | None = None
+    """Since when Ray is gone, or no trial runs although all were asked to stop."""
 
     @property
     def is_over(self) -> bool:
         """Whether the grid was asked to stop, and no trial has run for a while: what still waits for Ray waits in vain.
 
-        Who stops a whole group of processes stops a Ray of the grid's own as well.
+        Who stops a whole group of processes stops a Ray of the grid's own as well. A Ray that is lost may have left
+        trials behind, which have as long to save themselves.
         """
         return self._silent_since is not None and time.monotonic() - self._silent_since > OVER_SECONDS
 
@@ -95,6 +101,9 @@ class GridWatch:
             now, is_told = time.monotonic(), bool(self.reason)
             if self._signals and not self.reason:
                 self.reason = describe_signal(self._signals[0])
+            if not self.reason and (loss := self.find_loss()):
+                self.loss = self.reason = loss
+                self._silent_since = now
             if is_told != bool(self.reason) or now - polled >= poll:
                 polled = now
                 with suppress(StorageError):  # the next look may reach it

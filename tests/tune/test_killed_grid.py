@@ -33,14 +33,16 @@ LEARNT = ("experiment", "horizon", "steps", "metrics", "difference", "trials", "
 NAMES = ("baseline-seed0", "1a-seed0")
 
 
-def start(folder: Path, blocks: Path, *more: str) -> subprocess.Popen[bytes]:
-    """A grid of two experiments, in a session of its own."""
+def start(folder: Path, blocks: Path, *more: str, **environment: str) -> subprocess.Popen[bytes]:
+    """A grid of two experiments, in a session of its own; on a Ray of its own where `environment` names none."""
     asked = [
         sys.executable, "tune/round1.py", "--data", str(blocks), "--storage", str(folder), "--name", "grid",
         "--experiments", "baseline", "1a", "--skip-doctor", "--set", *SIZE, *more,
     ]  # fmt: skip
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return subprocess.Popen(asked, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        asked, cwd=ROOT, env={**kept, **environment}, stdout=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def kill_everything(process: subprocess.Popen[bytes]) -> None:

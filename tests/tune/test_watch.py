@@ -89,6 +89,27 @@ def test_a_trial_that_begins_after_the_request_is_told_too(watch: GridWatch) -> 
         wait_until(lambda: read_stop(watch.folder, "2a") == "enough")
 
 
+def test_a_ray_that_is_lost_ends_the_grid_soon_even_if_a_trial_still_runs(
+    watch: GridWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "OVER_SECONDS", 0.2)
+    losses = iter(("", "", "Ray's head does not answer"))
+    watch.find_loss = lambda: next(losses)
+    with watch.watching():
+        check_stopped(watch, "Ray's head does not answer")  # who can still save itself does
+        wait_until(lambda: watch.is_over)
+    assert watch.loss == watch.reason
+
+
+def test_a_ray_that_ends_with_a_grid_that_was_asked_to_is_no_loss(watch: GridWatch) -> None:
+    watch.find_loss = lambda: "Ray's head does not answer" if watch.reason else ""
+    with watch.watching():
+        (watch.folder / STOP).write_text("enough\n")
+        check_stopped(watch, "enough")
+        time.sleep(0.3)
+    assert (watch.loss, watch.reason) == ("", "enough")
+
+
 def test_a_grid_that_goes_on_forgets_the_request_that_ended_it(watch: GridWatch) -> None:
     (watch.folder / STOP).write_text("enough\n")
     with watch.watching():

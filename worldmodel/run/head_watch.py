@@ -45,22 +45,30 @@ class HeadWatch:
 
     def look(self, run: Location) -> None:
         """HeadLostError where the head is gone, after the first worker of the run had time to save itself."""
+        if loss := self.find_loss():
+            _let_save(run, loss)
+            raise HeadLostError(loss)
+
+    def judge(self, run: Location) -> None:
+        """HeadLostError, as `look`, where the head does not answer now, as when something of Ray has failed."""
+        if not _answers(self.address):
+            loss = self._describe("does not answer")
+            _let_save(run, loss)
+            raise HeadLostError(loss)
+
+    def find_loss(self) -> str:
+        """Why the head is taken for gone, in a sentence; empty: it is there, or has not been silent for long."""
         now = time.monotonic()
         if now - self._asked < ASK_SECONDS:
-            return
+            return ""
         self._asked = now
         if _answers(self.address):
             self._answered = now
-        elif now - self._answered > GONE_SECONDS:
-            self.judge(run, f"has not answered for {now - self._answered:.0f} s")
+        silent = now - self._answered
+        return self._describe(f"has not answered for {silent:.0f} s") if silent > GONE_SECONDS else ""
 
-    def judge(self, run: Location, what: str = "does not answer") -> None:
-        """HeadLostError, as `look`, where the head does not answer now, as when something of Ray has failed."""
-        if _answers(self.address):
-            return
-        loss = f"Ray's head at {self.address} {what}: it was ended or lost"
-        _let_save(run, loss)
-        raise HeadLostError(loss)
+    def _describe(self, what: str) -> str:
+        return f"Ray's head at {self.address} {what}: it was ended or lost"
 
 
 def _answers(address: str) -> bool:
