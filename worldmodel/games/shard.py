@@ -68,14 +68,14 @@ def _group(archive: tarfile.TarFile, size: int) -> Iterator[Member]:
     """The games of a shard of so many bytes."""
     current: Member | None = None
     for info in archive:
-        if info.offset_data + info.size > size:  # tarfile would go there in steps, also far beyond the end
-            raise tarfile.ReadError(f"{info.name} claims {info.size} bytes, {max(0, size - info.offset_data)} are left")
         if info.isdir():
             continue
         name, _, suffix = info.name.rsplit("/", 1)[-1].partition(".")
         if current is not None and current.name != name:
             yield _finish(current)
             current = None
+        if info.offset_data + info.size > size:  # tarfile would go there in steps, also far beyond the end
+            raise tarfile.ReadError(f"{info.name} claims {info.size} bytes, {max(0, size - info.offset_data)} are left")
         current = current or Member(name=name)
         current.reason = current.reason or _refuse(info)
         if not current.reason:
