@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.s3_server import serve_s3, use_s3
@@ -312,6 +315,19 @@ def test_retention_keeps_the_newest_the_epochs_and_the_best(run: Location, polic
     assert list_checkpoints(run) == [run / name_folder(step) for step in kept]
     assert {place.name for place in removed} == {f"step-{s:08d}" for s in {10, 20, 30, 40, 50, 60} - set(kept)}
     assert not [e.name for e in (run / "checkpoints").list_entries() if e.name.startswith(".writing")]
+
+
+@given(keep_last=st.integers(0, 6), saves=st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_after_every_save_so_many_of_the_newest_are_there_or_all_that_were_saved(keep_last: int, saves: int) -> None:
+    policy = Retention(keep_last=keep_last, keep_epochs=False, keep_best=False)
+    with tempfile.TemporaryDirectory() as folder:
+        run, saved = Location.of(folder), list[Location]()
+        for step in range(1, saves + 1):
+            saved.append(run / name_folder(step))
+            (saved[-1] / MANIFEST).write_text("")
+            apply_retention(run, policy, step)
+            assert list_checkpoints(run) == saved[max(0, step - keep_last) :]
 
 
 def test_the_best_is_never_a_damaged_checkpoint(run: Location) -> None:

@@ -132,7 +132,7 @@ def apply_retention(run: Location, policy: Retention, step: int | None = None) -
     there = list_checkpoints(run)
     best = read_best(run) if policy.keep_best else None
     sound = [c for c in there if step is None or c.uri <= (run / name_folder(step)).uri]
-    kept = {*(sound[len(sound) - policy.keep_last :] if policy.keep_last else []), *there[len(sound) :]}
+    kept = {*(sound[-policy.keep_last :] if policy.keep_last else []), *there[len(sound) :]}
     doomed = [c for c in there if c not in kept and not (best and c == run / best.path)]
     doomed = [c for c in doomed if not (policy.keep_epochs and _has_tag(c, "epoch"))]
     for location in doomed:
