@@ -82,9 +82,17 @@ class GridCosts:
     def note(self, seconds: float, runs: Sequence[RunRecord]) -> None:
         """Take in what has been spent."""
         hour = self._price_hour(runs)
-        is_known = hour is not None and (self._cost_before is not None or not self._seconds_before)
+        before = self._price_earlier(hour)
+        is_known = hour is not None and before is not None
         spent = (hour or 0.0) * (seconds - self._seconds_before) / 3600
-        self.record.cost_usd = (self._cost_before or 0.0) + spent if is_known else None
+        self.record.cost_usd = (before or 0.0) + spent if is_known else None
+
+    def _price_earlier(self, hour: float | None) -> float | None:
+        """Dollars of earlier attempts; None: unknown. Where dollars are limited an unknown bill would never reach the
+        limit, so their time then counts at the present price."""
+        if self._cost_before is not None or not self._seconds_before:
+            return self._cost_before or 0.0
+        return None if hour is None or self.budget.usd is None else hour * self._seconds_before / 3600
 
     def _price_hour(self, runs: Sequence[RunRecord]) -> float | None:
         """Dollars per hour of all trials that may run at once, from the newest run's price."""

@@ -73,6 +73,14 @@ def test_a_price_that_is_unknown_makes_the_bill_unknown() -> None:
         assert grid.cost_usd is None
 
 
+def test_a_budget_of_dollars_holds_where_what_earlier_attempts_cost_is_unknown() -> None:
+    grid = make_grid(seconds=60.0)  # it ended before a trial could say its price
+    costs = make_costs(Budget(usd=0.5), grid)
+    assert costs.judge(120.0, make_runs(2)) is None
+    assert grid.cost_usd == pytest.approx(0.4)  # its minute counts by today's price
+    assert "budget of $0.5 reached" in (costs.judge(180.0, make_runs(2)) or "")
+
+
 def test_hours_are_wall_clock_and_not_those_of_trials_side_by_side() -> None:
     costs = make_costs(Budget(hours=1), make_grid())
     assert costs.judge(3599.0, make_runs(100)) is None
