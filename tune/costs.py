@@ -99,7 +99,7 @@ class GridCosts:
         if not runs:
             return None
         price = max(runs, key=lambda run: run.updated).price_per_hour_usd
-        return None if price is None else price * self.record.at_once
+        return None if price is None else price * min(self.record.at_once, len(self.record.trials))
 
     def _note_estimate(self, runs: Sequence[RunRecord]) -> bool:
         """Whether the first trials side by side are known well enough to estimate the grid; then the record has it."""

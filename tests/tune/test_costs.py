@@ -59,6 +59,12 @@ def test_the_bill_is_of_all_that_trials_may_hold_for_as_long_as_the_grid_runs() 
     assert float(value) > 0.6
 
 
+def test_places_that_no_trial_can_take_are_on_no_bill() -> None:
+    grid = make_grid(trials=1)  # of two places
+    assert make_costs(Budget(), grid).judge(60.0, make_runs(1)) is None
+    assert grid.cost_usd == pytest.approx(0.1)
+
+
 def test_what_earlier_attempts_cost_is_kept() -> None:
     grid = make_grid(seconds=600.0, cost_usd=5.0)
     make_costs(Budget(), grid).judge(660.0, make_runs(1))
