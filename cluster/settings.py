@@ -52,7 +52,8 @@ class Settings(BaseModel):
     budget_hours: Positive | None = None
     """Hours after which it ends itself, jobs or not; None: no limit."""
     budget_usd: Positive | None = None
-    """Dollars of all its machines after which it ends itself, jobs or not; None: no limit."""
+    """Dollars of all its machines after which it ends itself, jobs or not; every node type that may have a machine then
+    needs a price. None: no limit."""
     dollars_per_hour: dict[str, Annotated[float, Field(ge=0)]] = {}
     """Dollars per hour of one machine of each node type; a type that is missing has no known price."""
     account: str = ""
@@ -80,10 +81,25 @@ def parse_settings(config: Mapping[str, Any]) -> Settings:
     if unset := find_placeholders(found):
         raise UserError(f"the cluster's YAML leaves unset, under metadata: {', '.join(unset)}: set them at its top")
     try:
-        return Settings.model_validate(found)
+        settings = Settings.model_validate(found)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise UserError(f"the cluster's YAML, under metadata: {problems}") from error
+    if settings.budget_usd is not None and (unpriced := list_unpriced(config, settings)):
+        raise UserError(
+            f"the cluster's YAML, under metadata: budget_usd {settings.budget_usd:g} cannot be kept, for "
+            f"dollars_per_hour has no price of {', '.join(unpriced)}: add it, or use budget_hours"
+        )
+    return settings
+
+
+def list_unpriced(config: Mapping[str, Any], settings: Settings) -> list[str]:
+    """Node types that may have a machine, and no known price. A person's own machines cost nothing."""
+    if config["provider"]["type"] == "local":
+        return []
+    kinds = config.get("available_node_types", {})
+    possible = [name for name in kinds if name == config.get("head_node_type") or kinds[name].get("max_workers", 1)]
+    return [name for name in possible if name not in settings.dollars_per_hour]
 
 
 def list_variables(config: Mapping[str, Any], settings: Settings) -> Iterator[tuple[str, str]]:

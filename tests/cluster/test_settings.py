@@ -75,7 +75,7 @@ def test_a_gpu_s_price_is_its_machine_s_share_and_unknown_where_two_kinds_may_co
     [other] = set(config["available_node_types"]) - {"head", "a100"}
     config["available_node_types"][other]["max_workers"] = 1
     assert price_gpu(config, parse_settings(config)) is None
-    del config["metadata"]["dollars_per_hour"][other]
+    del config["metadata"]["dollars_per_hour"][other], config["metadata"]["budget_usd"]
     assert price_gpu(config, parse_settings(config)) is None
 
 
@@ -94,6 +94,22 @@ def test_a_wrong_setting_is_named(name: str, value: Any) -> None:
     config["metadata"][name] = value
     with pytest.raises(UserError, match=name):
         parse_settings(config)
+
+
+@pytest.mark.parametrize("stem", CLOUDS)
+def test_a_budget_of_dollars_needs_the_price_of_every_machine_that_may_come(stem: str) -> None:
+    config = fill_file(stem)
+    [other] = set(config["available_node_types"]) - {"head", "a100"}
+    del config["metadata"]["dollars_per_hour"][other]
+    assert parse_settings(config).budget_usd, "it has no machine"
+    config["available_node_types"][other]["max_workers"] = 1
+    with pytest.raises(UserError, match=f"no price of {other}"):
+        parse_settings(config)
+    del config["metadata"]["dollars_per_hour"]["head"]
+    with pytest.raises(UserError, match=f"no price of head, {other}"):
+        parse_settings(config)
+    del config["metadata"]["budget_usd"]
+    parse_settings(config)
 
 
 def test_a_head_without_its_file_says_which(tmp_path: Path) -> None:
