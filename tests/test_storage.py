@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -9,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,39 @@ def test_a_wrong_partial_file_is_fetched_again_whole(folder: Location, tmp_path:
     file._name_partial(target).write_bytes(b"\0" * 1000)
     file.copy_to(target, expected_sha256=read_sha256(content))
     assert target.read_bytes() == content
+
+
+def test_two_downloads_of_one_file_at_once_both_leave_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content, opened, both = os.urandom(100_000), Location.open_input, threading.Barrier(2)
+    file, target = Location.of(tmp_path / "source"), tmp_path / "here" / "target"
+    file.write_bytes(content)
+
+    def open_together(location: Location) -> pa.NativeFile:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(timeout=0.3)  # neither writes before the other has begun, unless it is made to wait
+        return opened(location)
+
+    monkeypatch.setattr(Location, "open_input", open_together)
+    with ThreadPoolExecutor(2) as pool:
+        sums = list(pool.map(file.copy_to, [target, target]))
+    assert sums == [read_sha256(content)] * 2
+    assert target.read_bytes() == content and [*target.parent.iterdir()] == [target]
+
+
+def test_the_sum_of_a_download_is_that_of_the_bytes_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file := Location.of(tmp_path / "source")).write_bytes(b"whole")
+    synced = os.fsync
+
+    def spoil(handle: int) -> None:
+        synced(handle)
+        os.truncate(handle, 3)
+
+    monkeypatch.setattr(os, "fsync", spoil)
+    with pytest.raises(StorageError, match=f"{read_sha256(b'who')}.*{read_sha256(b'whole')}"):
+        file.copy_to(tmp_path / "target", expected_sha256=read_sha256(b"whole"))
+    assert not (tmp_path / "target").exists()
 
 
 def test_a_damaged_source_leaves_no_download_and_names_both_sums(folder: Location, tmp_path: Path) -> None:

@@ -10,10 +10,8 @@ import contextlib
 import hashlib
 import io
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
@@ -21,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from worldmodel.local_file import holding, replacing
 from worldmodel.object_store import DamagedError, MissingError, StorageError, explain_failure, open_store
 
 CHUNK_BYTES = 4 << 20
@@ -169,6 +168,17 @@ class Location:
         with explain_failure(str(self), "read"):
             return self.filesystem.open_input_file(self.path)
 
+    def iterate_chunks(self, start: int = 0) -> Iterator[bytes]:
+        """The file's bytes from `start` on, in chunks.
+
+        Raises:
+            MissingError: there is no such file.
+        """
+        with self.open_input() as stream, explain_failure(str(self), "read"):
+            stream.seek(start)
+            while chunk := stream.read(CHUNK_BYTES):
+                yield bytes(chunk)
+
     def exists(self) -> bool:
         """Whether there is a file or a folder here."""
         return bool(self._info().type != pafs.FileType.NotFound)
@@ -226,7 +236,8 @@ class Location:
     def copy_to(self, target: Path, expected_sha256: str | None = None) -> str:
         """Download the file to `target`; an interrupted download continues where it ended. Returns the sha256 (hex).
 
-        The bytes gathered so far wait beside `target`, under a name that changes with the source's size and time.
+        The bytes gathered so far wait beside `target`, under a name that changes with the source's size and time. Who
+        else downloads the same there is waited for, and the sum is that of the bytes on the disk.
 
         Raises:
             MissingError: there is no such file.
@@ -234,18 +245,19 @@ class Location:
         """
         with explain_failure(str(target), "write"):
             target.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._name_partial(target)
-        resumed = partial.exists()
-        actual = self._download(partial)
-        if resumed and expected_sha256 not in (None, actual):
-            partial.unlink()
-            actual = self._download(partial)
-        if expected_sha256 not in (None, actual):
-            partial.unlink()
-            raise DamagedError(
-                f"{self} is damaged: sha256 is {actual}, expected {expected_sha256}; fetch it again or use another"
-            )
-        partial.replace(target)
+            with holding(partial := self._name_partial(target)) as sink:
+                is_resumed = sink.seek(0, os.SEEK_END) > 0
+                actual = self._download(sink)
+                if is_resumed and expected_sha256 not in (None, actual):
+                    sink.truncate(0)
+                    actual = self._download(sink)
+                if expected_sha256 not in (None, actual):
+                    partial.unlink()
+                    raise DamagedError(
+                        f"{self} is damaged: sha256 is {actual}, expected {expected_sha256}; fetch it again or use "
+                        "another"
+                    )
+                partial.replace(target)
         return actual
 
     def _name_partial(self, target: Path) -> Path:
@@ -255,19 +267,14 @@ class Location:
         version = hashlib.sha256(f"{self} {info.size} {info.mtime_ns}".encode()).hexdigest()[:12]
         return target.with_name(f".{target.name}.{version}.part")
 
-    def _download(self, partial: Path) -> str:
-        digest = hashlib.sha256()
-        with partial.open("a+b") as sink, self.open_input() as stream, explain_failure(str(self), "read"):
-            sink.seek(0)
-            while chunk := sink.read(CHUNK_BYTES):
-                digest.update(chunk)
-            stream.seek(sink.tell())
-            while chunk := stream.read(CHUNK_BYTES):
-                digest.update(chunk)
-                sink.write(chunk)
-            sink.flush()
-            os.fsync(sink.fileno())
-        return digest.hexdigest()
+    def _download(self, sink: io.BufferedRandom) -> str:
+        """Append what is missing; returns the sha256 (hex) of what then lies on the disk."""
+        for chunk in self.iterate_chunks(sink.seek(0, os.SEEK_END)):
+            sink.write(chunk)
+        sink.flush()
+        os.fsync(sink.fileno())
+        sink.seek(0)
+        return hash_stream(sink)
 
     def _info(self) -> pafs.FileInfo:
         with explain_failure(str(self), "look up"):
@@ -278,7 +285,7 @@ class Location:
         local = self.local_path()
         with explain_failure(str(self), "write"):
             if local is not None:
-                with _replacing_local(local) as stream:
+                with replacing(local) as stream:
                     yield stream
             else:
                 with self._replacing_object() as stream:
@@ -332,28 +339,3 @@ def hash_stream(stream: Stream) -> str:
     while chunk := stream.read(CHUNK_BYTES):
         digest.update(chunk)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _replacing_local(target: Path) -> Iterator[Stream]:
-    """A stream whose bytes become `target` when the block ends well, and vanish when it does not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_read_umask())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-@cache
-def _read_umask() -> int:
-    current = os.umask(0o022)
-    os.umask(current)
-    return current
