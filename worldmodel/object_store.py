@@ -30,6 +30,10 @@ class DamagedError(StorageError):
     """Stored bytes are not those that were saved."""
 
 
+class DiskError(StorageError):
+    """A local disk that refuses: no room, no right. It is of no use to ask it again at once."""
+
+
 AZURE = ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_KEY", "AZURE_STORAGE_CONNECTION_STRING")
 
 
@@ -171,4 +175,5 @@ def explain_failure(place: str, doing: str) -> Iterator[None]:
     except (OSError, pa.ArrowException) as error:
         _silence.note(error)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise StorageError(hide_secrets(f"cannot {doing} {place}: {reason}; {find_hint(place, error)}")) from error
+        kind = StorageError if "://" in place else DiskError
+        raise kind(hide_secrets(f"cannot {doing} {place}: {reason}; {find_hint(place, error)}")) from error

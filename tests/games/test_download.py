@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,19 @@ def test_a_fetch_that_broke_off_goes_on_with_the_next_byte_and_is_not_read_meanw
     assert main(["fetch", str(stored), str(here)]) == 0
     assert sought == [1000]
     assert read_shards(here) == read_shards(stored) and not (here / UNFINISHED).exists()
+
+
+def test_a_full_disk_is_named_as_such_and_at_once(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worldmodel.games.download.time.sleep", lambda _: pytest.fail("the disk was asked again"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        assert main(["fetch", str(stored), str(tmp_path / "here")]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert re.search(f"cannot write {tmp_path}/here/.*: File too large; choose a folder", capsys.readouterr().err)
 
 
 def test_damage_in_the_store_is_named_with_both_sums_and_the_copy_is_not_taken_for_whole(

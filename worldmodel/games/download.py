@@ -12,7 +12,7 @@ from worldmodel.games.manifest import MANIFEST, Manifest, Mark, StoredObject, re
 from worldmodel.games.source import UNFINISHED
 from worldmodel.games.upload import run_together
 from worldmodel.games.upload_plan import Progress
-from worldmodel.object_store import DamagedError, MissingError, StorageError
+from worldmodel.object_store import DamagedError, DiskError, MissingError, StorageError
 from worldmodel.storage import Location
 
 TRIES = 5
@@ -112,7 +112,7 @@ def _fetch(source: Location, target: Path, sha256: str) -> None:
         try:
             source.copy_to(target, expected_sha256=sha256)
             return
-        except (MissingError, DamagedError):
+        except (MissingError, DamagedError, DiskError):
             raise
         except StorageError:  # the connection broke: what came stays beside the target
             if pause is None:

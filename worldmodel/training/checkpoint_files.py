@@ -18,7 +18,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from worldmodel.errors import UserError
-from worldmodel.object_store import DamagedError, MissingError, StorageError, explain_failure
+from worldmodel.object_store import DamagedError, DiskError, MissingError, StorageError, explain_failure
 from worldmodel.storage import Location
 
 FORMAT = 1
@@ -173,7 +173,7 @@ def _download(source: Location, target: Path, sha256: str) -> None:
         try:
             source.copy_to(target, expected_sha256=sha256)
             return
-        except (MissingError, DamagedError):
+        except (MissingError, DamagedError, DiskError):
             raise
         except StorageError:
             there = sum(path.stat().st_size for path in target.parent.glob(f".{target.name}.*.part"))
