@@ -69,6 +69,14 @@ def test_a_missing_file_is_named(folder: Location) -> None:
     assert folder.list_entries() == []
 
 
+def test_a_name_that_is_not_utf_8_is_shown_escaped(tmp_path: Path) -> None:
+    folder = tmp_path / "näive"
+    (folder / "in").mkdir(parents=True)
+    Path(os.fsdecode(bytes(folder / "in") + b"/a\xff.slp")).touch()
+    with pytest.raises(UserError, match=r"näive holds 'in/a\\xff.slp', a name that is not UTF-8"):
+        Location.of(folder).list_entries(recursive=True)
+
+
 def test_the_parsed_text_survives_and_overwriting_replaces_it(folder: Location) -> None:
     file = folder / "card.md"
     file.write_text("long first version\n")

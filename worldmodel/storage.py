@@ -199,7 +199,11 @@ class Location:
         return int(info.size)
 
     def list_entries(self, recursive: bool = False) -> list[Entry]:
-        """Files and folders below this folder, sorted by name; none where it does not exist."""
+        """Files and folders below this folder, sorted by name; none where it does not exist.
+
+        Raises:
+            UserError: it cannot be listed, or a name in it is not UTF-8.
+        """
         chosen = pafs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
         with explain_failure(str(self), "list"):
             found = self.filesystem.get_file_info(chosen)
@@ -208,7 +212,11 @@ class Location:
             Entry(name=info.path[start:], size=info.size or 0, is_folder=info.type == pafs.FileType.Directory)
             for info in found
         )
-        return sorted(entries, key=lambda entry: entry.name)
+        try:
+            return sorted(entries, key=lambda entry: entry.name)
+        except UnicodeDecodeError as error:
+            name = repr(error.object[len(self.path.rstrip("/").encode()) + 1 :]).removeprefix("b")
+            raise StorageError(f"{self} holds {name}, a name that is not UTF-8: rename it, or move it away") from None
 
     def delete(self) -> None:
         """Remove the file, or the folder with all it holds; nothing happens where there is neither."""
