@@ -6,15 +6,22 @@ import numpy as np
 
 from worldmodel.errors import GameError
 
+_IDS = np.iinfo(np.int32)
+"""Replays hold frame ids as int32."""
+
 
 def find_last_rows(frame_ids: np.ndarray, rows: int) -> np.ndarray | None:
     """The row of each frame's last version, by frame id; None where every row is one already, in order.
 
     `frame_ids` (rows,): ids as the replay numbers them (from -123 on). GameError where they do not fit the game.
     """
-    if frame_ids.shape != (rows,):
+    if frame_ids.ndim != 1:
+        raise GameError(f"its frame ids have the shape {frame_ids.shape}, expected ({rows},)")
+    if len(frame_ids) != rows:
         raise GameError(f"{len(frame_ids)} frame ids for {rows} rows")
     first, last = int(frame_ids.min()), int(frame_ids.max())
+    if first < _IDS.min or last > _IDS.max:
+        raise GameError(f"frame ids from {first} to {last}: no game is that long")
     if last - first < rows:
         found = np.full(last - first + 1, -1, dtype=np.int64)
         found[frame_ids.astype(np.int64) - first] = np.arange(rows)  # of equal places the last one stays
