@@ -21,8 +21,9 @@ from worldmodel.experiment.config_file import read_experiment
 from worldmodel.machine.process import release_memory
 from worldmodel.object_store import MissingError
 from worldmodel.run.record import State
-from worldmodel.run.run import RECORD, STOP, Run
+from worldmodel.run.run import RECORD, Run
 from worldmodel.run.run_folder import LIVE, LOST_SECONDS, read_record, request_stop
+from worldmodel.run.stop_request import STOP
 from worldmodel.run.worker_loss import find_cause
 from worldmodel.storage import Location
 

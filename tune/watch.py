@@ -15,8 +15,9 @@ from worldmodel.errors import UserError
 from worldmodel.machine.process import read_uptime
 from worldmodel.object_store import MissingError, StorageError
 from worldmodel.run.record import RunRecord, State
-from worldmodel.run.run import POLL_SECONDS, REMOTE_POLL_SECONDS, STOP, describe_signal, hear_signals
+from worldmodel.run.run import POLL_SECONDS, REMOTE_POLL_SECONDS
 from worldmodel.run.run_folder import LIVE, read_record
+from worldmodel.run.stop_request import STOP, describe_signal, hear_signals, read_stop
 from worldmodel.storage import Location
 
 LOOK_SECONDS = 0.1
@@ -116,8 +117,7 @@ class GridWatch:
     def look(self) -> None:
         """Hear a stop file and the budget; tell every live trial. Once more after the last: it may have heard first."""
         stop = self.folder / STOP
-        if not self.reason and stop.exists():
-            self.reason = stop.read_text().strip() or "asked by a stop file"
+        self.reason = self.reason or read_stop(self.folder) or ""
         records = self.read_records()
         self.hear(list(records.values()))
         self.reason = self.reason or self.judge(self.seconds, list(records.values())) or ""

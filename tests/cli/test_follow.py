@@ -20,8 +20,9 @@ from worldmodel.cli.main import main
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.run.log_file import LOG, LogFile
 from worldmodel.run.record import State
-from worldmodel.run.run import POLL_SECONDS, REMOTE_POLL_SECONDS, STOP, Run
+from worldmodel.run.run import POLL_SECONDS, REMOTE_POLL_SECONDS, Run
 from worldmodel.run.run_folder import read_record, start_run
+from worldmodel.run.stop_request import STOP
 from worldmodel.storage import Location
 
 STEPS = 1000

@@ -21,8 +21,9 @@ from worldmodel.cli.main import main
 from worldmodel.rollout.evaluation import EVALUATION
 from worldmodel.run.log_file import LOG
 from worldmodel.run.record import RunRecord
-from worldmodel.run.run import RECORD, STOP
+from worldmodel.run.run import RECORD
 from worldmodel.run.run_folder import read_record
+from worldmodel.run.stop_request import STOP
 from worldmodel.run.tracking import METRICS
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint_list import newest_good

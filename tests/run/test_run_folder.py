@@ -10,8 +10,9 @@ import pytest
 
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.run.record import RunRecord, State
-from worldmodel.run.run import RECORD, STOP
+from worldmodel.run.run import RECORD
 from worldmodel.run.run_folder import read_record, start_run
+from worldmodel.run.stop_request import STOP
 from worldmodel.storage import Location
 
 

@@ -25,8 +25,9 @@ from worldmodel.experiment.config_file import to_yaml
 from worldmodel.run import train_worker as train_worker_module
 from worldmodel.run.budget import Budget
 from worldmodel.run.record import RunRecord
-from worldmodel.run.run import STOP, Run
+from worldmodel.run.run import Run
 from worldmodel.run.run_folder import read_record, start_run
+from worldmodel.run.stop_request import STOP
 from worldmodel.run.tracking import read_metrics
 from worldmodel.run.train_worker import train_worker
 from worldmodel.storage import Location

@@ -164,8 +164,8 @@ class FollowedGrid(Followed):
         return found
 
     def request_stop(self, reason: str) -> None:
-        from worldmodel.run.run import STOP
         from worldmodel.run.run_folder import describe_asker, request_stop
+        from worldmodel.run.stop_request import STOP
 
         record = self.read_record()
         if record.state not in LIVE_STATES:

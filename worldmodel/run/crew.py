@@ -24,7 +24,8 @@ from worldmodel.errors import UserError
 from worldmodel.object_store import StorageError
 from worldmodel.ray_session import join_ray
 from worldmodel.run.head_watch import HeadWatch
-from worldmodel.run.run import LAST_LINES, STOP, describe_signal, hear_signals
+from worldmodel.run.run import LAST_LINES
+from worldmodel.run.stop_request import STOP, describe_signal, hear_signals
 from worldmodel.run.worker_loss import Silence, WorkerLostError, close_record, find_cause
 from worldmodel.storage import Location
 
@@ -195,6 +196,7 @@ def _show(lines: Any, shown: deque[str]) -> bool:
     except RayError:
         return False
     shown.extend(text.splitlines())
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    with suppress(OSError):  # nobody reads it any more
+        sys.stdout.write(text)
+        sys.stdout.flush()
     return True

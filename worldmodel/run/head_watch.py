@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from worldmodel.errors import UserError
 from worldmodel.object_store import StorageError
-from worldmodel.run.run import STOP
 from worldmodel.run.run_folder import LIVE, read_record, read_written
+from worldmodel.run.stop_request import STOP
 from worldmodel.storage import Location
 
 ASK_SECONDS = 4.0

@@ -7,7 +7,7 @@ STORAGE/NAME/config.yaml     the experiment, complete
              checkpoints/    see `worldmodel.training.checkpoint`
              card.md         see `worldmodel.run.card`
              evaluation.json see `worldmodel.rollout.evaluation`
-             STOP            asks the run to stop; its text is the reason
+             STOP            asks the run to stop; its text is the reason; see `worldmodel.run.stop_request`
              lock.json       see `worldmodel.run.lock`
 """
 
@@ -16,16 +16,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Any
 
 from worldmodel.errors import UserError
@@ -37,10 +35,11 @@ from worldmodel.redaction import hide_secrets
 from worldmodel.run.last_words import keep_words
 from worldmodel.run.lock import find_loss
 from worldmodel.run.record import RunRecord, State
+from worldmodel.run.stop_request import describe_signal, hear_signals, read_stop
 from worldmodel.storage import Location
 from worldmodel.training.pulse import Pulse, describe_threads
 
-RECORD, CONFIG, STOP, EVALUATION = "run.json", "config.yaml", "STOP", "evaluation.json"
+RECORD, CONFIG, EVALUATION = "run.json", "config.yaml", "evaluation.json"
 LAST_LINES = 50
 """Lines of the log that the record of an ended run keeps."""
 HEARTBEAT_SECONDS = 10.0
@@ -150,7 +149,7 @@ class Run:
         """
         handler = _LineKeeper(self.lines)
         logging.getLogger().addHandler(handler)
-        restore = self._hear_signals()
+        restore = hear_signals(self._signals.append)
         self._since = time.monotonic()
         self._closing.clear()
         self._forget_end()
@@ -247,9 +246,7 @@ class Run:
 
     def _look_for_stop_file(self) -> None:
         with contextlib.suppress(StorageError):
-            if (self.location / STOP).exists():
-                text = (self.location / STOP).read_text().strip()
-                self._stop_reason = self._stop_reason or text or "asked by a stop file"
+            self._stop_reason = self._stop_reason or read_stop(self.location)
 
     def _look_at_progress(self) -> None:
         """A thread that stands still in a library cannot be interrupted, so the whole process ends, without a word of
@@ -260,8 +257,9 @@ class Run:
         self._set_end(State.FAILED, f"{STALL}: {reason}", describe_threads())
         with contextlib.suppress(StorageError):
             self.write()
-        os.write(2, f"{self.location}: {reason}\n".encode())
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            os.write(2, f"{self.location}: {reason}\n".encode())
+            sys.stdout.flush()
         os._exit(STALLED)
 
     def _look_at_budget(self) -> None:
@@ -274,42 +272,6 @@ class Run:
                 larger = self._budget.propose(needed, self._record.price(needed))
                 self._set({"resume_command": larger.apply_to(self._record.resume_command)})
                 self._stop_reason = reason
-
-    def _hear_signals(self) -> Callable[[], None]:
-        return hear_signals(self._signals.append)
-
-
-def hear_signals(tell: Callable[[int], None]) -> Callable[[], None]:
-    """Makes SIGTERM and Ctrl-C requests to stop, a second one an exit; returns what undoes that.
-
-    `tell` must take no lock: the signal may interrupt a holder of it. Outside the main thread nothing is heard.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return lambda: None
-    heard: list[int] = []
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        heard.append(number)
-        if len(heard) > 1:
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-        tell(number)
-        os.write(2, b"stopping: a checkpoint is saved first; once more ends the run at once\n")
-
-    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-    mine = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
-    for number in mine:
-        signal.signal(number, hear)
-
-    def restore() -> None:
-        for number in mine:
-            signal.signal(number, before[number])
-
-    return restore
-
-
-def describe_signal(number: int) -> str:
-    """Why a run stops that a signal asked to."""
-    return "interrupted (Ctrl-C)" if number == signal.SIGINT else "SIGTERM: the process was asked to end"
 
 
 class _LineKeeper(logging.Handler):

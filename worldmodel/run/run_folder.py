@@ -17,7 +17,8 @@ from worldmodel.machine.process import is_gone, is_this_boot, read_uptime
 from worldmodel.object_store import MissingError
 from worldmodel.run.lock import is_held
 from worldmodel.run.record import Attempt, Living, RunRecord, State
-from worldmodel.run.run import CONFIG, RECORD, STOP, Run
+from worldmodel.run.run import CONFIG, RECORD, Run
+from worldmodel.run.stop_request import STOP, read_stop
 from worldmodel.schema import model_hash
 from worldmodel.storage import Location
 from worldmodel.training.metrics import METRIC_VERSION
@@ -259,12 +260,10 @@ def _find_at(location: Location) -> list[FoundRun]:
 
 def _explain_loss(location: Location, record: RunRecord) -> RunRecord:
     """A lost run that had been asked to stop was killed before it heard: its reason is the asker's."""
-    try:
-        reason = (location / STOP).read_text().strip()
-    except MissingError:
+    reason = read_stop(location)
+    if reason is None:
         return record
-    found = f"{reason or 'asked by a stop file'}; killed before it could end"
-    return record.model_copy(update={"state": State.STOPPED, "reason": found})
+    return record.model_copy(update={"state": State.STOPPED, "reason": f"{reason}; killed before it could end"})
 
 
 def _is_dead_here(record: Living) -> bool:
