@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 from rich.console import Console
@@ -56,7 +56,8 @@ def _tell_ends(folder: Location, trials: Sequence[Trial], console: Console, stop
             record = _read(folder, trial.name)
             if record and record.ended and record.ended >= began and trial.name not in told:
                 told.add(trial.name)
-                print(f"{trial.name}: {describe_end(record)}", file=sys.stderr, flush=True)
+                with suppress(OSError):  # nobody reads it any more
+                    print(f"{trial.name}: {describe_end(record)}", file=sys.stderr, flush=True)
         if is_last:
             return
 

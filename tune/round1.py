@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -266,8 +267,9 @@ def _check_games(blocks: str, trials: Sequence[Trial]) -> None:
 
 
 def say(text: str) -> None:
-    """Tell people something on stderr, where it cannot mix with a result."""
-    print(text, file=sys.stderr, flush=True)
+    """Tell people something on stderr, where it cannot mix with a result; nobody may read it any more."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def leave(status: int) -> NoReturn:

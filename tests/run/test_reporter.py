@@ -28,6 +28,27 @@ class Terminal(io.StringIO):
         return True
 
 
+class GoneReader(io.StringIO):
+    """A pipe that nobody reads any more."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_lines_that_nobody_can_read_are_kept_nevertheless(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GoneReader, "isatty", lambda self: is_terminal)
+    kept: list[str] = []
+    reporter = Reporter(8000, kept.append, GoneReader())
+    reporter.show(INTERVAL)
+    reporter.say("validated")
+    reporter.close()
+    assert kept == [LINE, "validated"]
+
+
 def test_an_interval_is_one_line_without_a_terminal() -> None:
     stream, kept = io.StringIO(), []
     reporter = Reporter(8000, kept.append, stream)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.run.test_reporter import GoneReader
 from tests.tune.results_at_hand import make_record, make_trial
 from tune import watch as watching
 from tune.record import GridRecord, read_grid, write_grid
+from tune.round1 import say
 from tune.watch import GridWatch
 from worldmodel.run.record import State
-from worldmodel.run.run import POLL_SECONDS, RECORD, STOP
+from worldmodel.run.run import POLL_SECONDS, RECORD
+from worldmodel.run.stop_request import STOP
 from worldmodel.storage import Location
 
 NAMES = ("baseline", "1a", "2a")
@@ -59,6 +63,16 @@ def test_a_stop_file_of_the_grid_reaches_every_live_trial(watch: GridWatch) -> N
     with watch.watching():
         (watch.folder / STOP).write_text("asked by somebody\n")
         check_stopped(watch, "asked by somebody")
+
+
+def test_a_grid_whose_terminal_has_gone_hears_requests_nevertheless(
+    watch: GridWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", GoneReader())
+    watch.hear = lambda records: say("the first step of the first trial")
+    with watch.watching():
+        (watch.folder / STOP).write_text("enough\n")
+        check_stopped(watch, "enough")
 
 
 @pytest.mark.parametrize(("number", "reason"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])

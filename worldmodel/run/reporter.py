@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from io import IOBase
-from typing import IO, cast
+from contextlib import suppress
+from io import IOBase, TextIOBase
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -13,12 +14,41 @@ from rich.progress import BarColumn, Progress, TextColumn
 from worldmodel.training.interval import Interval
 
 
+class SafeStream(TextIOBase):
+    """A text stream for people, over another one that may fail: its reader has gone, as `tee` does at Ctrl-C, or its
+    terminal, or its disk is full. That ends no run, and costs it no checkpoint."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Passes a text on."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Passes on what waits."""
+        with suppress(OSError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether people look on."""
+        return bool(self._stream.isatty())
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """What its bytes mean."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+
 class Reporter:
     """Shows intervals and messages on a stream, and hands every line to `keep` as well."""
 
     def __init__(self, total_steps: int, keep: Callable[[str], object] = len, stream: IOBase | None = None) -> None:
         self._keep = keep
-        self._console = Console(file=cast(IO[str], stream or sys.stdout), highlight=False, soft_wrap=True)
+        shown = SafeStream(stream or sys.stdout)
+        self._console = Console(file=cast(IO[str], shown), highlight=False, soft_wrap=True)
         self._bar = _make_bar(self._console) if self._console.is_terminal else None
         if self._bar:
             self._task = self._bar.add_task("", total=total_steps, line="")
