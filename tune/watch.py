@@ -63,7 +63,7 @@ class GridWatch:
 
     @contextmanager
     def watching(self) -> Iterator[GridWatch]:
-        """While it lasts: signs of life are given, SIGTERM, Ctrl-C, a stop file and the budget stop all trials."""
+        """While it lasts: signs of life are given, signals, a stop file and the budget stop all trials."""
         self._before, self._since = self.record.seconds, time.monotonic()
         (self.folder / STOP).delete()
         self._write()

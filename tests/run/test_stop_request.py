@@ -14,7 +14,7 @@ from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.run.record import State
 from worldmodel.run.run import POLL_SECONDS, RECORD
 from worldmodel.run.run_folder import read_record, start_run
-from worldmodel.run.stop_request import STOP, hear_signals, read_stop
+from worldmodel.run.stop_request import STOP, describe_signal, hear_signals, read_stop
 from worldmodel.storage import Location
 
 WRITTEN = {
@@ -66,3 +66,24 @@ def test_a_signal_is_heard_where_nobody_reads_what_is_said(heard: list[int]) -> 
         os.close(kept)
         os.close(writer)
     assert heard == [signal.SIGINT]
+
+
+def test_a_terminal_that_closes_asks_only_however_often(heard: list[int]) -> None:
+    for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+        os.kill(os.getpid(), number)
+    assert heard == [signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP]
+    assert "terminal" in describe_signal(heard[0])
+    with pytest.raises(SystemExit):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        heard: list[int] = []
+        restore = hear_signals(heard.append)
+        os.kill(os.getpid(), signal.SIGHUP)
+        restore()
+        assert heard == [] and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -32,7 +32,10 @@ def read_stop(folder: Location) -> str | None:
 
 
 def hear_signals(tell: Callable[[int], None]) -> Callable[[], None]:
-    """Makes SIGTERM and Ctrl-C requests to stop, a second one an exit; returns what undoes that.
+    """Makes SIGTERM, Ctrl-C and SIGHUP requests to stop, a second one an exit; returns what undoes that.
+
+    A terminal that closes may send several SIGHUPs, and none of them is in haste; what ignores them, as under `nohup`,
+    goes on doing so.
 
     `tell` must take no lock: the signal may interrupt a holder of it. Outside the main thread nothing is heard.
     """
@@ -41,14 +44,15 @@ def hear_signals(tell: Callable[[int], None]) -> Callable[[], None]:
     heard: list[int] = []
 
     def hear(number: int, frame: FrameType | None) -> None:
-        heard.append(number)
-        if len(heard) > 1:
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        if number != signal.SIGHUP:
+            heard.append(number)
+            if len(heard) > 1:
+                raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         tell(number)
         with contextlib.suppress(OSError):  # nobody reads it any more
             os.write(2, b"stopping: a checkpoint is saved first; once more ends the run at once\n")
 
-    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     mine = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in mine:
         signal.signal(number, hear)
@@ -62,4 +66,5 @@ def hear_signals(tell: Callable[[int], None]) -> Callable[[], None]:
 
 def describe_signal(number: int) -> str:
     """Why a run stops that a signal asked to."""
-    return "interrupted (Ctrl-C)" if number == signal.SIGINT else "SIGTERM: the process was asked to end"
+    known = {signal.SIGINT: "interrupted (Ctrl-C)", signal.SIGHUP: "SIGHUP: its terminal was closed"}
+    return known.get(signal.Signals(number), "SIGTERM: the process was asked to end")
