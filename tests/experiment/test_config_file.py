@@ -206,12 +206,21 @@ def test_an_absent_file_is_named_with_its_neighbour(tmp_path: Path) -> None:
         load_experiment(tmp_path / "baselin.yaml")
 
 
-@pytest.mark.parametrize("content", [b"", b"# nothing\n", b"- a\n", b"a: [\n", b"\xff\xfe\x00", b"? {a: 1}\n: 2\n"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"# nothing\n", b"- a\n", b"a: [\n", b"\xff\xfe\x00", b"? {a: 1}\n: 2\n", b"goal: a\x07b\n", pytest.param(b"[" * 3000, id="deep"),
+     b"goal: &itself [*itself]\n", b"goal: {2026-02-28: a date}\n", b"goal: !!int ''\n"],
+)  # fmt: skip
 def test_a_file_that_holds_no_experiment_is_a_user_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.yaml"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"broken\.yaml"):
         load_experiment(path)
+
+
+def test_an_impossible_date_is_named_with_its_line() -> None:
+    with pytest.raises(UserError, match=r"(?s)'2026-02-30' is no timestamp \(day is out of range.*line 2, column 7"):
+        read_experiment("name: a\ngoal: 2026-02-30\n", source="a.yaml")
 
 
 def test_a_folder_is_no_experiment(tmp_path: Path) -> None:

@@ -30,7 +30,15 @@ _TEXT_RULES = {
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 5e-4 as a number (YAML 1.2), which PyYAML takes for a text."""
+    """SafeLoader that reads 5e-4 as a number (YAML 1.2), which PyYAML takes for a text, and says where a value is
+    impossible, such as the date 2026-02-30."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, ArithmeticError, LookupError, AttributeError) as error:
+            what = f"{node.value!r} is no {node.tag.rpartition(':')[2]} ({error})"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from None
 
 
 class _Dumper(yaml.SafeDumper):
@@ -63,15 +71,14 @@ def load_experiment(path: str | Path) -> ExperimentConfig:
 
 def read_experiment(text: str, *, source: str, name: str = "unnamed") -> ExperimentConfig:
     """The experiment of a YAML text; `source` is what errors call it, `name` the run's name if the text has none."""
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         duplicates = list(_find_duplicates(node)) if node else []
         values = loader.construct_document(node) if node else None
-    except yaml.YAMLError as error:
+        json.dumps(values, default=str)  # refuses what holds itself, and keys that are no names
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
         raise UserError(f"{source}: not valid YAML: {error}") from None
-    finally:
-        loader.dispose()
     if not isinstance(values, dict) or not values:
         raise UserError(f"{source}: found {_quote(values)}, expected sections such as `model:` and `training:`")
     return resolve_experiment({"name": name, **values}, source=source, problems=duplicates)
