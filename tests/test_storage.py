@@ -334,6 +334,12 @@ def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     [
         ("s3://", "names no bucket"),
         ("ftp://host/a", "scheme 'ftp' is unknown"),
+        ("~nobody-of-this-name/a", "names no place: Could not determine home directory"),
+        ("a\0b", "no zero byte"),
+        ("a\udcff", r"'a\\udcff' names no place: .*utf-8"),
+        ("s3://[a/b", "names no place: Invalid IPv6"),
+        ("s3:/bucket/a", "lacks a slash: write s3://BUCKET"),
+        ("file://data/games", "names 'data' as a machine: write file:///FOLDER"),
         ("abfss://games@mine.dfs.core.windows.net/a", "AZURE_STORAGE_ACCOUNT=mine and write az://games/a$"),
     ],
 )

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from worldmodel.address import read_address
 from worldmodel.local_file import holding, replacing
 from worldmodel.object_store import DamagedError, MissingError, StorageError, explain_failure, open_store
 
@@ -27,7 +27,6 @@ CHUNK_BYTES = 4 << 20
 READ_TRIES = 5
 """Times that an object is read which is replaced meanwhile."""
 Stream: TypeAlias = io.BufferedIOBase | pa.NativeFile
-SCHEMES = {"s3": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,32 +52,9 @@ class Location:
         """The location that a user's path or URI names.
 
         Raises:
-            UserError: an unknown scheme, or an object store without a bucket.
+            UserError: an unknown scheme, an object store without a bucket, or what names no place at all.
         """
-        if isinstance(where, Location):
-            return where
-        text = os.fspath(where)
-        parts = urlsplit(text)
-        if parts.scheme == "file":
-            return cls(str(Path(unquote(parts.path)).absolute()))
-        if "://" not in text:
-            return cls(str(Path(text).expanduser().absolute()))
-        if parts.scheme not in SCHEMES:
-            raise StorageError(f"{text}: scheme {parts.scheme!r} is unknown; use a local path, s3://, gs:// or az://")
-        if "@" in parts.netloc and SCHEMES[parts.scheme] != "az":
-            raise StorageError(
-                f"{parts.scheme}://...@{parts.netloc.rpartition('@')[2]}: an address is written down and shown, so it "
-                "holds no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-            )
-        if not parts.netloc:
-            raise StorageError(f"{text} names no bucket; write {parts.scheme}://BUCKET/FOLDER")
-        if "@" in parts.netloc and SCHEMES[parts.scheme] == "az":
-            container, account = parts.netloc.split("@", 1)
-            raise StorageError(
-                f"{text} names its account in the address; set AZURE_STORAGE_ACCOUNT={account.split('.')[0]} and write "
-                f"az://{container}{parts.path}"
-            )
-        return cls(f"{SCHEMES[parts.scheme]}://{text.split('://', 1)[1].strip('/')}")
+        return where if isinstance(where, Location) else cls(read_address(os.fspath(where)))
 
     def __str__(self) -> str:
         return self.uri
