@@ -209,7 +209,8 @@ def test_an_absent_file_is_named_with_its_neighbour(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [b"", b"# nothing\n", b"- a\n", b"a: [\n", b"\xff\xfe\x00", b"? {a: 1}\n: 2\n", b"goal: a\x07b\n",
-     pytest.param(b"[" * 3000, id="deep"), b"goal: &itself [*itself]\n", b"goal: {2026-02-28: a date}\n", b"goal: !!int ''\n"],
+     pytest.param(b"[" * 3000, id="deep"), b"goal: &itself [*itself]\n", b"goal: {2026-02-28: a date}\n",
+     b"goal: !!int ''\n"],
 )  # fmt: skip
 def test_a_file_that_holds_no_experiment_is_a_user_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.yaml"
