@@ -21,7 +21,8 @@ from worldmodel.object_store import StorageError
 from worldmodel.run import journal as journal_module
 from worldmodel.run.journal import Journal
 from worldmodel.run.log_file import LOG, TIME
-from worldmodel.run.run import Run
+from worldmodel.run.record import State
+from worldmodel.run.run import RECORD, Run
 from worldmodel.run.run_folder import read_record, start_run
 from worldmodel.run.tracking import read_metrics
 from worldmodel.storage import Location
@@ -106,6 +107,36 @@ def test_a_resume_says_where_it_goes_on_and_mends_the_pointer_to_the_best(blocks
     assert found is not None
     assert (found == best) == (found.step == half)
     assert [row["epoch"] for row in read_metrics(run.location) if "val_loss/total" in row] == [1, 2]
+
+
+def test_an_epoch_is_never_shown_with_the_value_of_another(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure({"training.num_epochs": 3})
+    run, name = start_run(Location.of(tmp_path), config), config.training.best_metric
+    shown, note_step = set[tuple[int, float | None]](), run.note_step
+
+    def listen(step: int, **changes: Any) -> None:
+        note_step(step, **changes)
+        shown.add((run.record.epoch, run.record.metrics.get(name)))
+
+    monkeypatch.setattr(run, "note_step", listen)
+    train(run, config, blocks)
+    found = {(round(row["epoch"]), row[name]) for row in read_metrics(run.location) if name in row}
+    assert shown == {(0, None), *found}
+    assert len(found) == 3
+
+
+def test_a_resume_knows_the_epoch_whose_checkpoint_was_saved_before_the_run_died(blocks: Path, tmp_path: Path) -> None:
+    config = configure({"training.num_epochs": 1})
+    run = start_run(Location.of(tmp_path), config)
+    train(run, config, blocks)
+    saved = read_record(run.location)
+    older = saved.model_copy(update={"epoch": 0, "metrics": {}, "state": State.FAILED})
+    (run.location / RECORD).write_text(older.model_dump_json())
+    train(start_run(Location.of(tmp_path), config, resume=True), config, blocks, resume=True)
+    found = read_record(run.location)
+    assert (found.epoch, found.metrics) == (1, saved.metrics)
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_said_so(blocks: Path, tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ class Journal:
             self.say(f"warning: {complaint}")
         if recovery and recovery.checkpoint:
             self._say_resumed(recovery, recovery.checkpoint)
+            self._catch_up(recovery.checkpoint.state)
             best = recovery.checkpoint.state.best
             if best and best != read_best(self.run.location):  # the run may have died between checkpoint and pointer
                 mark_best(self.run.location, best)
@@ -98,6 +99,11 @@ class Journal:
         if now.digest != checkpoint.digest:
             raise RuntimeError(f"the state that was restored is not the one in {recovery.location}")
 
+    def _catch_up(self, state: CheckpointState) -> None:
+        """The run may have died between an epoch's checkpoint and its record."""
+        if state.epoch > self.run.record.epoch:
+            self.run.update(epoch=state.epoch, metrics={**self.run.record.metrics, **state.metrics})
+
     def say(self, text: str) -> None:
         """Show a line, and keep it with the run's last lines."""
         self.reporter.say(text)
@@ -113,9 +119,8 @@ class Journal:
             self.run.note(spike)
             self.say(f"note: {spike}")
         self.run.note_step(
-            interval.step, epoch=self.trainer.epoch, seconds=self._seconds(), metrics=self._merge(values),
-            wandb=self.tracker.address,
-        )  # fmt: skip
+            interval.step, seconds=self._seconds(), metrics=self._merge(values), wandb=self.tracker.address
+        )
         self.gauges.show({**describe_interval(interval), **describe_progress(self.trainer, self.run.record)})
 
     def _note_epoch(self, values: dict[str, float], checkpoint: Checkpoint) -> None:
@@ -124,6 +129,8 @@ class Journal:
         self.say(f"epoch {self.trainer.epoch} validated: {shown}")
         if self.config.training.best_metric not in values:
             self.run.note(f"nothing of the validation games counts for {self.config.training.best_metric}: no best")
+        # Epoch and metrics in one: who reads the record between an epoch's last step and its validation, as a scheduler
+        # does, must not take the metrics of the one before for this one's.
         self.run.note_step(
             checkpoint.state.step, epoch=self.trainer.epoch, seconds=self._seconds(), metrics=self._merge(values)
         )
