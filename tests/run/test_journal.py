@@ -263,6 +263,42 @@ def test_a_log_that_cannot_be_written_is_noted_once_and_ends_no_run(
     assert [note for note in record.notes if LOG in note] == [f"lines of {LOG} wait for room: no space left"]
 
 
+def test_a_stop_saves_no_step_again(blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, save, saved = configure(), journal_module.save_checkpoint, list[int]()
+
+    def listen(location: Location, checkpoint: Checkpoint) -> Location:
+        saved.append(checkpoint.state.step)
+        return save(location, checkpoint)
+
+    monkeypatch.setattr(journal_module, "save_checkpoint", listen)
+    run = start_run(Location.of(tmp_path), config)
+    monkeypatch.setattr(run, "should_stop", lambda: "enough" if run.record.epoch else None)  # right after the epoch's
+    train(run, config, blocks)
+    resumed = start_run(Location.of(tmp_path), config, resume=True)
+    monkeypatch.setattr(resumed, "should_stop", lambda: "enough")  # before its first step
+    train(resumed, config, blocks, resume=True)
+    assert saved == [run.record.step]
+    [only] = list_checkpoints(run.location)
+    assert read_record(run.location).checkpoint == f"checkpoints/{only.name}"
+
+
+def test_a_stop_saves_a_step_whose_checkpoint_by_time_failed(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure({"training.checkpoint_minutes": 1e-6})
+    run, save = start_run(Location.of(tmp_path), config), journal_module.save_checkpoint
+
+    def refuse_by_time(location: Location, checkpoint: Checkpoint) -> Location:
+        if checkpoint.state.tags == (journal_module.BY_TIME,):
+            raise StorageError("no space left")
+        return save(location, checkpoint)
+
+    monkeypatch.setattr(journal_module, "save_checkpoint", refuse_by_time)
+    monkeypatch.setattr(run, "should_stop", lambda: "enough" if run.record.step == 2 else None)
+    train(run, config, blocks)
+    assert read_record(run.location).checkpoint == "checkpoints/step-00000002"
+
+
 @pytest.mark.parametrize("is_epoch", [False, True])
 def test_a_checkpoint_by_time_may_fail_and_one_of_an_epoch_ends_the_run(
     blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_epoch: bool

@@ -18,7 +18,7 @@ from worldmodel.run.reporter import Reporter
 from worldmodel.run.run import Run
 from worldmodel.run.spikes import SpikeWatch
 from worldmodel.run.tracking import Tracker
-from worldmodel.training.checkpoint import Checkpoint, CheckpointState, save_checkpoint
+from worldmodel.training.checkpoint import Checkpoint, CheckpointState, name_folder, save_checkpoint
 from worldmodel.training.checkpoint_list import Recovery, Retention, apply_retention, mark_best, read_best
 from worldmodel.training.coherence import COHERENCE, name_metric
 from worldmodel.training.interval import Interval
@@ -31,8 +31,8 @@ SHOWN = (
 """Metrics that an epoch's line shows."""
 
 
-BY_TIME = "minutes"
-"""Tag of a checkpoint that the loop saves because time has passed."""
+BY_TIME, EPOCH = "minutes", "epoch"
+"""Tags of checkpoints that the loop saves because time has passed, and after an epoch."""
 
 
 class Journal:
@@ -49,6 +49,7 @@ class Journal:
         self._before = run.record.seconds
         self._spikes = SpikeWatch()
         self._has_failed = False
+        self._saved_step: int | None = None
 
     @property
     def hooks(self) -> Hooks:
@@ -100,7 +101,8 @@ class Journal:
             raise RuntimeError(f"the state that was restored is not the one in {recovery.location}")
 
     def _catch_up(self, state: CheckpointState) -> None:
-        """The run may have died between an epoch's checkpoint and its record."""
+        """Take in what was restored. The run may have died between an epoch's checkpoint and its record."""
+        self._saved_step = state.step
         if state.epoch > self.run.record.epoch:
             self.run.update(epoch=state.epoch, metrics={**self.run.record.metrics, **state.metrics})
 
@@ -138,16 +140,24 @@ class Journal:
         self._save(checkpoint)
 
     def _save(self, checkpoint: Checkpoint) -> None:
-        """Save a checkpoint. One that is saved by time may fail: the next may find room, and the older ones stay."""
+        """Save a checkpoint, unless its step's is there: written again, it would be gone for a while from a store.
+
+        One that is saved by time may fail: the next may find room, and the older ones stay.
+        """
+        state = checkpoint.state
+        if state.step == self._saved_step and EPOCH not in state.tags:  # an epoch's has more to say
+            self.run.update(checkpoint=name_folder(state.step), best=state.best)
+            return
         try:
             self._keep_checkpoint(checkpoint)
+            self._saved_step = state.step
         except StorageError as error:
-            if checkpoint.state.tags != (BY_TIME,):
+            if state.tags != (BY_TIME,):
                 raise
             newest = self.run.record.checkpoint or "none"
-            self.say(f"warning: no checkpoint at step {checkpoint.state.step}, the newest is {newest}: {error}")
+            self.say(f"warning: no checkpoint at step {state.step}, the newest is {newest}: {error}")
             if not self._has_failed:
-                self.run.note(f"not every checkpoint could be saved, first at step {checkpoint.state.step}: {error}")
+                self.run.note(f"not every checkpoint could be saved, first at step {state.step}: {error}")
             self._has_failed = True
 
     def _keep_checkpoint(self, checkpoint: Checkpoint) -> None:
