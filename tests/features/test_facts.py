@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from math import inf, nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 from tests.games_on_disk import encode_here, read_columns, write_games
 from worldmodel.blocks.index import Index
 from worldmodel.encoding import EncodingConfig
+from worldmodel.errors import UserError
 from worldmodel.features.batch import Predictions
 from worldmodel.features.facts import CATEGORIES, CONTROL_PLACES, NUMBER_PLACES, FactEncoder, FactReader, Facts
 from worldmodel.features.feedback import Choice, Feedback
@@ -198,6 +201,14 @@ def test_a_stock_is_lost_where_a_death_begins_and_none_ever_comes_back(death: in
         facts = deal(facts, 0, action, stocks)
         shown.append(facts.get("stocks")[0, 0].tolist())
     assert shown == [[1, 1], [0, 0], [0, 0], [0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": -1.0}, {"temperature": nan}, {"temperature": inf}, {"seed": 1 << 64}], ids=str
+)
+def test_no_class_is_chosen_by_a_temperature_or_a_seed_that_means_nothing(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"found {next(iter(options))} .*expected"):
+        Choice(**options)
 
 
 def test_drawn_classes_follow_their_probabilities_and_the_seed() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from math import nan
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from tests.film.rooms import open_roller
+from tests.film.rooms import STEP, open_roller
 from worldmodel.errors import UserError
 from worldmodel.film.clip import CONTROLS, DRAWN
+from worldmodel.film.film import FilmRequest, make_film
 from worldmodel.film.source import ClipOptions, choose_starts, find_start, make_clips
 from worldmodel.rollout.roller import Roller, Start
 from worldmodel.schema import PLAYERS
@@ -90,6 +94,11 @@ def test_a_game_is_found_by_the_beginning_of_its_name(roller: Roller) -> None:
 def test_an_empty_clip_is_refused(roller: Roller, options: ClipOptions) -> None:
     with pytest.raises(UserError, match="expected at least 1"):
         make_clips(roller, [Start(game=0, frame=30)], options)
+
+
+def test_a_temperature_that_means_nothing_is_refused(run: Location, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="found temperature nan"):
+        make_film(run, run / STEP, Location.of(tmp_path / "film.html"), FilmRequest(temperature=nan))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")

@@ -135,6 +135,12 @@ def test_a_horizon_beyond_every_game_is_refused(run: Location) -> None:
         evaluate_rollouts(run, run / CHECKPOINT, RolloutRequest(frames=10**6))
 
 
+@pytest.mark.parametrize("options", [{"frames": 0}, {"starts": 0}, {"temperature": -1.0}, {"seed": 1 << 64}], ids=str)
+def test_a_request_that_means_nothing_is_refused_before_anything_is_read(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"found .*expected"):
+        RolloutRequest(**options)
+
+
 def test_the_command_prints_and_saves_a_rollout(
     run: Location, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,6 +173,8 @@ def test_the_command_measures_rollouts(run: Location, capsys: pytest.CaptureFixt
         (["--game", "zz"], "0 validation games begin with 'zz'"),
         (["--out", "/nowhere/x.npz"], "cannot write"),
         (["--checkpoint", "7"], "no checkpoint '7'"),
+        (["--temperature", "nan"], "found temperature nan, expected 0"),
+        (["--seed", str(1 << 64)], "expected a whole number of 64 bits"),
     ],
 )
 def test_what_cannot_be_rolled_out_is_said_in_a_sentence(

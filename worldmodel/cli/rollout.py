@@ -42,10 +42,11 @@ class RollOut(RunVerb):
         from worldmodel.rollout.roller import Roller
         from worldmodel.rollout.saving import save_rollout
 
+        choice = Choice(temperature=self.temperature, seed=self.seed)
         location, _ = self.find()
         loaded = load_model(location, choose_checkpoint(location, self.checkpoint), self.device)
         dataset, notes = open_games(location, loaded.config, self.data)
-        roller = Roller(loaded, dataset, choice=Choice(temperature=self.temperature, seed=self.seed))
+        roller = Roller(loaded, dataset, choice=choice)
         rollout = roller.roll([roller.find_start(self.game, self.frame)], self.frames)
         saved = save_rollout(rollout, Path(self.out), source=f"{location.name} {loaded.checkpoint}") if self.out else ""
         length = int(rollout.lengths[0])

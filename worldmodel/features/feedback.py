@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from worldmodel.encoding import FeatureLayout
+from worldmodel.errors import UserError
 from worldmodel.features.batch import Predictions
 from worldmodel.features.columns import ClassCode
 from worldmodel.features.facts import CATEGORIES, CONTROL_PLACES, NUMBER_PLACES, Facts
@@ -36,7 +38,7 @@ LEFT_OVER = 0.49
 
 @dataclass(kw_only=True)
 class Choice:
-    """How a class is chosen from its logits."""
+    """How a class is chosen from its logits. UserError where temperature or seed mean nothing."""
 
     temperature: float = 0.0
     """0: the most likely one. Above, it is drawn, from logits divided by this."""
@@ -45,6 +47,10 @@ class Choice:
     _dice: torch.Generator = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"found temperature {self.temperature:g}, expected 0 (the most likely) or more")
+        if not -(1 << 63) <= self.seed < 1 << 64:
+            raise UserError(f"found seed {self.seed}, expected a whole number of 64 bits")
         self.restart()
 
     def restart(self) -> None:
@@ -53,7 +59,7 @@ class Choice:
 
     def pick(self, logits: Float[Tensor, "*batch vocabulary"]) -> Int[Tensor, "*batch"]:
         """A class for each row of logits."""
-        if self.temperature <= 0:
+        if self.temperature == 0:
             return logits.argmax(-1)
         even = torch.rand(logits.shape, generator=self._dice).clamp(1e-7, 1 - 1e-7)  # on the CPU: the same everywhere
         gumbel = -(-even.log()).log()

@@ -55,11 +55,13 @@ def make_film(run: Location, checkpoint: Location, out: Location, request: FilmR
     """Films a checkpoint of a run into the page `out` and, beside it, a video.
 
     Raises:
-        UserError: there is nothing to film: no such game, a start beyond its end, a damaged checkpoint.
+        UserError: there is nothing to film: no such game, a start beyond its end, a damaged checkpoint; or a
+            temperature that means nothing.
     """
+    choice = Choice(temperature=request.temperature)
     loaded = load_model(run, checkpoint)
     dataset, notes = open_games(run, loaded.config, request.data)
-    roller = Roller(loaded, dataset, choice=Choice(temperature=request.temperature))
+    roller = Roller(loaded, dataset, choice=choice)
     starts = (
         [find_start(roller, request.game, request.frame)]
         if request.game

@@ -40,7 +40,7 @@ BASELINES = {"persistence": persistence, "kinematic": kinematic}
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutRequest:
-    """What is to be rolled out."""
+    """What is to be rolled out. UserError where it means nothing."""
 
     data: str = ""
     """Games or blocks; empty: those of the run."""
@@ -53,6 +53,15 @@ class RolloutRequest:
     """Of what is drawn."""
     device: str = ""
     """`cpu`, `cuda`; empty: the run's own, or what there is."""
+
+    def __post_init__(self) -> None:
+        if self.starts < 1 or self.frames < 1:
+            raise UserError(f"found {self.starts} starts and {self.frames} frames, expected at least 1 of both")
+        self.make_choice()
+
+    def make_choice(self) -> Choice:
+        """How the model's classes are chosen. UserError as `Choice`."""
+        return Choice(temperature=self.temperature, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +92,8 @@ def evaluate_rollouts(run: Location, checkpoint: Location, request: RolloutReque
     """Measure a checkpoint's rollouts; the result is also kept in the run's folder.
 
     Raises:
-        UserError: no validation game is long enough, or a request that means nothing.
+        UserError: no validation game is long enough.
     """
-    _check(request)
     loaded = load_model(run, checkpoint, request.device)
     dataset, notes = open_games(run, loaded.config, request.data)
     rollouts = open_starts(loaded, dataset, request)
@@ -120,9 +128,8 @@ def open_starts(loaded: LoadedRun, dataset: Dataset, request: RolloutRequest) ->
 def list_contestants(loaded: LoadedRun, request: RolloutRequest) -> dict[str, Unroller]:
     """Row to what is rolled out. The baselines see and predict everything, whatever the experiment does."""
     config, device = loaded.config, loaded.device
-    choice = Choice(temperature=request.temperature, seed=request.seed)
     memory = make_memory(loaded.model, config.training.mode)
-    found = {MODEL: Unroller(memory, Feedback(config.encoding.layout, device, choice))}
+    found = {MODEL: Unroller(memory, Feedback(config.encoding.layout, device, request.make_choice()))}
     layout = EncodingConfig().layout
     for name, predict in BASELINES.items():
         found[name] = Unroller(NoMemory(partial(predict, layout=layout)), Feedback(layout, device))
@@ -160,13 +167,6 @@ def _exact() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def _check(request: RolloutRequest) -> None:
-    if request.starts < 1 or request.frames < 1:
-        raise UserError(f"found {request.starts} starts and {request.frames} frames, expected at least 1 of both")
-    if request.temperature < 0:
-        raise UserError(f"found temperature {request.temperature:g}, expected 0 (the most likely) or more")
 
 
 def _keep(run: Location, found: RolloutEvaluation) -> RolloutEvaluation:
