@@ -38,6 +38,14 @@ class Entry:
     size: int
     """Bytes of a file; 0 for a folder."""
     is_folder: bool
+    modified: int = 0
+    """When a file was last written, in nanoseconds since 1970; 0 where the store does not say."""
+
+    @classmethod
+    def of(cls, info: pafs.FileInfo, name: str) -> Entry:
+        """What pyarrow found."""
+        is_folder = info.type == pafs.FileType.Directory
+        return cls(name=name, size=info.size or 0, is_folder=is_folder, modified=info.mtime_ns or 0)
 
 
 @dataclass(frozen=True, order=True)
@@ -169,10 +177,18 @@ class Location:
         Raises:
             MissingError: there is no such file.
         """
+        return self.describe().size
+
+    def describe(self) -> Entry:
+        """The file under its own name.
+
+        Raises:
+            MissingError: there is no such file.
+        """
         info = self._info()
         if info.type != pafs.FileType.File:
             raise MissingError(f"there is no file at {self}")
-        return int(info.size)
+        return Entry.of(info, self.name)
 
     def list_entries(self, recursive: bool = False) -> list[Entry]:
         """Files and folders below this folder, sorted by name; none where it does not exist.
@@ -184,10 +200,7 @@ class Location:
         with explain_failure(str(self), "list"):
             found = self.filesystem.get_file_info(chosen)
         start = len(self.path.rstrip("/")) + 1
-        entries = (
-            Entry(name=info.path[start:], size=info.size or 0, is_folder=info.type == pafs.FileType.Directory)
-            for info in found
-        )
+        entries = (Entry.of(info, info.path[start:]) for info in found)
         try:
             return sorted(entries, key=lambda entry: entry.name)
         except UnicodeDecodeError as error:
@@ -245,10 +258,8 @@ class Location:
         return actual
 
     def _name_partial(self, target: Path) -> Path:
-        info = self._info()
-        if info.type != pafs.FileType.File:
-            raise MissingError(f"there is no file at {self}")
-        version = hashlib.sha256(f"{self} {info.size} {info.mtime_ns}".encode()).hexdigest()[:12]
+        entry = self.describe()
+        version = hashlib.sha256(f"{self} {entry.size} {entry.modified}".encode()).hexdigest()[:12]
         return target.with_name(f".{target.name}.{version}.part")
 
     def _download(self, sink: io.BufferedRandom) -> str:
