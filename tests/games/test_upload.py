@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from math import inf, nan
 from pathlib import Path
 
 import numpy as np
@@ -372,6 +373,13 @@ def test_what_the_source_does_not_give_is_told(
     shown = capsys.readouterr().out
     assert f"games/{'0' * 32}: named in meta.json, but there is no such file" in shown
     assert f"next: worldmodel encode {store}" in shown
+
+
+@pytest.mark.parametrize("options", [{"shard_mb": nan}, {"shard_mb": inf}, {"shard_mb": 0.0}, {"threads": 0}], ids=str)
+def test_a_size_that_means_nothing_is_refused(tmp_path: Path, folder: Location, options: dict[str, float]) -> None:
+    write_games(tmp_path / "games", range(2))
+    with pytest.raises(UserError, match="expected more than 0"):
+        upload(tmp_path / "games", folder, **options)  # type: ignore[arg-type]
 
 
 def test_json_has_bytes_and_seconds(tmp_path: Path, store: Location, capsys: pytest.CaptureFixture[str]) -> None:

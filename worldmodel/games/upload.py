@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -111,8 +112,8 @@ def upload_games(
     """
     options, started, report = options or UploadOptions(), time.monotonic(), progress or (lambda *_: None)
     target = Location.of(out)
-    if options.shard_mb <= 0 or options.threads < 1:
-        raise UserError(f"shards of {options.shard_mb} MB, {options.threads} threads: expected more than 0")
+    if not 0 < options.shard_mb < math.inf or options.threads < 1:
+        raise UserError(f"shards of {options.shard_mb} MB, {options.threads} threads: expected more than 0 of both")
     known, mark = _open_folder(target, Location.of(source))
     plan = plan_upload(source, known, options.shard_mb * 1e6, options.threads, report)
     found = _look_around(target, source, plan, known, mark, options)

@@ -15,7 +15,7 @@ from worldmodel.errors import UserError
 from worldmodel.games.manifest import Manifest, StoredObject
 from worldmodel.games.source import Rejection, Unit, list_source
 from worldmodel.games.tar import end_shard, pack_game
-from worldmodel.storage import CHUNK_BYTES, Location
+from worldmodel.storage import Location
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is done, bytes done, bytes in all)."""
@@ -40,7 +40,7 @@ class Parcel:
             UserError: the source cannot be read, or has changed since the plan was made.
         """
         if not self.games:
-            yield from _read_file(Location.of(self.units[0].uri))
+            yield from Location.of(self.units[0].uri).iterate_chunks()
             return
         size = 0
         for unit in self.units:
@@ -169,9 +169,3 @@ def _make_shard(inside: Sequence[_Weighed], number: int) -> Parcel:
 def _next_number(known: Manifest) -> int:
     numbers = [int(stored.name.split("-")[1]) for stored in known.objects if stored.games]
     return max(numbers, default=-1) + 1
-
-
-def _read_file(location: Location) -> Iterator[bytes]:
-    with location.open_input() as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            yield bytes(chunk)
