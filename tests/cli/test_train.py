@@ -109,7 +109,7 @@ def test_a_finished_run_is_listed_and_shown(finished: Path, capsys: pytest.Captu
     [
         ([], 2, "there is a run 'tiny' in .* already"),
         (["--resume"], 0, "'tiny' is finished at step .*nothing is left to train"),
-        (["--resume", "--epochs", "1"], 0, "nothing is left to train"),
+        (["--resume", "--epochs", "1"], 2, r"has done (\d+) of \1 steps, and only .* \(1 epochs\) are asked for now"),
         (["--resume", "--run-name", "tinny"], 2, "no run 'tinny' .*did you mean 'tiny'"),
     ],
 )

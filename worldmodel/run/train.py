@@ -86,6 +86,8 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     dataset = open_dataset(blocks, config)
     timeline.mark(DATA)
     plan = _plan(dataset, request, report)
+    if older:
+        check_length(older, Schedule.of(config.training, plan.steps_per_epoch))
     if older and _is_complete(older, config, plan):
         check_same(storage / config.name, older, config, dataset.fingerprint)
         report(f"run {older.name!r} is {describe_end(older)}: nothing is left to train; --epochs asks for more")
@@ -169,6 +171,16 @@ def check_budget(cost: dict[str, Any], budget: Budget, older: RunRecord | None) 
         needed = older.seconds_promised or 0.0
         options = budget.propose(needed, older.price(needed)).apply_to("")
         raise UserError(f"run {older.name!r} cannot go on: {reason}; ask for more, such as {options}")
+
+
+def check_length(older: RunRecord, wished: Schedule) -> None:
+    """UserError where a run has done all the steps, and more, that are asked for now: it cannot become shorter, and
+    would be taken for one that was trained and validated as asked."""
+    if older.step >= wished.total_steps and (older.total_steps or 0) > wished.total_steps:
+        raise UserError(
+            f"run {older.name!r} has done {older.step} of {older.total_steps} steps, and only {wished.total_steps} "
+            f"({wished.num_epochs} epochs) are asked for now: ask for as many as before, or start another run"
+        )
 
 
 def _introduce(request: TrainRequest, run: Run, notes: list[str], report: Report) -> None:
