@@ -109,6 +109,22 @@ def test_a_resume_says_where_it_goes_on_and_mends_the_pointer_to_the_best(blocks
     assert [row["epoch"] for row in read_metrics(run.location) if "val_loss/total" in row] == [1, 2]
 
 
+def test_a_copy_without_the_best_checkpoint_goes_on_from_its_newest(blocks: Path, tmp_path: Path) -> None:
+    worst = {"training.best_metric": "val_loss/total", "training.best_mode": "max"}  # so the first epoch's is "best"
+    config = configure(worst)
+    run = start_run(Location.of(tmp_path), config)
+    train(run, config, blocks)
+    best = read_best(run.location)
+    assert best is not None and best.step < run.record.step
+    (run.location / best.path).delete()
+    (run.location / "checkpoints/best.json").delete()
+    longer = configure(worst, **{"training.num_epochs": 3})
+    train(start_run(Location.of(tmp_path), longer, resume=True), longer, blocks, resume=True)
+    record = read_record(run.location)
+    assert (record.state, record.epoch) == (State.FINISHED, 3)
+    assert any(note.startswith(f"the best checkpoint, of step {best.step}, is none here: ") for note in record.notes)
+
+
 def test_an_epoch_is_never_shown_with_the_value_of_another(
     blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,8 @@ from worldmodel.run.reporter import Reporter
 from worldmodel.run.run import Run
 from worldmodel.run.spikes import SpikeWatch
 from worldmodel.run.tracking import Tracker
-from worldmodel.training.checkpoint import Checkpoint, CheckpointState, name_folder, save_checkpoint
+from worldmodel.training.checkpoint import Best, Checkpoint, CheckpointState, name_folder, save_checkpoint
+from worldmodel.training.checkpoint_files import CheckpointError
 from worldmodel.training.checkpoint_list import Recovery, Retention, apply_retention, mark_best, read_best
 from worldmodel.training.coherence import COHERENCE, name_metric
 from worldmodel.training.interval import Interval
@@ -84,9 +85,7 @@ class Journal:
         if recovery and recovery.checkpoint:
             self._say_resumed(recovery, recovery.checkpoint)
             self._catch_up(recovery.checkpoint.state)
-            best = recovery.checkpoint.state.best
-            if best and best != read_best(self.run.location):  # the run may have died between checkpoint and pointer
-                mark_best(self.run.location, best)
+            self._mend_pointer(recovery.checkpoint.state.best)
 
     def _say_resumed(self, recovery: Recovery, checkpoint: Checkpoint) -> None:
         """Where the run stood when it was saved, and where it stands now, read from the trainer itself."""
@@ -105,6 +104,15 @@ class Journal:
         self._saved_step = state.step
         if state.epoch > self.run.record.epoch:
             self.run.update(epoch=state.epoch, metrics={**self.run.record.metrics, **state.metrics})
+
+    def _mend_pointer(self, best: Best | None) -> None:
+        """The run may have died between a checkpoint and the pointer to it; or this is a copy without its best one."""
+        if best is None or best == read_best(self.run.location):
+            return
+        try:
+            mark_best(self.run.location, best)
+        except CheckpointError as error:
+            self.run.note(f"the best checkpoint, of step {best.step}, is none here: {error}")
 
     def say(self, text: str) -> None:
         """Show a line, and keep it with the run's last lines."""
