@@ -124,7 +124,7 @@ def test_json_is_exactly_one_object_whatever_else_is_printed(
 @pytest.mark.parametrize(
     ("ending", "status", "is_traced"),
     [(UserError("found this, expected that"), 2, False), (RuntimeError("a fault"), 1, True),
-     (KeyboardInterrupt(), 130, False)],
+     (KeyboardInterrupt(), 130, False), (BrokenPipeError("a connection"), 1, True)],
 )  # fmt: skip
 def test_every_ending_has_its_status(
     monkeypatch: pytest.MonkeyPatch,
@@ -140,6 +140,14 @@ def test_every_ending_has_its_status(
     assert str(ending) in captured.err
     assert "games" not in captured.out
     assert not is_json or captured.out == ""
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
+    line = [sys.executable, "-m", "worldmodel.cli.main", "schema", "--json"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 0)
 
 
 def test_a_user_error_is_the_last_line_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ when it runs.
 from __future__ import annotations
 
 import os
+import select
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -81,10 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception:  # noqa: BLE001  the process's edge
+    except Exception as error:  # noqa: BLE001  the process's edge
+        if isinstance(error, BrokenPipeError) and silence_unread():  # the reader, such as `head`, has seen enough
+            return 0
         sys.stderr.write(hide_secrets(traceback.format_exc()))
         return 1
 
@@ -111,6 +111,21 @@ def run_verb(verb: Verb) -> int:
         result = verb.run()
         print(verb.render(result), flush=True)
     return verb.judge(result)
+
+
+def silence_unread() -> bool:
+    """Whether nobody reads stdout or stderr any more (another pipe or connection may have broken); what is written
+    there from now on vanishes."""
+    unread = [handle for handle in (1, 2) if _is_unread(handle)]
+    for handle in unread:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), handle)
+    return bool(unread)
+
+
+def _is_unread(handle: int) -> bool:
+    asked = select.poll()
+    asked.register(handle, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in asked.poll(0))
 
 
 @contextmanager
