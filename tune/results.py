@@ -29,6 +29,9 @@ METRICS = ("metric/position_mae", "metric/action_acc", "metric/action_change_acc
            "metric/action_change_acc_previous", "metric/action_ce", "loss/total")  # fmt: skip
 """Metrics that have statistics; the first are the published ones."""
 BASELINE = "baseline"
+TRIAL_EVALUATION = "trial_evaluation.json"
+"""A trial's own evaluation, which its grid's tables hold. `evaluation.json` is the last one that somebody asked for, maybe
+of another checkpoint or other games."""
 NEEDED = {"step", "horizon", "data_fingerprint", "metric_version", "rows"}
 """Keys without which an `evaluation.json` says nothing."""
 HURDLES = {
@@ -71,7 +74,7 @@ class TrialResult:
     seed: int
     record: RunRecord | None
     evaluation: dict[str, Any] | None
-    """`evaluation.json`; None where the trial was not evaluated."""
+    """What it was found to be; None where it was not evaluated."""
     error: str = ""
     """What ended it, where its run folder may not say so."""
 
@@ -195,7 +198,8 @@ def read_trial(folder: Location, trial: Trial | TrialName, error: str = "") -> T
     location, record, evaluation = folder / trial.name, None, None
     try:
         record = read_record(location)
-        evaluation = _read_evaluation(location / EVALUATION)
+        own = location / TRIAL_EVALUATION
+        evaluation = _read_evaluation(own if own.exists() else location / EVALUATION)
     except MissingError:  # not that far
         pass
     except (UserError, ValueError) as unreadable:  # one folder must not cost the table

@@ -6,10 +6,12 @@ only what its process did not survive.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 import ray
@@ -105,6 +107,7 @@ class GridTrial(tune.Trainable):
 
 def train_and_evaluate(config: ExperimentConfig, settings: dict[str, Any]) -> None:
     """Train a trial (or go on with it), then evaluate its last checkpoint beside the baselines."""
+    from tune.results import TRIAL_EVALUATION
     from worldmodel.rollout.evaluation import evaluate
     from worldmodel.run.train import TrainRequest, train
     from worldmodel.training.checkpoint_list import find_checkpoint
@@ -122,7 +125,8 @@ def train_and_evaluate(config: ExperimentConfig, settings: dict[str, Any]) -> No
         mark_early(location)
     elif record.state is State.STOPPED:
         return
-    evaluate(location, find_checkpoint(location, "newest"))
+    found = evaluate(location, find_checkpoint(location, "newest"))
+    (location / TRIAL_EVALUATION).write_text(json.dumps(asdict(found), indent=1))
 
 
 def wait_for_end(location: Location) -> bool:

@@ -18,8 +18,19 @@ from hypothesis import strategies as st
 from tests.training.tiny_runs import configure, open_data, write_blocks
 from tests.tune.results_at_hand import make_early, make_evaluation, make_failure, make_record, make_result, make_trial
 from tune.grid import ROUND1
-from tune.results import CONFIDENCE, METRICS, PUBLISHED, Statistic, TrialResult, make_tables, read_trial
-from worldmodel.rollout.evaluation import EVALUATION
+from tune.results import (
+    CONFIDENCE,
+    METRICS,
+    PUBLISHED,
+    TRIAL_EVALUATION,
+    Statistic,
+    TrialResult,
+    make_tables,
+    read_trial,
+)
+from tune.trial import train_and_evaluate
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.rollout.evaluation import EVALUATION, Evaluation
 from worldmodel.run.record import State
 from worldmodel.run.run import RECORD
 from worldmodel.storage import Location
@@ -218,6 +229,31 @@ def test_a_run_folder_is_read_back(tmp_path: Path) -> None:
     assert read_trial(folder, trial, error="no room").failure == "not evaluated: no room"
     (folder / trial.name / EVALUATION).write_text(json.dumps(expected.evaluation))
     assert read_trial(folder, trial) == expected
+
+
+def test_tables_do_not_change_when_somebody_evaluates_a_trial_once_more(tmp_path: Path) -> None:
+    own, folder = make_result("1a", 0), Location.of(tmp_path)
+    assert own.record is not None and own.evaluation is not None
+    (folder / own.name / RECORD).write_text(own.record.model_dump_json())
+    (folder / own.name / TRIAL_EVALUATION).write_text(json.dumps(own.evaluation))
+    for change in ({"step": 9}, {"data_fingerprint": "other games"}):
+        (folder / own.name / EVALUATION).write_text(json.dumps({**own.evaluation, **change}))
+        assert read_trial(folder, make_trial("1a", 0)) == own
+
+
+def test_a_trial_keeps_its_evaluation_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Evaluation(
+        run="", checkpoint="", step=10, data_fingerprint="f", metric_version=1, horizon=1, encoding_targets="all",
+        games=4, targets=9, rows={"model": {"loss/total": 0.5}}, notes=(),
+    )  # fmt: skip
+    monkeypatch.setattr("worldmodel.run.train.train", lambda request, report: make_record("1a", 0))
+    monkeypatch.setattr("worldmodel.training.checkpoint_list.find_checkpoint", lambda run, which: run)
+    monkeypatch.setattr("worldmodel.rollout.evaluation.evaluate", lambda run, checkpoint: found)
+    config = ExperimentConfig(name="1a-seed0", save_dir=str(tmp_path))
+    train_and_evaluate(config, {"workers": 1, "gpus": 0, "share": 1.0})
+    (tmp_path / config.name / RECORD).write_text(make_record("1a", 0).model_dump_json())
+    trial = read_trial(Location.of(tmp_path), make_trial("1a", 0))
+    assert trial.is_finished and trial.values == found.rows["model"]
 
 
 @pytest.mark.parametrize("content", ['{"name": ', "{}", "[]", '{"step": 10, "rows": {}}'])
