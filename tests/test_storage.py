@@ -323,6 +323,16 @@ def test_a_server_that_does_not_answer_is_explained(monkeypatch: pytest.MonkeyPa
         Location.of("s3://games/x").exists()
 
 
+def test_a_file_in_place_of_a_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match=r"/file is a file, expected a folder$"):
+        Location.of(tmp_path / "file").list_entries()
+    with pytest.raises(MissingError, match=r"no file at .*/file/inside$"):
+        Location.of(tmp_path / "file" / "inside").read_bytes()
+    with pytest.raises(StorageError, match=r"cannot read .* is a directory$"):
+        Location.of(tmp_path).read_bytes()
+
+
 def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match=r"cannot write .*file/inside.*choose a folder"):

@@ -155,12 +155,13 @@ HINTS = (
 )  # fmt: skip
 
 
-def find_hint(place: str, error: Exception) -> str:
-    """What to do about an error of a store or a disk."""
+def find_hint(place: str, doing: str, error: Exception) -> str:
+    """What to do about an error of a store or a disk, after a semicolon; "" where nothing can be told."""
     if "://" not in place:
-        return "choose a folder on a disk with room that you may write to" if isinstance(error, OSError) else ""
+        is_written = doing == "write" and isinstance(error, OSError)
+        return "; choose a folder on a disk with room that you may write to" if is_written else ""
     found = (advice for marks, advice in HINTS if any(mark in str(error) for mark in marks))
-    return next(found, "check the store's name, credentials and network")
+    return "; " + next(found, "check the store's name, credentials and network")
 
 
 @contextlib.contextmanager
@@ -173,7 +174,11 @@ def explain_failure(place: str, doing: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise MissingError(f"there is no file at {place}") from error
     except (OSError, pa.ArrowException) as error:
+        if isinstance(error, NotADirectoryError) and doing == "list":
+            raise DiskError(f"{place} is a file, expected a folder") from error
+        if isinstance(error, NotADirectoryError) and doing == "read":
+            raise MissingError(f"there is no file at {place}") from error
         _silence.note(error)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         kind = StorageError if "://" in place else DiskError
-        raise kind(hide_secrets(f"cannot {doing} {place}: {reason}; {find_hint(place, error)}")) from error
+        raise kind(hide_secrets(f"cannot {doing} {place}: {reason}{find_hint(place, doing, error)}")) from error

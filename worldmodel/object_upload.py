@@ -254,4 +254,4 @@ def _explain(location: Location, doing: str) -> Iterator[None]:
     try:
         yield
     except (BotoCoreError, ClientError) as error:
-        raise StorageError(f"cannot {doing} {location}: {error}; {find_hint(str(location), error)}") from error
+        raise StorageError(f"cannot {doing} {location}: {error}{find_hint(str(location), doing, error)}") from error

@@ -63,6 +63,20 @@ def test_a_storage_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.C
     assert shown.out == ""
 
 
+@pytest.mark.parametrize(
+    "line",
+    [["runs", "--storage", "{file}"], ["show", "{file}"], ["show", "a", "--storage", "{file}"],
+     ["fetch", "{file}", "{file}.copy"], ["tail", "{file}"], ["leaderboard", "{file}"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_file_where_runs_should_be_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: list[str]
+) -> None:
+    (file := tmp_path / "card.md").write_text("a file")
+    assert main([part.format(file=file) for part in line]) == 2
+    assert capsys.readouterr().err == f"error: {file} is a file, expected a folder\n"
+
+
 def test_people_see_short_numbers_and_no_python_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = start_run(Location.of(tmp_path), ExperimentConfig(name="tiny"), device={"name": "a processor"})
     best = Best(metric="val_metric/position_mae", value=1 / 3, step=4, path="checkpoints/step-00000004")
