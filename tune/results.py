@@ -30,8 +30,8 @@ METRICS = ("metric/position_mae", "metric/action_acc", "metric/action_change_acc
 """Metrics that have statistics; the first are the published ones."""
 BASELINE = "baseline"
 TRIAL_EVALUATION = "trial_evaluation.json"
-"""A trial's own evaluation, which its grid's tables hold. `evaluation.json` is the last one that somebody asked for, maybe
-of another checkpoint or other games."""
+"""A trial's own evaluation, which its grid's tables hold. `evaluation.json` is the last one that somebody asked for,
+maybe of another checkpoint or other games."""
 NEEDED = {"step", "horizon", "data_fingerprint", "metric_version", "rows"}
 """Keys without which an `evaluation.json` says nothing."""
 HURDLES = {
