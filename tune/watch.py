@@ -15,7 +15,7 @@ from worldmodel.errors import UserError
 from worldmodel.machine.process import read_uptime
 from worldmodel.object_store import MissingError, StorageError
 from worldmodel.run.record import RunRecord, State
-from worldmodel.run.run import POLL_SECONDS, REMOTE_POLL_SECONDS
+from worldmodel.run.run import POLL_SECONDS, REMOTE_POLL_SECONDS, judge_error
 from worldmodel.run.run_folder import LIVE, read_record
 from worldmodel.run.stop_request import STOP, describe_signal, hear_signals, read_stop
 from worldmodel.storage import Location
@@ -63,7 +63,10 @@ class GridWatch:
 
     @contextmanager
     def watching(self) -> Iterator[GridWatch]:
-        """While it lasts: signs of life are given, signals, a stop file and the budget stop all trials."""
+        """While it lasts: signs of life are given, signals, a stop file and the budget stop all trials.
+
+        An error that ends it is the grid's end, and goes on to the caller.
+        """
         self._before, self._since = self.record.seconds, time.monotonic()
         (self.folder / STOP).delete()
         self._write()
@@ -72,6 +75,10 @@ class GridWatch:
         thread.start()
         try:
             yield self
+        except BaseException as error:
+            with suppress(StorageError):  # what is raised is what came first
+                self.close(*judge_error(error, self.reason))
+            raise
         finally:
             self._closing.set()
             thread.join()

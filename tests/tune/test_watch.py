@@ -17,6 +17,7 @@ from tune import watch as watching
 from tune.record import GridRecord, read_grid, write_grid
 from tune.round1 import say
 from tune.watch import GridWatch
+from worldmodel.errors import UserError
 from worldmodel.run.record import State
 from worldmodel.run.run import POLL_SECONDS, RECORD
 from worldmodel.run.stop_request import STOP
@@ -122,6 +123,24 @@ def test_a_ray_that_ends_with_a_grid_that_was_asked_to_is_no_loss(watch: GridWat
         check_stopped(watch, "enough")
         time.sleep(0.3)
     assert (watch.loss, watch.reason) == ("", "enough")
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (RuntimeError("Ray did not start"), State.FAILED, "RuntimeError: Ray did not start"),
+        (UserError("no room"), State.FAILED, "no room"),
+        (KeyboardInterrupt(), State.STOPPED, "interrupted (Ctrl-C)"),
+    ],
+)
+def test_an_error_that_ends_a_grid_is_on_record(
+    watch: GridWatch, error: BaseException, state: State, reason: str
+) -> None:
+    with pytest.raises(type(error)), watch.watching():
+        raise error
+    found = read_grid(watch.folder)
+    assert (found.state, found.reason) == (state, reason)
+    assert found.ended is not None
 
 
 def test_a_grid_that_goes_on_forgets_the_request_that_ended_it(watch: GridWatch) -> None:

@@ -159,7 +159,7 @@ class Run:
         try:
             yield self
         except BaseException as error:
-            self._close(thread, *_judge(error, self._find_reason()), error)
+            self._close(thread, *judge_error(error, self._find_reason()), error)
             raise
         else:
             self._close(thread, *self._judge_return(), None)
@@ -283,7 +283,7 @@ class _LineKeeper(logging.Handler):
         self._lines.append(f"{record.levelname} {record.name}: {record.getMessage()}")
 
 
-def _judge(error: BaseException, stop_reason: str | None) -> tuple[State, str]:
+def judge_error(error: BaseException, stop_reason: str | None) -> tuple[State, str]:
     """What an error says about the end of a run."""
     if isinstance(error, KeyboardInterrupt):
         return State.STOPPED, "interrupted (Ctrl-C)"
