@@ -39,6 +39,14 @@ def test_fetched_games_are_those_of_the_upload(
     assert fetched.fingerprint == encode_here(tmp_path / "games", tmp_path / "loose").index.fingerprint
 
 
+def test_an_upload_in_the_current_folder_is_found_by_its_name(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fetch", stored.name, "here"]) == 0
+    assert read_shards(tmp_path / "here") == read_shards(stored)
+
+
 def test_a_second_fetch_brings_what_is_missing_or_damaged_here(
     stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from tyro.conf import Positional
 
@@ -38,6 +38,8 @@ class StorageVerb(Verb):
 class RunVerb(StorageVerb):
     """A verb about one run."""
 
+    marks: ClassVar[tuple[str, ...]] = ("run.json", "grid.json")
+    """Files by which a folder in reach of a relative path is known."""
     name: Annotated[Positional[str], metavar("RUN")]
     """A run's folder or URI, or its name under --storage; GRID/TRIAL for a trial of a grid."""
 
@@ -48,7 +50,7 @@ class RunVerb(StorageVerb):
         is_path = (
             self.name.startswith(("/", ".", "~"))
             or "://" in self.name
-            or any((here / file).exists() for file in ("run.json", "grid.json"))
+            or any((here / file).exists() for file in self.marks)
         )
         if is_path or ("/" in self.name and here.parent.is_dir()):
             return self.name
@@ -184,6 +186,7 @@ class Fetch(RunVerb):
     All bytes are verified; an interrupted download goes on.
     """
 
+    marks: ClassVar[tuple[str, ...]] = (*RunVerb.marks, "upload.json", "upload-unfinished.json")
     dest: Annotated[Positional[Path], metavar("DEST")]
     """Folder that becomes a copy of the run's, or of the upload's."""
     checkpoint: Annotated[str | None, metavar("best|newest|STEP")] = None
