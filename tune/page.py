@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -78,10 +79,10 @@ def _describe_state(grid: GridRecord | None) -> Iterator[str]:
 
 
 def _praise(table: Table) -> Iterator[str]:
-    """The best row by each of the two metrics that decide."""
+    """The best row by each of the two metrics that decide; one that is no number is none."""
     ahead = "one frame ahead" if table.horizon == 1 else f"{table.horizon} frames ahead"
     for column in (POSITION, CHANGE):
-        known = [row for row in table.rows if column.metric in row.metrics]
+        known = [r for r in table.rows if column.metric in r.metrics and not math.isnan(r.metrics[column.metric].mean)]
         if len(known) > 1:
             choose = min if column.is_better_small else max
             best = choose(known, key=lambda row: row.metrics[column.metric].mean)

@@ -353,3 +353,10 @@ def test_a_curve_is_thinned_by_means_and_keeps_its_sum() -> None:
     assert steps == sorted(steps)
     assert abs(sum(values) / POINTS - sum(value for _, value in points) / 1000) < 0.05
     assert thin(points[:5]) == ([1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, 3.0, 4.0, 5.0])
+
+
+def test_a_row_that_is_no_number_is_never_called_the_best(tmp_path: Path) -> None:
+    values = {"baseline": math.nan, "1a": 0.5, "2a": 0.6}  # the smallest error, the greatest accuracy
+    trials = [make_result(name, 0, value) for name, value in values.items()]
+    page = to_html(Location.of(tmp_path), make_tables(trials), trials)
+    assert re.findall(r"best [\w ]+: (\S+) with", page) == ["1a", "2a"]
