@@ -212,7 +212,8 @@ def read_trial(folder: Location, trial: Trial | TrialName, error: str = "") -> T
 
 def _read_evaluation(file: Location) -> dict[str, Any]:
     found = json.loads(file.read_text())
-    if not isinstance(found, dict) or not found.keys() >= NEEDED or "model" not in found["rows"]:
+    rows = found.get("rows") if isinstance(found, dict) else None
+    if not isinstance(rows, dict) or not found.keys() >= NEEDED or not isinstance(rows.get("model"), dict):
         raise UserError(f"{file} cannot be understood: expected {', '.join(sorted(NEEDED))}; evaluate the run again")
     return found
 

@@ -256,7 +256,11 @@ def test_a_trial_keeps_its_evaluation_to_itself(tmp_path: Path, monkeypatch: pyt
     assert trial.is_finished and trial.values == found.rows["model"]
 
 
-@pytest.mark.parametrize("content", ['{"name": ', "{}", "[]", '{"step": 10, "rows": {}}'])
+NO_ROWS = json.dumps(make_evaluation({}) | {"rows": None})
+NO_MODEL = json.dumps(make_evaluation({}) | {"rows": {"model": None}})
+
+
+@pytest.mark.parametrize("content", ['{"name": ', "{}", "[]", '{"step": 10, "rows": {}}', NO_ROWS, NO_MODEL])
 @pytest.mark.parametrize("name", [RECORD, EVALUATION])
 def test_a_torn_file_costs_one_trial_and_not_the_table(tmp_path: Path, name: str, content: str) -> None:
     expected, folder = make_result("1a", 0), Location.of(tmp_path)
