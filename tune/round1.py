@@ -251,8 +251,9 @@ def _check_writable(folder: Location) -> None:
     try:
         (folder / PROBE).write_text("")
         (folder / PROBE).delete()
-        for path in absent:  # a request that is refused later leaves nothing behind
-            path.rmdir()
+        with suppress(OSError):  # another grid, which begins at the same time, has made something there
+            for path in absent:  # a request that is refused later leaves nothing behind
+                path.rmdir()
     except MissingError as error:  # a file system that makes no folders
         raise UserError(f"{folder} cannot be made: name another --storage, where folders can be written") from error
 

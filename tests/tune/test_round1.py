@@ -108,6 +108,19 @@ def read_files(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_two_grids_that_begin_in_a_new_storage_at_once_both_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = Path.rmdir
+
+    def remove_late(path: Path) -> None:
+        (path / "of another grid").mkdir()
+        remove(path)
+
+    monkeypatch.setattr(Path, "rmdir", remove_late)
+    round1._check_writable(Location.of(tmp_path / "storage" / "grid"))
+
+
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A Ray of two CPUs that is never started; returns the trials that would have run."""
