@@ -45,6 +45,14 @@ def test_a_head_that_answers_is_there_and_one_that_does_not_is_gone(
     assert look_until_lost(watch, Location.of(tmp_path), 10)
 
 
+def test_time_before_the_first_question_is_no_silence() -> None:
+    watch = HeadWatch(address="127.0.0.1:1")
+    time.sleep(0.4)  # longer than a head may be silent
+    for _ in range(3):
+        assert watch.find_loss() == ""
+        time.sleep(0.02)
+
+
 def test_a_first_worker_that_still_trains_saves_itself_and_says_why(tmp_path: Path) -> None:
     run = start_run(Location.of(tmp_path), ExperimentConfig(name="trial"), total_steps=10**9)
 

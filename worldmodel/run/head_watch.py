@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from worldmodel.errors import UserError
 from worldmodel.object_store import StorageError
@@ -33,8 +33,9 @@ class HeadWatch:
 
     address: str
     """HOST:PORT of its control process."""
-    _asked: float = field(default_factory=time.monotonic)
-    _answered: float = field(default_factory=time.monotonic)
+    _asked: float | None = None
+    """When it was asked last; None: nobody looks yet."""
+    _answered: float = 0.0
 
     @classmethod
     def join(cls) -> HeadWatch:
@@ -59,6 +60,8 @@ class HeadWatch:
     def find_loss(self) -> str:
         """Why the head is taken for gone, in a sentence; empty: it is there, or has not been silent for long."""
         now = time.monotonic()
+        if self._asked is None:  # what passed before was no silence: nobody had asked
+            self._asked = self._answered = now
         if now - self._asked < ASK_SECONDS:
             return ""
         self._asked = now
