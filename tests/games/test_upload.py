@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -373,6 +374,19 @@ def test_what_the_source_does_not_give_is_told(
     shown = capsys.readouterr().out
     assert f"games/{'0' * 32}: named in meta.json, but there is no such file" in shown
     assert f"next: worldmodel encode {store}" in shown
+
+
+@pytest.mark.parametrize("source", ["games", "shards", "games.pt"])
+def test_what_is_told_to_be_next_names_what_was_uploaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str
+) -> None:
+    write_games(tmp_path / "games", range(2))
+    pack_games(str(tmp_path / "games"), str(tmp_path / "shards"))
+    (tmp_path / "games.pt").write_bytes(b"nobody opens it")
+    assert main(["upload", str(tmp_path / source), f"{tmp_path}/a store/"]) == 0
+    *_, line = capsys.readouterr().out.splitlines()
+    (games,) = shlex.split(line.removeprefix("next: worldmodel encode ").removesuffix(" BLOCKS"))
+    assert [Path(unit.uri).parent for unit in list_source(games).units] == [tmp_path / "a store"]
 
 
 @pytest.mark.parametrize("options", [{"shard_mb": nan}, {"shard_mb": inf}, {"shard_mb": 0.0}, {"threads": 0}], ids=str)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
+from shlex import quote
 from typing import Annotated
 
 from tyro.conf import Positional
@@ -40,4 +42,6 @@ class Upload(Verb):
         rejected = [f"{entry['file']}: {entry['reason']}" for entry in result["rejected"]]
         shown = {name: value for name, value in result.items() if value not in ([], 0) or name in ("sent", "skipped")}
         text = super().render({**shown, **({"rejected": rejected} if rejected else {})})
-        return f"{text}\n\nnext: worldmodel encode {self.out} BLOCKS"
+        name = PurePosixPath(self.source).name
+        games = f"{self.out.rstrip('/')}/{name}" if name.endswith(".pt") else self.out  # no folder is read for a .pt
+        return f"{text}\n\nnext: worldmodel encode {quote(games)} BLOCKS"
