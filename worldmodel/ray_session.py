@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 import os
 
+from worldmodel.errors import UserError
+
 
 def join_ray(cpus: int | None = None, log_to_driver: bool = False) -> None:
     """Connect to Ray once: to the cluster of this job or machine (`RAY_ADDRESS`), else to a local one of our own.
 
     `cpus`: CPUs of a local Ray; None: all. `log_to_driver`: show what workers print. A local Ray is asked for by name,
     because the address file of a killed driver makes `ray.init(num_cpus=...)` fail with a misleading message.
+
+    Raises:
+        UserError: `RAY_ADDRESS` is the one for jobs, which no process joins.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -19,7 +24,13 @@ def join_ray(cpus: int | None = None, log_to_driver: bool = False) -> None:
 
     if ray.is_initialized():
         return
-    if os.environ.get("RAY_ADDRESS"):
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith(("http://", "https://")):
+        raise UserError(
+            f"RAY_ADDRESS={address} is the address for jobs, which only submits: run this on the cluster by "
+            "`ray job submit --working-dir . -- COMMAND`, or here after `unset RAY_ADDRESS`"
+        )
+    if address:
         ray.init(logging_level=logging.WARNING, log_to_driver=log_to_driver)
     else:
         ray.init(
