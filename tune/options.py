@@ -58,7 +58,7 @@ class Round1:
     workers_per_trial: int = 1
     """Ray Train workers of each trial."""
     scheduler: Literal["none", "asha"] = "none"
-    """asha: after each epoch only the best third of the trials goes on (lookahead is judged apart)."""
+    """asha: after epochs 1, 3, 9, ... only the best third of the trials goes on (lookahead is judged apart)."""
     budget_hours: float | None = None
     """Wall-clock hours of the whole grid, over all attempts, after which it stops well; None: no limit."""
     budget_usd: float | None = None
@@ -148,6 +148,6 @@ def check_halving(options: Round1, epochs: int) -> None:
     """UserError where the scheduler has nothing to choose from."""
     if options.scheduler == "asha" and epochs < 2:
         raise UserError(
-            f"--scheduler asha chooses after each epoch but the last, and the trials have {epochs}: ask for --epochs 2 "
-            "or more, or leave the scheduler out"
+            f"--scheduler asha chooses after epochs 1, 3, 9, ... but the last, and the trials have {epochs}: ask for "
+            "--epochs 2 or more, or leave the scheduler out"
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from tune.halving import KEEP_ONE_OF, HalvingByHorizon
+from tune.options import Round1
 from tune.trial import EPOCH, VALUE
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.experiment.config_file import override, to_yaml
@@ -62,3 +64,17 @@ def test_who_leads_is_never_ended() -> None:
     for epoch in range(1, 10):
         judge(scheduler, trials[1:], [float(k) for k in range(1, 6)], epoch)
         assert judge(scheduler, trials[:1], [0.0], epoch) == ["CONTINUE"]
+
+
+def test_it_chooses_after_the_epochs_that_its_help_names() -> None:
+    chosen = []
+    for epoch in range(1, 12):
+        trials = [make(f"t{k}") for k in range(6)]
+        scheduler = begin("min", trials, epochs=30)
+        for earlier in range(1, epoch):  # all are as good as each other
+            judge(scheduler, trials, [1.0] * len(trials), earlier)
+        if "STOP" in judge(scheduler, trials, [float(k) for k in range(len(trials))], epoch):
+            chosen.append(epoch)
+    assert chosen == [1, 3, 9]
+    help_text = inspect.getsource(Round1)
+    assert f"after epochs {', '.join(map(str, chosen))}, ..." in help_text
