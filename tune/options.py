@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import yaml
-
 from tune.grid import ROUND1, GridOptions
 from worldmodel.errors import UserError
+from worldmodel.experiment.config_file import read_value
 from worldmodel.experiment.presets import PRESETS
 from worldmodel.run.budget import Budget
 from worldmodel.storage import Location
@@ -129,10 +128,7 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
         if not equals or key in NOT_SET:
             made = f"{key} is the grid's own to set" if key in NOT_SET else "there is no '='"
             raise UserError(f"--set {setting}: expected KEY=VALUE, as training.lr=0.001: {made}")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {setting}: the value is no YAML: {error}") from error
+        found[key] = read_value(value, source=f"--set {setting}")
     return found
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import tyro
 
-from tune.options import DATA, GPUS, PRESET, STORAGE, Round1, read_defaults
+from tune.options import DATA, GPUS, PRESET, STORAGE, Round1, read_defaults, read_settings
 from tune.round1 import main
 from worldmodel.errors import UserError
+from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import override, read_experiment
 
 
 def ask(*arguments: str) -> Round1:
@@ -48,3 +52,18 @@ def test_an_environment_that_cannot_be_used_is_one_message(
         read_defaults()
     assert main([]) == 2
     assert f"{name}={value}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "setting", ["training.lr=1e-3", "training.weight_decay=5E-4", "data.stage_filter=[31, 32]", "training.mode=window"]
+)
+def test_a_setting_is_read_as_in_an_experiment_file(setting: str) -> None:
+    section, key, value = re.split("[.=]", setting, maxsplit=2)
+    in_file = read_experiment(f"{section}: {{{key}: {value}}}", source="file", name="grid")
+    assert override(ExperimentConfig(name="grid"), read_settings([setting])) == in_file
+
+
+@pytest.mark.parametrize("value", ["[1", "2026-02-30", "&a [*a]"])
+def test_a_setting_that_is_none_is_one_message(value: str) -> None:
+    with pytest.raises(UserError, match=r"--set training\.lr=.*: the value is no YAML"):
+        read_settings([f"training.lr={value}"])

@@ -84,6 +84,16 @@ def read_experiment(text: str, *, source: str, name: str = "unnamed") -> Experim
     return resolve_experiment({"name": name, **values}, source=source, problems=duplicates)
 
 
+def read_value(text: str, *, source: str) -> Any:
+    """One value of an experiment, as its file would give it. UserError where the text is none."""
+    try:
+        value = _Loader(text).get_single_data()
+        json.dumps(value, default=str)  # as above
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+        raise UserError(f"{source}: the value is no YAML: {error}") from None
+    return value
+
+
 def resolve_experiment(
     values: Mapping[str, Any], *, source: str, problems: list[str] | None = None
 ) -> ExperimentConfig:
