@@ -10,6 +10,7 @@ submitted, answers at http://127.0.0.1:8265 through SSH.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -40,7 +41,9 @@ TUNNELS = Path("~/.worldmodel")
 LINES = 400
 """Last lines of the launcher's output that are searched for a reason."""
 PATIENCE = 60.0
-"""Seconds that the tunnel may take."""
+"""Seconds that the tunnel may take, and an interrupted launcher to end."""
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +59,17 @@ class Up:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Start it; the exit status is 0 where it runs, 2 where something is to be set, the launcher's where that fails."""
+    """Start it; the exit status is 0 where it runs, 2 where something is to be set, 130 after Ctrl-C, the launcher's
+    where that fails."""
     options = tyro.cli(Up, args=arguments, description=__doc__)
     try:
         return run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        say(f"interrupted: machines may be there, and cost money; to end them: ray down {options.file}")
+        return INTERRUPTED
 
 
 def run(options: Up) -> int:
@@ -73,7 +80,8 @@ def run(options: Up) -> int:
     was_there = bool(list_machines(config))
     status, output = launch(options.file)
     if status:
-        say(f"error: {options.file}: {explain(output) or 'the start failed; the reason stands above'}")
+        reason = "interrupted" if status == INTERRUPTED else explain(output)
+        say(f"error: {options.file}: {reason or 'the start failed; the reason stands above'}")
         _clean_up(options, was_there=was_there)
         return status
     if options.tunnel_port:
@@ -149,24 +157,39 @@ def list_machines(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def launch(path: Path) -> tuple[int, str]:
-    """Run `ray up`; its exit status, and the end of what it said."""
+    """Run `ray up`; its exit status (130 after Ctrl-C), and the end of what it said."""
     process = subprocess.Popen(
         ["ray", "up", "--yes", "--no-config-cache", str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True,
     )  # fmt: skip
     lines: deque[str] = deque(maxlen=LINES)
     assert process.stdout is not None
-    for line in process.stdout:
-        sys.stdout.write(line)
-        sys.stdout.flush()
-        lines.append(line)
-    return process.wait(), "".join(lines)
+    try:
+        for line in process.stdout:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            lines.append(line)
+        return process.wait(), "".join(lines)
+    except KeyboardInterrupt:
+        _end(process)
+        return INTERRUPTED, "".join(lines)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """A launcher that still started machines could not be cleaned up after. Ctrl-C has reached it as well, mostly."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _clean_up(options: Up, *, was_there: bool) -> None:
     if was_there or options.keep:
         say(f"what is there stays; to end it: ray down {options.file}")
         return
+    say(f"ending what has been started: ray down {options.file}")
     ended = subprocess.run(["ray", "down", "--yes", str(options.file)], check=False, capture_output=True, text=True)
     if ended.returncode:
         say(f"error: machines may be left, and cost money: run ray down {options.file}\n{ended.stdout}{ended.stderr}")

@@ -47,7 +47,8 @@ RAY = """#!/bin/sh
 echo "$@" >> "$RAY_CALLS"
 case $1 in
 get-auth-token) mkdir -p ~/.ray && printf 00ff > ~/.ray/auth_token ;;
-up) echo "$RAY_SAYS"; exit "$RAY_STATUS" ;;
+up) echo "$RAY_SAYS"; $RAY_INTERRUPT; exit "$RAY_STATUS" ;;
+down) $RAY_INTERRUPT_DOWN ;;
 dashboard) exec PYTHON -c 'SERVER' "$4" ;;
 esac
 """
@@ -163,6 +164,25 @@ def test_a_failed_start_leaves_no_machine(laptop: Laptop, capsys: pytest.Capture
     assert laptop.calls[-1] == f"down --yes {file}"
     said = capsys.readouterr().err
     assert "set-up failed" in said and f"ray down {file}" in said
+
+
+def test_an_interrupted_start_leaves_no_machine_and_says_so(laptop: Laptop, capsys: pytest.CaptureFixture[str]) -> None:
+    laptop.patch.setenv("RAY_INTERRUPT", f"kill -INT {os.getpid()}")
+    file = laptop.write(fill_file("own-machines"))
+    assert up.main([file]) == up.INTERRUPTED
+    assert laptop.calls[-1] == f"down --yes {file}"
+    said = capsys.readouterr().err
+    assert "interrupted" in said and f"nothing is left of it (ray down {file})" in said
+
+
+def test_a_clean_up_that_is_interrupted_says_that_machines_may_be_left(
+    laptop: Laptop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    laptop.answer("[6/7] Running setup commands: Failed to setup head node.", 1)
+    laptop.patch.setenv("RAY_INTERRUPT_DOWN", f"kill -INT {os.getpid()}")
+    file = laptop.write(fill_file("own-machines"))
+    assert up.main([file]) == up.INTERRUPTED
+    assert f"machines may be there, and cost money; to end them: ray down {file}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("keep", [False, True])
