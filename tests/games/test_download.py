@@ -11,6 +11,7 @@ import pytest
 
 from tests.games_on_disk import encode_here, write_games
 from worldmodel.cli.main import main
+from worldmodel.games import download
 from worldmodel.games.source import UNFINISHED, list_source
 from worldmodel.games.upload import UploadOptions, upload_games
 from worldmodel.storage import Location
@@ -115,6 +116,26 @@ def test_a_full_disk_is_named_as_such_and_at_once(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert re.search(f"cannot write {tmp_path}/here/.*: File too large; choose a folder", capsys.readouterr().err)
+
+
+def test_two_fetches_into_one_folder_at_once_do_not_mix(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_games(tmp_path / "more", range(5, 7))
+    upload_games(str(tmp_path / "more"), str(tmp_path / "other"))
+    fetch, statuses = download._fetch, list[int]()
+
+    def fetch_while_another_begins(*arguments: object) -> None:
+        if not statuses:
+            statuses.append(0)
+            statuses[0] = main(["fetch", str(tmp_path / "other"), str(tmp_path / "here")])
+        fetch(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("worldmodel.games.download.THREADS", 1)
+    monkeypatch.setattr("worldmodel.games.download._fetch", fetch_while_another_begins)
+    assert main(["fetch", str(stored), str(tmp_path / "here")]) == 0
+    assert statuses == [2] and "is being written by another process: wait" in capsys.readouterr().err
+    assert read_shards(tmp_path / "here") == read_shards(stored)
 
 
 def test_damage_in_the_store_is_named_with_both_sums_and_the_copy_is_not_taken_for_whole(

@@ -12,7 +12,8 @@ from worldmodel.games.manifest import MANIFEST, Manifest, Mark, StoredObject, re
 from worldmodel.games.source import UNFINISHED
 from worldmodel.games.upload import run_together
 from worldmodel.games.upload_plan import Progress
-from worldmodel.object_store import DamagedError, DiskError, MissingError, StorageError
+from worldmodel.local_file import holding_folder
+from worldmodel.object_store import DamagedError, DiskError, MissingError, StorageError, explain_failure
 from worldmodel.storage import Location
 
 TRIES = 5
@@ -46,11 +47,18 @@ def fetch_games(source: Location, target: Path, progress: Progress | None = None
     """Copy what an upload stored into a local folder, which may hold an earlier copy, whole or cut off.
 
     Raises:
-        UserError: the upload has not ended, an object is damaged, or the folder holds something else.
+        UserError: the upload has not ended, an object is damaged, or the folder holds something else, or is being
+            written by another fetch.
     """
-    started, report = time.monotonic(), progress or (lambda *_: None)
-    manifest, here = _read_source(source), Location.of(target)
-    earlier = _open_target(source, target, manifest)
+    _check_place(source, target)
+    manifest = _read_source(source)
+    with explain_failure(str(target), "write"), holding_folder(target):
+        return _bring_all(source, target, manifest, progress or (lambda *_: None))
+
+
+def _bring_all(source: Location, target: Path, manifest: Manifest, report: Progress) -> FetchSummary:
+    started, here = time.monotonic(), Location.of(target)
+    earlier = _list_earlier(target, manifest)
     todo = [stored for stored in manifest.objects if not _is_here(target, stored)]
     whole, lock, done = sum(stored.size for stored in todo), threading.Lock(), [0]
 
@@ -84,17 +92,20 @@ def _read_source(source: Location) -> Manifest:
     return manifest
 
 
-def _open_target(source: Location, target: Path, manifest: Manifest) -> set[str]:
-    """Names that an earlier fetch may have left in the folder. UserError where it holds anything else."""
+def _check_place(source: Location, target: Path) -> None:
     if source.local_path() == target.absolute():
         raise UserError(f"{target} is the upload itself: name another folder")
     if target.exists() and not target.is_dir():
         raise UserError(f"{target} is a file: name a folder")
+
+
+def _list_earlier(target: Path, manifest: Manifest) -> set[str]:
+    """Names that an earlier fetch may have left in the folder. UserError where it holds anything else."""
     here = Location.of(target)
     known, mark = read_manifest(here) or Manifest(), read_mark(here) or Mark()
     earlier = {*mark.objects, *(stored.name for stored in known.objects)}
     ours = {MANIFEST, UNFINISHED, *earlier, *(stored.name for stored in manifest.objects)}
-    there = [path.name for path in target.iterdir()] if target.exists() else []
+    there = [path.name for path in target.iterdir()]
     strange = [name for name in there if name not in ours and not name.endswith((".part", ".tmp"))]
     if strange:
         raise UserError(f"{target} holds other things ({strange[0]}): name a new folder")
