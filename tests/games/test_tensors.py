@@ -16,7 +16,9 @@ from worldmodel.errors import UserError
 from worldmodel.features.plan import Samples
 from worldmodel.features.store import FrameStore, StoreOptions
 from worldmodel.features.view import Decoded, FeatureView
-from worldmodel.schema import PLAYER_FIELDS, PLAYERS
+from worldmodel.games.tensors import iterate_tensors
+from worldmodel.schema import AIRBORNE, PLAYER_FIELDS, PLAYERS
+from worldmodel.storage import Location
 
 LENGTHS = (30, 41, 52)
 CONFIGS = {
@@ -104,6 +106,24 @@ def test_whole_numbers_come_back_whole(toys: tuple[Path, Index], tmp_path: Path)
     payload = as_payload(decode(*toys, EncodingConfig()), {})
     index = encode_here(save(tmp_path / "games.pt", payload), tmp_path / "out").index
     assert {block.layout for block in index.blocks} == {"tight"}
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32])
+def test_classes_come_back_whatever_integer_type_holds_them(
+    toys: tuple[Path, Index], tmp_path: Path, kind: torch.dtype
+) -> None:
+    payload = as_payload(decode(*toys, EncodingConfig()), {})
+    payload["ints"] = payload["ints"] % 256  # classes that every type holds
+    payload["ints"][3, [field.name for field in EncodingConfig().layout.categories].index("ground")] = 0
+    narrow = {**payload, "ints": payload["ints"].to(kind)}
+    (tmp_path / "narrow").mkdir()
+    wide, found = (
+        list(iterate_tensors(Location.of(save(tmp_path / name / "games.pt", content))))
+        for name, content in ((".", payload), ("narrow", narrow))
+    )
+    assert wide[0].columns[0, "ground"][3] == AIRBORNE
+    for first, second in zip(wide, found, strict=True):
+        assert first.planes.is_same(second.planes)
 
 
 def test_importing_twice_encodes_nothing_again(toys: tuple[Path, Index], tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ def _unscale(values: np.ndarray, field: Field) -> np.ndarray:
 def _classes(ints: np.ndarray, layout: FeatureLayout) -> dict[str, np.ndarray]:
     found = {}
     for place, field in enumerate(layout.categories):
-        values = ints[:, place]
+        values = ints[:, place].astype(np.int64)  # what an empty class stands for need not fit the file's own type
         if field.empty is not None:
             values = np.where(values == 0, field.empty, values - 1)
         found[field.name] = values.astype(np.float32) if field.name == "state_age" else values
