@@ -56,7 +56,7 @@ def test_games_that_the_blocks_lack_without_a_word_are_found(tmp_path: Path) -> 
 def test_blocks_are_never_written_among_the_games(tmp_path: Path) -> None:
     write(tmp_path / "games")
     before = sorted(path.name for path in (tmp_path / "games").iterdir())
-    with pytest.raises(UserError, match="a folder of their own"):
+    with pytest.raises(UserError, match="a folder of its own"):
         encode_here(tmp_path / "games", tmp_path / "games")
     assert sorted(path.name for path in (tmp_path / "games").iterdir()) == before
 

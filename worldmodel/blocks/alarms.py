@@ -50,6 +50,14 @@ def find_alarms(index: Index) -> list[Alarm]:
     return found
 
 
+def check_allowed(allowed: Collection[str]) -> None:
+    """UserError where there is no field of an allowed name."""
+    known = {*FIELDS, STAGE.name}
+    for name in allowed:
+        if name not in known:
+            raise UserError(f"allow: there is no field {name!r}{nearest(name, known)}")
+
+
 def check_alarms(index: Index, read: Collection[str], allowed: Collection[str], where: str) -> list[str]:
     """What is allowed, in words.
 
@@ -62,10 +70,7 @@ def check_alarms(index: Index, read: Collection[str], allowed: Collection[str], 
     Raises:
         UserError: a field that the model reads raises an alarm and is not allowed, or an allowed one does not exist.
     """
-    known = {*FIELDS, STAGE.name}
-    for name in allowed:
-        if name not in known:
-            raise UserError(f"allow: there is no field {name!r}{nearest(name, known)}")
+    check_allowed(allowed)
     accepted = {*allowed, *index.audit.get("allowed", [])}
     alarms = [alarm for alarm in find_alarms(index) if alarm.field in read]
     if bad := [alarm for alarm in alarms if alarm.field not in accepted]:

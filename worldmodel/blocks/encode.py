@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from worldmodel.blocks.alarms import check_allowed
 from worldmodel.blocks.audit import Audit
 from worldmodel.blocks.block import read_stored_games
 from worldmodel.blocks.index import (
@@ -31,6 +32,7 @@ from worldmodel.blocks.index import (
 )  # fmt: skip
 from worldmodel.blocks.task import TWICE, EncodeTask, TaskResult
 from worldmodel.errors import UserError
+from worldmodel.games.output import name_places
 from worldmodel.games.replay_source import holds_replays, parse_source
 from worldmodel.games.source import Listing, Rejection, Unit, list_source
 from worldmodel.ray_session import join_ray
@@ -55,6 +57,12 @@ class EncodeOptions:
     """Fields whose alarms are known and allowed, see `worldmodel.blocks.alarms`; the index remembers them."""
     cpus: int | None = None
     """CPUs of a local Ray; None: all; 0: this process alone, without Ray."""
+
+    def __post_init__(self) -> None:
+        """UserError where there is no such share or no such field."""
+        if not 0 <= self.max_rejected <= 1:  # what is not a number is neither
+            raise UserError(f"max_rejected is {self.max_rejected}, expected a share from 0 to 1: 2 % is 0.02")
+        check_allowed(self.allow)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +90,7 @@ def encode(
     rejected games: among replays, doubles and short games are no fault.
     """
     options = options or EncodeOptions()
-    target, place, no_games = Location.of(out), Location.of(source), list[Rejection]()
-    if target == place:
-        raise UserError(f"{target} is named as source and as output: blocks need a folder of their own")
+    (place, target), no_games = name_places(source, out), list[Rejection]()
     if holds_replays(place):
         place, no_games = parse_source(place, target)
     listing = list_source(str(place), training_only=options.training_only)

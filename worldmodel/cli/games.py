@@ -55,7 +55,7 @@ class Pack(Verb):
     """Folder or URI of parsed games."""
     out: Annotated[Positional[str], metavar("OUT")]
     """Folder or URI to write shards to."""
-    shard_mb: float = 200
+    shard_mb: float = 200.0
     """Size of a shard in megabytes."""
 
     def run(self) -> Result:

@@ -8,6 +8,7 @@ import tarfile
 from dataclasses import asdict, dataclass
 
 from worldmodel.errors import UserError
+from worldmodel.games.output import name_places
 from worldmodel.games.shard import ENTRY, GAME, IDS
 from worldmodel.games.source import Unit, list_source
 from worldmodel.storage import Location
@@ -28,12 +29,13 @@ def pack_games(source: str, out: str, shard_mb: float = 200) -> PackSummary:
 
     Shards are written whole under their final name or not at all; names count from `shard-000000.tar`.
     """
-    listing = list_source(source, training_only=False)
+    place, target = name_places(source, out)
+    listing = list_source(str(place), training_only=False)
     if any(unit.kind != "parsed" for unit in listing.units):
         raise UserError(f"{source} holds no parsed games (meta.json and games/), which are what can be packed")
     if shard_mb <= 0:
         raise UserError(f"shards of {shard_mb} MB: found {shard_mb}, expected more than 0")
-    target, number, games, total = Location.of(out), 0, 0, 0
+    number, games, total = 0, 0, 0
     rejected = [asdict(r) for r in listing.rejected]
     buffer = bytearray()
     for unit in listing.units:
