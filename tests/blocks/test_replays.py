@@ -42,6 +42,20 @@ def test_replays_below_folders_are_found(tmp_path: Path) -> None:
     assert holds_replays(Location.of(tmp_path))
 
 
+@pytest.mark.parametrize(("name", "is_one"), [("a.slp", True), ("A.SLP.GZ", True), ("games.tar.gz", False)])
+@pytest.mark.parametrize("below", ["", "2023/"])
+def test_replays_are_told_by_their_names_in_any_case(tmp_path: Path, name: str, is_one: bool, below: str) -> None:
+    (tmp_path / below).mkdir(exist_ok=True)
+    (tmp_path / below / name).write_bytes(b"")
+    assert holds_replays(Location.of(tmp_path)) == holds_replays(Location.of(tmp_path / below / name)) == is_one
+
+
+def test_a_file_of_another_kind_is_named_as_that(tmp_path: Path) -> None:
+    (tmp_path / "games.tar.gz").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"games\.tar\.gz is a file: expected a parsed folder"):
+        encode_here(tmp_path / "games.tar.gz", tmp_path / "out")
+
+
 def test_a_folder_whose_replays_give_no_game_is_refused_with_the_reason(tmp_path: Path) -> None:
     pytest.importorskip("peppi_py")
     (tmp_path / "in").mkdir()

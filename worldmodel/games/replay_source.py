@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from worldmodel.errors import UserError
-from worldmodel.games.parse import REPLAY_ENDINGS, parse_replays
-from worldmodel.games.source import META, Rejection
+from worldmodel.games.parse import parse_replays
+from worldmodel.games.source import META, Rejection, is_replay
 from worldmodel.storage import Location
 
 PARSED = "parsed"
@@ -17,13 +17,16 @@ PARSED = "parsed"
 
 def holds_replays(source: Location) -> bool:
     """Whether `source` is a replay or a folder of them, rather than games in another form."""
-    if source.name.endswith((*REPLAY_ENDINGS, ".pt", ".tar")):
-        return source.name.endswith(REPLAY_ENDINGS)
+    if is_replay(source.name):
+        return True
+    if source.name.endswith((".pt", ".tar")) or source.is_file():
+        return False
     found = source.list_entries()
     if any(entry.name == META or entry.name.endswith(".tar") for entry in found):
         return False
-    below = found if any(e.name.endswith(REPLAY_ENDINGS) for e in found) else source.list_entries(recursive=True)
-    return any(entry.name.endswith(REPLAY_ENDINGS) for entry in below)
+    return any(is_replay(entry.name) for entry in found) or any(
+        is_replay(entry.name) for entry in source.list_entries(recursive=True)
+    )
 
 
 def parse_source(source: Location, out: Location) -> tuple[Location, list[Rejection]]:

@@ -24,6 +24,7 @@ from worldmodel.storage import Entry, Location, is_plain_name
 META = "meta.json"
 """What names the games of a parsed folder."""
 FRAME_IDS = "frame_ids"
+REPLAY_ENDINGS = (".slp", ".slp.gz")
 UNFINISHED = "upload-unfinished.json"
 """Stands in a folder while games are brought there (`upload.py`, `download.py`)."""
 _THREADS = 16
@@ -76,6 +77,11 @@ class Listing:
     """Games that are left out on purpose: not for training, or not named in meta.json."""
 
 
+def is_replay(name: str) -> bool:
+    """Whether a file is a replay, by its name."""
+    return name.lower().endswith(REPLAY_ENDINGS)
+
+
 def list_source(source: str, *, training_only: bool = True) -> Listing:
     """List a source. UserError where there is nothing to read."""
     location = Location.of(source)
@@ -87,7 +93,7 @@ def list_source(source: str, *, training_only: bool = True) -> Listing:
         size = location.measure_bytes()
         return _list_shards(location.parent, [Entry(name=location.name, size=size, is_folder=False)], training_only)
     if location.is_file():
-        raise UserError(f"{location} is a file: {EXPECTED}")
+        raise UserError(_refuse_replays(location) if is_replay(location.name) else f"{location} is a file: {EXPECTED}")
     found = location.list_entries()
     names = {entry.name for entry in found}
     if UNFINISHED in names:
@@ -117,8 +123,17 @@ def _nothing_there(location: Location, found: list[Entry]) -> str:
         return f"{location} {state}: {EXPECTED}"
     if any(entry.name == "games" and entry.is_folder for entry in found):
         return f"{location} has games/ but no meta.json, which names the games: restore it, or parse the replays again"
+    if any(is_replay(entry.name) for entry in (*found, *location.list_entries(recursive=True))):
+        return _refuse_replays(location)
     names = ", ".join(entry.name for entry in found[:5]) + (", ..." if len(found) > 5 else "")
     return f"no games in {location} (it holds {names}): {EXPECTED}"
+
+
+def _refuse_replays(location: Location) -> str:
+    return (
+        f"{location} holds replays, which are no games yet: make games of them with `worldmodel games parse {location} "
+        "OUT` and name OUT instead (`worldmodel encode` leaves them in parsed/ beside its blocks)"
+    )
 
 
 def _list_parsed(location: Location, names: set[str], training_only: bool) -> Listing:
