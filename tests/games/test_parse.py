@@ -236,3 +236,10 @@ def test_a_full_or_closed_disk_ends_the_run_and_blames_no_replay(shared_folder: 
     assert outcome.failure and not outcome.reason
     with pytest.raises(UserError, match=f"cannot go on after {replay.name}"):
         Collector(out=tmp_path, entries={}).add(replay.name, outcome)
+
+
+def test_a_folder_of_another_writer_whose_entries_name_no_frames_is_added_to(tmp_path: Path) -> None:
+    entries = {name: {"slp_md5": name, **more} for name, more in (("a", {}), ("b", {"lastFrame": 7, "num_frames": 9}))}
+    summary = Collector(out=tmp_path, entries=entries).finish(ignored=0)
+    assert (summary.games, summary.frames) == (2, 9)
+    assert json.loads((tmp_path / "meta.json").read_text()) == list(entries.values())

@@ -15,9 +15,9 @@ from typing import Any
 
 from worldmodel.errors import UserError
 from worldmodel.games.parser_process import TIMEOUT, Job, Outcome, ParserProcess
+from worldmodel.games.source import REPLAY_ENDINGS, is_replay
 from worldmodel.games.writer import open_output, read_entries, write_meta, write_whole
 
-REPLAY_ENDINGS = (".slp", ".slp.gz")
 _STAGING = ".staging"
 _REASON_HEAD = 60
 
@@ -39,7 +39,7 @@ class ParseSummary:
     ignored: int
     """Files that are no replays, by their name."""
     frames: int
-    """Frames of all games in the output."""
+    """Frames of all games in the output whose entries say so."""
     games: int
     """Games in the output, of earlier runs too."""
 
@@ -78,7 +78,7 @@ def _find_replays(source: Path) -> tuple[list[tuple[str, Path]], int]:
     if source.is_file():
         return [(source.name, source)], 0
     files = [path for path in source.rglob("*") if path.is_file()]
-    replays = [path for path in files if path.name.lower().endswith(REPLAY_ENDINGS)]
+    replays = [path for path in files if is_replay(path.name)]
     if not replays:
         raise UserError(f"no replays below {source}: {len(files)} files, none ends in {' or '.join(REPLAY_ENDINGS)}")
     named = [(path.relative_to(source).as_posix(), path) for path in replays]
@@ -183,7 +183,7 @@ class Collector:
         write_meta(self._out, self.entries.values())
         return ParseSummary(
             out=str(self._out), parsed=self._parsed, skipped=self._skipped, rejected=len(self._rejected),
-            ignored=ignored, games=len(self.entries), frames=sum(int(e["num_frames"]) for e in self.entries.values()),
+            ignored=ignored, games=len(self.entries), frames=sum(map(_count_frames, self.entries.values())),
         )  # fmt: skip
 
     def _explain_nothing(self) -> str:
@@ -193,6 +193,11 @@ class Collector:
             f"none of {len(self._rejected)} replays gave a game; {count} of them: {common}. "
             f"Every reason stands in {self._out / 'rejected.json'}."
         )
+
+
+def _count_frames(entry: dict[str, Any]) -> int:
+    found = entry.get("num_frames", entry.get("lastFrame"))
+    return found if isinstance(found, int) else 0
 
 
 def _name(entry: dict[str, Any]) -> str:
