@@ -60,6 +60,31 @@ def test_a_shard_cut_between_two_games_is_found_by_its_missing_end_mark(tmp_path
     assert "cut short after 2 games: it has no end mark" in last.reason
 
 
+def test_tars_that_were_joined_give_the_games_of_the_first_and_the_reason_why_no_more(tmp_path: Path) -> None:
+    parts = [write_tar(tmp_path / f"{n}.tar", FILES[2 * n : 2 * n + 2]).read_bytes() for n in range(3)]
+    (tmp_path / "joined.tar").write_bytes(b"".join(parts))
+    game, last = members(tmp_path / "joined.tar")
+    assert (game.name, last.name) == (GAMES[0][0], "")
+    assert "after 1 games" in last.reason and "another tar that was joined to it" in last.reason
+
+
+def test_a_damaged_header_within_a_shard_is_no_end_without_a_word(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", FILES)
+    with tarfile.open(path) as archive:
+        third = archive.getmembers()[4].offset
+    content = path.read_bytes()
+    path.write_bytes(content[:third] + b"?" + content[third + 1 :])
+    *whole, last = members(path)
+    assert [m.name for m in whole] == [name for name, _ in GAMES[:2]]
+    assert f"after 2 games, at byte {third}, the shard goes on with what is no part of it" in last.reason
+
+
+def test_zeros_behind_a_shard_are_no_fault(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", FILES)
+    path.write_bytes(path.read_bytes() + bytes(100_001))
+    assert [(m.name, m.reason) for m in members(path)] == [(name, "") for name, _ in GAMES]
+
+
 def test_an_encoding_warns_of_a_shard_that_is_cut_short(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", FILES)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])

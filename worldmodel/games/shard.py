@@ -23,6 +23,10 @@ _MOST_ENTRY_BYTES = 1 << 20
 """What meta.json says of one game takes some hundred bytes; as values in memory JSON takes ten times its length."""
 _READ_BYTES = 1 << 16
 """Bytes that tarfile takes at a time: it copies what is left of them at every read."""
+_FOLLOWED = (
+    "after {count} games, at byte {place}, the shard goes on with what is no part of it: a damaged header, or another "
+    "tar that was joined to it (`worldmodel games pack` makes shards of games)"
+)
 GAME, ENTRY, IDS = "game", "json", "frame_ids.npy"
 
 
@@ -48,8 +52,11 @@ def iterate_shard(location: Location) -> Iterator[Member]:
                 for member in _group(archive, stream.size()):
                     count += 1
                     yield member
+            is_clean = is_whole and _holds_zeros(stream, archive.offset)
         if not is_whole:
             yield Member(name="", reason=f"the shard is cut short after {count} games: it has no end mark")
+        elif not is_clean:
+            yield Member(name="", reason=_FOLLOWED.format(count=count, place=archive.offset))
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         yield Member(name="", reason=f"the shard is cut short or damaged after {count} games: {error}")
     except UserError as error:
@@ -62,6 +69,15 @@ def _has_end_mark(stream: pa.NativeFile) -> bool:
     is_whole = bytes(stream.read()) == bytes(_END_BYTES)
     stream.seek(0)
     return is_whole
+
+
+def _holds_zeros(stream: pa.NativeFile, start: int) -> bool:
+    """Whether nothing but zeros follows, as after the last member; tarfile ends there, and at any damaged header."""
+    stream.seek(start)
+    while chunk := bytes(stream.read(CHUNK_BYTES)):
+        if chunk != bytes(len(chunk)):
+            return False
+    return True
 
 
 def _group(archive: tarfile.TarFile, size: int) -> Iterator[Member]:
