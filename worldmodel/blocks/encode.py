@@ -32,7 +32,7 @@ from worldmodel.blocks.index import (
 )  # fmt: skip
 from worldmodel.blocks.task import TWICE, EncodeTask, TaskResult
 from worldmodel.errors import UserError
-from worldmodel.games.output import name_places
+from worldmodel.games.output import OnWait, name_places, writing_alone
 from worldmodel.games.replay_source import holds_replays, parse_source
 from worldmodel.games.source import Listing, Rejection, Unit, list_source
 from worldmodel.ray_session import join_ray
@@ -57,6 +57,8 @@ class EncodeOptions:
     """Fields whose alarms are known and allowed, see `worldmodel.blocks.alarms`; the index remembers them."""
     cpus: int | None = None
     """CPUs of a local Ray; None: all; 0: this process alone, without Ray."""
+    on_wait: OnWait | None = None
+    """Told which process is waited for that writes into the same folder on a disk; None: that is a UserError."""
 
     def __post_init__(self) -> None:
         """UserError where there is no such share or no such field."""
@@ -90,7 +92,13 @@ def encode(
     rejected games: among replays, doubles and short games are no fault.
     """
     options = options or EncodeOptions()
-    (place, target), no_games = name_places(source, out), list[Rejection]()
+    place, target = name_places(source, out)
+    with writing_alone(target, options.on_wait):
+        return _encode(place, target, options, progress)
+
+
+def _encode(place: Location, target: Location, options: EncodeOptions, progress: Progress | None) -> EncodeSummary:
+    source, no_games = str(place), list[Rejection]()
     if holds_replays(place):
         place, no_games = parse_source(place, target)
     listing = list_source(str(place), training_only=options.training_only)
@@ -102,7 +110,7 @@ def encode(
     summary = _summarise(kept, results, listing, audit)
     summary.index.audit["allowed"] = sorted({*options.allow, *known.audit.get("allowed", [])})
     write_rejected(target, [*no_games, *summary.rejected])
-    _check_share(summary, options.max_rejected, str(source))
+    _check_share(summary, options.max_rejected, source)
     write_index(target, summary.index)
     _delete_unused(target, summary.index)
     told = [f"block {name} was damaged ({reason}): its games were encoded again" for name, reason in damaged.items()]

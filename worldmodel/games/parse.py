@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.errors import UserError
+from worldmodel.games.output import writing_alone
 from worldmodel.games.parser_process import TIMEOUT, Job, Outcome, ParserProcess
 from worldmodel.games.source import REPLAY_ENDINGS, is_replay
 from worldmodel.games.writer import open_output, read_entries, write_meta, write_whole
+from worldmodel.storage import Location
 
 _STAGING = ".staging"
 _REASON_HEAD = 60
@@ -57,18 +59,20 @@ def parse_replays(
         raise UserError(f"{workers} workers asked for, expected at least 1")
     files, ignored = _find_replays(source)
     _require_parser()
-    open_output(out)
-    collector = Collector(out=out, entries=read_entries(out))
-    shutil.rmtree(out / _STAGING, ignore_errors=True)
     jobs = [Job(number=n, path=str(path), source=name) for n, (name, path) in enumerate(files)]
-    try:
-        for done, outcome in enumerate(_parse_all(jobs, out / _STAGING, set(collector.entries), workers, timeout), 1):
-            collector.add(jobs[outcome.number].source, outcome)
-            if progress is not None:
-                progress(done, len(jobs))
-    finally:
+    with writing_alone(Location.of(out)):
+        open_output(out)
+        collector = Collector(out=out, entries=read_entries(out))
         shutil.rmtree(out / _STAGING, ignore_errors=True)
-    return collector.finish(ignored)
+        outcomes = _parse_all(jobs, out / _STAGING, set(collector.entries), workers, timeout)
+        try:
+            for done, outcome in enumerate(outcomes, 1):
+                collector.add(jobs[outcome.number].source, outcome)
+                if progress is not None:
+                    progress(done, len(jobs))
+        finally:
+            shutil.rmtree(out / _STAGING, ignore_errors=True)
+        return collector.finish(ignored)
 
 
 def _find_replays(source: Path) -> tuple[list[tuple[str, Path]], int]:

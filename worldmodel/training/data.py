@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from worldmodel.blocks.encode import encode
+from worldmodel.blocks.encode import EncodeOptions, encode
 from worldmodel.blocks.index import Index, has_index, read_index
 from worldmodel.errors import UserError
 from worldmodel.experiment.config import DataConfig, ExperimentConfig
@@ -36,13 +36,16 @@ class Dataset:
 
 
 def prepare_blocks(source: str, storage: str, report: Report) -> str:
-    """The URI of blocks that hold `source`: itself where it is encoded, else encoded now (or found) below `storage`."""
+    """The URI of blocks that hold `source`: itself where it is encoded, else encoded now (or found) below `storage`.
+
+    Another process that encodes the same there is waited for.
+    """
     where = Location.of(source)
     if has_index(where):
         return str(where)
     name = hashlib.sha256(str(where).encode()).hexdigest()[:12]
     out = Location.of(storage) / "blocks" / name
-    summary = encode(str(where), str(out), progress=_tell_tenths(report))
+    summary = encode(str(where), str(out), EncodeOptions(on_wait=report), _tell_tenths(report))
     found = summary.index
     report(
         f"{len(found.games)} games, {found.frames:,} frames in {out} "
