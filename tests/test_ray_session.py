@@ -20,7 +20,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "https://head:443"])
 def test_the_address_for_jobs_is_refused_with_what_to_do(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(UserError, match=rf"RAY_ADDRESS={address} .*ray job submit.* unset RAY_ADDRESS"):
+    with pytest.raises(UserError, match=rf"RAY_ADDRESS={address} .*ray job submit .*`unset RAY_ADDRESS`"):
         join_ray()
 
 

@@ -212,10 +212,10 @@ def read_trial(folder: Location, trial: Trial | TrialName, error: str = "") -> T
 
 def _read_evaluation(file: Location) -> dict[str, Any]:
     found = json.loads(file.read_text())
-    rows = found.get("rows") if isinstance(found, dict) else None
-    if not isinstance(rows, dict) or not found.keys() >= NEEDED or not isinstance(rows.get("model"), dict):
+    is_whole = isinstance(found, dict) and found.keys() >= NEEDED and isinstance(found["rows"], dict)
+    if not is_whole or not isinstance(found["rows"].get("model"), dict):
         raise UserError(f"{file} cannot be understood: expected {', '.join(sorted(NEEDED))}; evaluate the run again")
-    return found
+    return dict(found)
 
 
 def make_tables(trials: Sequence[TrialResult]) -> list[Table]:
