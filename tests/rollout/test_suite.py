@@ -170,6 +170,8 @@ def test_the_command_measures_rollouts(run: Location, capsys: pytest.CaptureFixt
     [
         (["--frame", "999999"], "cannot start at frame 999999"),
         (["--frames", "0"], "expected at least 1"),
+        (["--frames", "9999999999"], "expected at least 1 and at most 648000"),
+        (["--out", "s3://bucket/games"], "s3://bucket/games is not on a disk of this machine"),
         (["--game", "zz"], "0 validation games begin with 'zz'"),
         (["--out", "/nowhere/x.npz"], "cannot write"),
         (["--checkpoint", "7"], "no checkpoint '7'"),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from worldmodel.cli.runs import RunVerb, choose_checkpoint
 from worldmodel.cli.verb import Result, metavar
+from worldmodel.errors import UserError
 
 SHOWN = ("x", "y", "percent", "stocks", "action")
 """Fields of the printed lines."""
@@ -41,14 +41,18 @@ class RollOut(RunVerb):
         from worldmodel.rollout.loading import load_model, open_games
         from worldmodel.rollout.roller import Roller
         from worldmodel.rollout.saving import save_rollout
+        from worldmodel.storage import Location
 
         choice = Choice(temperature=self.temperature, seed=self.seed)
+        out = Location.of(self.out).local_path()
+        if out is None:
+            raise UserError(f"{self.out} is not on a disk of this machine, where a rollout is saved: name a path")
         location, _ = self.find()
         loaded = load_model(location, choose_checkpoint(location, self.checkpoint), self.device)
         dataset, notes = open_games(location, loaded.config, self.data)
         roller = Roller(loaded, dataset, choice=choice)
         rollout = roller.roll([roller.find_start(self.game, self.frame)], self.frames)
-        saved = save_rollout(rollout, Path(self.out), source=f"{location.name} {loaded.checkpoint}") if self.out else ""
+        saved = save_rollout(rollout, out, source=f"{location.name} {loaded.checkpoint}") if self.out else ""
         length = int(rollout.lengths[0])
         short = [f"the game ends after {length} of the {self.frames} frames"] if length < self.frames else []
         return {

@@ -39,6 +39,7 @@ from worldmodel.errors import UserError
 from worldmodel.features.facts import EVERYTHING, FactReader, Facts, join_frames
 from worldmodel.features.feedback import Choice, Feedback
 from worldmodel.features.plan import Samples
+from worldmodel.games.leaves import MAX_GAME_FRAMES
 from worldmodel.model.unroll import Unroller, make_memory
 from worldmodel.rollout.loading import LoadedRun
 from worldmodel.training.data import Dataset
@@ -144,10 +145,10 @@ class Roller:
         """So many frames from each start under the controls that were played; behind a game's end, its last ones.
 
         Raises:
-            UserError: no frames are asked for, or as `begin`.
+            UserError: no frames are asked for, or more than a game can have, or as `begin`.
         """
-        if frames < 1:
-            raise UserError(f"found {frames} frames to roll out, expected at least 1")
+        if not 1 <= frames <= MAX_GAME_FRAMES:
+            raise UserError(f"found {frames} frames to roll out, expected at least 1 and at most {MAX_GAME_FRAMES}")
         self.begin(starts, warm_up)
         true = self.true_frames(frames)
         made = self.step(true.controls[:, 0])
