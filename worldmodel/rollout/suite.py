@@ -33,7 +33,7 @@ from worldmodel.training.validation import find_context
 
 ROLLOUTS = "rollouts.json"
 """What the suite found, in the run's folder."""
-STARTS = 300
+STARTS, MOST_STARTS = 300, 100_000
 MODEL, REAL = "model", "real"
 BASELINES = {"persistence": persistence, "kinematic": kinematic}
 
@@ -55,8 +55,11 @@ class RolloutRequest:
     """`cpu`, `cuda`; empty: the run's own, or what there is."""
 
     def __post_init__(self) -> None:
-        if self.starts < 1 or self.frames < 1:
-            raise UserError(f"found {self.starts} starts and {self.frames} frames, expected at least 1 of both")
+        if not 1 <= self.starts <= MOST_STARTS or self.frames < 1:
+            raise UserError(
+                f"found {self.starts} starts and {self.frames} frames, expected at least 1 of both, and at most "
+                f"{MOST_STARTS} starts"
+            )
         self.make_choice()
 
     def make_choice(self) -> Choice:
