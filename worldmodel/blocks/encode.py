@@ -1,6 +1,6 @@
 """Encoding: games from any source into blocks, in parallel with Ray Data, each game once.
 
-1. The source is listed; games that the folder already holds (same md5, same size, same schema) are left alone.
+1. The source is listed; games that the folder already holds, as they are now, are left alone (`kept.py`).
 2. The others are cut into tasks of many games of one partition (a tar shard is a task of its own).
 3. Each task reads, packs, verifies and writes its games (`task.py`).
 4. The driver collects what the tasks say; `index.json` is written last, so a folder without it is not a data set.
@@ -24,12 +24,12 @@ from worldmodel.blocks.index import (
     GameEntry,
     Index,
     has_index,
-    hash_file,
     partition_of,
     read_index,
     write_index,
     write_rejected,
 )  # fmt: skip
+from worldmodel.blocks.kept import describe_shard, divide, find_damaged
 from worldmodel.blocks.task import TWICE, EncodeTask, TaskResult
 from worldmodel.errors import UserError
 from worldmodel.games.output import OnWait, name_places, writing_alone
@@ -103,8 +103,8 @@ def _encode(place: Location, target: Location, options: EncodeOptions, progress:
         place, no_games = parse_source(place, target)
     listing = list_source(str(place), training_only=options.training_only)
     known = read_index(target) if has_index(target) else Index(games=[], blocks=[])
-    damaged = _find_damaged(target, known)
-    kept, todo = _divide(known, listing, set(damaged))
+    damaged = find_damaged(target, known)
+    kept, todo = divide(known, listing, set(damaged))
     results = list(_run(_make_tasks(todo, options), str(target), options, progress))
     audit = _audit_kept(target, known, kept)
     summary = _summarise(kept, results, listing, audit)
@@ -115,62 +115,6 @@ def _encode(place: Location, target: Location, options: EncodeOptions, progress:
     _delete_unused(target, summary.index)
     told = [f"block {name} was damaged ({reason}): its games were encoded again" for name, reason in damaged.items()]
     return replace(summary, rejected=[*no_games, *summary.rejected], warnings=[*told, *summary.warnings])
-
-
-def _find_damaged(target: Location, known: Index) -> dict[str, str]:
-    """Blocks whose games are encoded again: name to what is wrong with them.
-
-    Blocks on this machine are hashed; in an object store sizes must do, and a run hashes what it fetches.
-    """
-    sizes = {entry.name: entry.size for entry in target.list_entries()} if known.blocks else {}
-    found = {}
-    for block in known.blocks:
-        path = (target / block.name).local_path()
-        if sizes.get(block.name) != block.bytes:
-            found[block.name] = f"it has {sizes.get(block.name, 0)} bytes, the index says {block.bytes}"
-        elif path is not None and hash_file(path) != block.sha256:
-            found[block.name] = "its sha256 is not that of the index"
-    return found
-
-
-def _divide(known: Index, listing: Listing, damaged: set[str]) -> tuple[Index, list[Unit]]:
-    """The part of a known index that still serves, and the units to encode.
-
-    A block stays only if all of its games are still wanted, and a shard only if all of its blocks stay: neither is ever
-    edited.
-    """
-    units = {unit.identity: unit for unit in listing.units}
-    stale = damaged | {game.block for game in known.games if not _is_wanted(game, units)}
-    lost = {str(s["name"]) for s in known.shards if _shard_identity(s) not in units}
-    lost |= {game.shard for game in known.games if game.block in stale}
-    if stale or lost:  # a game that stood twice may now stand once
-        lost |= {r["file"].split("/")[0] for r in known.rejected if r["reason"] == TWICE}
-    shards = [s for s in known.shards if s["name"] not in lost]
-    whole = {str(s["name"]) for s in shards}
-    games = [g for g in known.games if g.block not in stale and (not g.shard or g.shard in whole)]
-    blocks = {game.block for game in games}
-    kept = Index(
-        games=games, blocks=[b for b in known.blocks if b.name in blocks], shards=shards, audit=known.audit,
-        filtered=[f for f in known.filtered if f["file"].split("/")[0] in whole],
-        rejected=[r for r in known.rejected if r["file"].split("/")[0] in whole],
-    )  # fmt: skip
-    have = {_game_identity(game) for game in games} | {_shard_identity(shard) for shard in shards}
-    return kept, [unit for unit in listing.units if unit.identity not in have]
-
-
-def _is_wanted(game: GameEntry, units: dict[tuple[object, ...], Unit]) -> bool:
-    if game.shard:
-        return True  # decided for the shard as a whole
-    unit = units.get(_game_identity(game))
-    return unit is not None and not (unit.frame_ids and game.repeats == "unknown")
-
-
-def _game_identity(game: GameEntry) -> tuple[object, ...]:
-    return (game.md5, game.source_bytes)
-
-
-def _shard_identity(shard: dict[str, object]) -> tuple[object, ...]:
-    return (shard["name"], shard["bytes"], shard["training_only"])
 
 
 def _make_tasks(units: list[Unit], options: EncodeOptions) -> list[list[Unit]]:
@@ -225,35 +169,43 @@ def _audit_kept(target: Location, known: Index, kept: Index) -> Audit:
 
 
 def _summarise(kept: Index, results: list[TaskResult], listing: Listing, audit: Audit) -> EncodeSummary:
-    games = {game.md5: game for game in kept.games}
-    rejected = [Rejection(**r) for r in kept.rejected]
+    found, rejected = list(kept.games), [Rejection(**r) for r in kept.rejected]
     filtered, blocks = list(listing.filtered), list(kept.blocks)
     for result in results:
         rejected += result.rejected
         filtered += result.filtered
         blocks += result.blocks
         audit.merge(result.audit)
-        for game in result.games:
-            if game.md5 in games:
-                rejected.append(Rejection(file=f"{game.shard}/{game.md5}", reason=TWICE))
-            else:
-                games[game.md5] = game
+        found += result.games
+    games, twice = _keep_first(found)
+    rejected += twice
     shards = [unit for unit in listing.units if unit.kind != "parsed"]
     within = {unit.name for unit in shards}
-    used = {game.block for game in games.values()}
+    used = {game.block for game in games}
     index = Index(
-        games=sorted(games.values(), key=lambda g: (g.order, g.place)),
+        games=games,
         blocks=sorted((b for b in blocks if b.name in used), key=lambda b: (b.partition, b.name)),
-        shards=[{"name": u.name, "bytes": u.bytes, "training_only": u.training_only} for u in shards],
+        shards=[describe_shard(unit) for unit in shards],
         filtered=kept.filtered + [asdict(f) for f in filtered],
         rejected=[asdict(r) for r in rejected if r.file.split("/")[0] in within],
         audit={**audit.report(), "counts": audit.counts()},
     )
     cut = [f"{r.file}: {r.reason}; what follows is lost" for r in rejected if r.file in within]
     return EncodeSummary(
-        index=index, rejected=listing.rejected + rejected, encoded=len(games) - len(kept.games),
+        index=index, rejected=listing.rejected + rejected, encoded=len({*games} - {*kept.games}),
         warnings=cut + audit.warnings(),
     )  # fmt: skip
+
+
+def _keep_first(found: list[GameEntry]) -> tuple[list[GameEntry], list[Rejection]]:
+    """Every game where it stands first in the source, in its order, and why the others do not count."""
+    games, twice = dict[str, GameEntry](), list[Rejection]()
+    for game in sorted(found, key=lambda g: (g.order, g.place)):
+        if game.md5 in games:
+            twice.append(Rejection(file=f"{game.shard}/{game.md5}", reason=TWICE))
+        else:
+            games[game.md5] = game
+    return list(games.values()), twice
 
 
 def _check_share(summary: EncodeSummary, limit: float, source: str) -> None:

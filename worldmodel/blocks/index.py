@@ -55,6 +55,9 @@ class GameEntry:
     played_on: str = ""
     """What its meta.json says of where it was played: "dolphin", "toy", "world model"; empty: nothing."""
 
+    declared: tuple[str, ...] = ()
+    """Fields that its meta.json says its replay lacks; where that changes, the game is encoded anew."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BlockEntry:
@@ -76,7 +79,7 @@ class Index:
     games: list[GameEntry]
     blocks: list[BlockEntry]
     shards: list[dict[str, object]] = field(default_factory=list)
-    """Name, size and `training_only` of each tar shard or .pt that was read whole."""
+    """Name, size, time and `training_only` of each tar shard or .pt that was read whole."""
     filtered: list[dict[str, str]] = field(default_factory=list)
     """Games left out on purpose: {file, reason}."""
     rejected: list[dict[str, str]] = field(default_factory=list)

@@ -18,6 +18,7 @@ from worldmodel.blocks.builder import BlockBuilder
 from worldmodel.blocks.index import BlockEntry, GameEntry, entry_from_json, partition_of
 from worldmodel.blocks.layout import LAYOUTS, layout_named
 from worldmodel.errors import UserError
+from worldmodel.games.absence import list_declared
 from worldmodel.games.game import Game
 from worldmodel.games.source import Reading, Rejection, Unit, read_games
 from worldmodel.schema import PLAYERS
@@ -149,14 +150,22 @@ class BlockWriter:
         )  # fmt: skip
 
 
+def read_facts(entry: dict[str, object]) -> dict[str, Any]:
+    """What the index keeps of a game's entry of meta.json, by the names of `GameEntry`."""
+    end = entry.get("game_end_method")
+    return {
+        "end_method": end if isinstance(end, int) else None,
+        "played_on": str(entry.get("played_on") or ""),
+        "declared": list_declared(entry),
+    }
+
+
 def _entry_of(game: Game, packed: PackedGame, reading: Reading) -> GameEntry:
-    end = game.entry.get("game_end_method")
     return GameEntry(
         md5=game.md5,
         frames=game.frames,
         stage=game.stage,
         characters=tuple(int(game.planes.column(player, "character")[0]) for player in range(PLAYERS)),
-        end_method=end if isinstance(end, int) else None,
         block="",
         row=0,
         order=reading.unit.order,
@@ -168,5 +177,5 @@ def _entry_of(game: Game, packed: PackedGame, reading: Reading) -> GameEntry:
         absent=tuple(sorted(game.absent)),
         place=reading.place,
         digest=packed.digest(),
-        played_on=str(game.entry.get("played_on") or ""),
+        **read_facts(game.entry),
     )

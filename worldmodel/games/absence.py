@@ -9,7 +9,7 @@ existed; all its values are zero although the game shows that they cannot be (`s
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -42,6 +42,19 @@ def _groups() -> list[list[Field]]:
 
 def _is_lacking(planes: Planes, player: int, group: list[Field], entry: dict[str, object]) -> bool:
     return any(is_declared_missing(field, entry) or _EVIDENCE[field.absence](planes, player) for field in group)
+
+
+def list_declared(entry: dict[str, object]) -> tuple[str, ...]:
+    """Names of the fields that a meta.json entry says its replay lacks, of those for which that counts."""
+    declared = entry.get("missing_fields")
+    names = tuple(map(str, declared)) if isinstance(declared, list) else ()
+    return _list_declared(str(entry.get("slippi_version")), names)
+
+
+@lru_cache(maxsize=256)
+def _list_declared(version: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    entry: dict[str, object] = {"slippi_version": version, "missing_fields": list(names)}
+    return tuple(field.name for group in _groups() for field in group if is_declared_missing(field, entry))
 
 
 def is_declared_missing(field: Field, entry: dict[str, object]) -> bool:

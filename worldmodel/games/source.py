@@ -57,11 +57,8 @@ class Unit:
     """URI of the frame ids, where they are at hand."""
     training_only: bool = True
     """Whether games of a shard that are not for training are left out."""
-
-    @property
-    def identity(self) -> tuple[object, ...]:
-        """What decides whether it was read before: its name and size, and of a shard what was wanted of it."""
-        return (self.name, self.bytes) if self.kind == "parsed" else (self.name, self.bytes, self.training_only)
+    modified: int = 0
+    """When a shard or `.pt` was last written, in nanoseconds since 1970; 0 where that does not count."""
 
 
 EXPECTED = "expected a parsed folder (meta.json and games/), tar shards, replays (.slp, .slp.gz) or a .pt file"
@@ -86,12 +83,12 @@ def list_source(source: str, *, training_only: bool = True) -> Listing:
     """List a source. UserError where there is nothing to read."""
     location = Location.of(source)
     if location.name.endswith(".pt"):
+        e = location.describe()
         return _of_units(
-            [Unit(kind="tensors", name=location.name, uri=str(location), bytes=location.measure_bytes(), order=0)]
+            [Unit(kind="tensors", name=e.name, uri=str(location), bytes=e.size, order=0, modified=e.modified)]
         )
     if location.name.endswith(".tar"):
-        size = location.measure_bytes()
-        return _list_shards(location.parent, [Entry(name=location.name, size=size, is_folder=False)], training_only)
+        return _list_shards(location.parent, [location.describe()], training_only)
     if location.is_file():
         raise UserError(_refuse_replays(location) if is_replay(location.name) else f"{location} is a file: {EXPECTED}")
     found = location.list_entries()
@@ -112,7 +109,8 @@ def _of_units(units: list[Unit]) -> Listing:
 
 def _list_shards(folder: Location, shards: list[Entry], training_only: bool) -> Listing:
     return _of_units([
-        Unit(kind="tar", name=e.name, uri=str(folder / e.name), bytes=e.size, order=order, training_only=training_only)
+        Unit(kind="tar", name=e.name, uri=str(folder / e.name), bytes=e.size, order=order, training_only=training_only,
+             modified=e.modified)
         for order, e in enumerate(shards)
     ])  # fmt: skip
 
