@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,29 @@ def test_replays_are_encoded_as_the_parsed_games_they_become(tmp_path: Path, sha
     rejected = json.loads((tmp_path / "out" / "rejected.json").read_text())
     assert [entry["file"] for entry in rejected] == [doubles.name]
     assert encode_here(source, tmp_path / "out").encoded == 0
+
+
+def test_replays_that_are_encoded_into_the_folder_of_others_take_their_place(
+    tmp_path: Path, shared_folder: Path
+) -> None:
+    pytest.importorskip("peppi_py")
+    replays = sorted((shared_folder / "data" / "replays").glob("*.slp.gz"), key=lambda path: path.stat().st_size)
+    edge = json.loads((shared_folder / "data" / "edge" / "index.json").read_text())
+    edited = next(entry["file"] for entry in edge if entry["class"] == "near_duplicate")
+    original = next(path for path in replays if path.name.startswith("b0eafbef"))
+    sources = {"a": [original, replays[0]], "b": [shared_folder / "data" / "edge" / edited, replays[1]]}
+    for name, paths in sources.items():
+        (tmp_path / name).mkdir()
+        for path in paths:
+            (tmp_path / name / path.name).symlink_to(path)
+    encode_here(tmp_path / "a", tmp_path / "out")
+    found = encode_here(tmp_path / "b", tmp_path / "out")
+    fresh = encode_here(tmp_path / "b", tmp_path / "fresh")
+    assert [replace(game, block="", row=0) for game in found.index.games] == [
+        replace(game, block="", row=0) for game in fresh.index.games
+    ]
+    assert (len(found.index.games), found.index.filtered, found.rejected) == (2, [], [])
+    assert {path.name for path in (tmp_path / "out/parsed/games").iterdir()} == {g.md5 for g in found.index.games}
 
 
 def test_parsed_games_are_no_replays_whatever_lies_beside_them(tmp_path: Path) -> None:

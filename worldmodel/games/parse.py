@@ -47,13 +47,20 @@ class ParseSummary:
 
 
 def parse_replays(
-    source: Path, out: Path, *, workers: int = 2, progress: Progress | None = None, timeout: float = TIMEOUT
+    source: Path,
+    out: Path,
+    *,
+    workers: int = 2,
+    progress: Progress | None = None,
+    timeout: float = TIMEOUT,
+    is_mirror: bool = False,
 ) -> ParseSummary:
     """Parse every `.slp` and `.slp.gz` at or below `source` into `out` (parsed layout), with `workers` processes.
 
     The result depends on the files alone: of two copies of a game the first by path stays. A run over an `out` that
-    holds games keeps them and goes on. `timeout`: seconds for one replay. Raises UserError where there is nothing to
-    read, nowhere to write, or not one game among the replays.
+    holds games keeps them and goes on; as a mirror, `out` loses those whose replay is not in `source`. `timeout`:
+    seconds for one replay. Raises UserError where there is nothing to read, nowhere to write, or not one game among the
+    replays.
     """
     if workers < 1:
         raise UserError(f"{workers} workers asked for, expected at least 1")
@@ -62,7 +69,7 @@ def parse_replays(
     jobs = [Job(number=n, path=str(path), source=name) for n, (name, path) in enumerate(files)]
     with writing_alone(Location.of(out)):
         open_output(out)
-        collector = Collector(out=out, entries=read_entries(out))
+        collector = Collector(out=out, entries=read_entries(out), is_mirror=is_mirror)
         shutil.rmtree(out / _STAGING, ignore_errors=True)
         outcomes = _parse_all(jobs, out / _STAGING, set(collector.entries), workers, timeout)
         try:
@@ -143,11 +150,11 @@ def _wait(busy: list[ParserProcess]) -> list[ParserProcess]:
 class Collector:
     """Takes outcomes in the order of files, keeps the first of each game and writes what the run leaves behind."""
 
-    def __init__(self, out: Path, entries: dict[str, dict[str, Any]]) -> None:
-        self._out, self.entries = out, entries
+    def __init__(self, out: Path, entries: dict[str, dict[str, Any]], is_mirror: bool = False) -> None:
+        self._out, self.entries, self._is_mirror = out, entries, is_mirror
         self._before = set(entries)
         self._claimed: dict[str, str] = {}
-        self._starts = {str(entry["start_key"]): _name(entry) for entry in entries.values() if entry.get("start_key")}
+        self._starts = {} if is_mirror else {_start(entry): _name(entry) for entry in entries.values() if _start(entry)}
         self._rejected: list[dict[str, str]] = []
         self._parsed = self._skipped = 0
 
@@ -155,16 +162,19 @@ class Collector:
         """Keep the game of one replay, or note why not. UserError where the machine, not the file, is at fault."""
         if outcome.failure:
             raise UserError(f"cannot go on after {source}: {outcome.failure}. A new run goes on where this one ended.")
-        first = self._claimed.get(outcome.md5)
+        first, entry = self._claimed.get(outcome.md5), outcome.entry or self.entries.get(outcome.md5, {})
+        twin = self._starts.get(_start(entry))
         reason = outcome.reason
         if first is not None and not reason:
             reason = f"duplicate: the same bytes as {first}"
-        elif not reason and outcome.md5 in self._before:
+        elif not reason and outcome.md5 in self._before and (twin is None or not self._is_mirror):
             self._skipped += 1
-        elif not reason and (twin := self._starts.get(outcome.entry["start_key"])) is not None:
+        elif not reason and twin is not None:
             reason = f"near duplicate: same game start block (players, stage, random seed) as {twin}"
         elif not reason:
             self._keep(outcome)
+        if not reason and _start(entry):
+            self._starts.setdefault(_start(entry), _name(entry))
         if reason:
             self._rejected.append({"file": source, "reason": reason})
         else:
@@ -176,15 +186,20 @@ class Collector:
             (self._out / name).parent.mkdir(exist_ok=True)
             (staged / name).replace(self._out / name)
         self.entries[outcome.md5] = outcome.entry
-        self._starts[outcome.entry["start_key"]] = _name(outcome.entry)
         self._parsed += 1
 
     def finish(self, ignored: int) -> ParseSummary:
-        """Write `rejected.json` and, last, `meta.json`."""
+        """Write `rejected.json` and, last, `meta.json`; games that go leave it before their files do."""
         write_whole(self._out / "rejected.json", json.dumps(self._rejected, indent=1).encode())
-        if not self.entries:
+        gone = self.entries.keys() - self._claimed.keys() if self._is_mirror else set()
+        if len(gone) == len(self.entries):
             raise UserError(self._explain_nothing())
+        for md5 in gone:
+            del self.entries[md5]
         write_meta(self._out, self.entries.values())
+        for md5 in gone:
+            for name in (f"games/{md5}", f"frame_ids/{md5}.npy"):
+                (self._out / name).unlink(missing_ok=True)
         return ParseSummary(
             out=str(self._out), parsed=self._parsed, skipped=self._skipped, rejected=len(self._rejected),
             ignored=ignored, games=len(self.entries), frames=sum(map(_count_frames, self.entries.values())),
@@ -202,6 +217,10 @@ class Collector:
 def _count_frames(entry: dict[str, Any]) -> int:
     found = entry.get("num_frames", entry.get("lastFrame"))
     return found if isinstance(found, int) else 0
+
+
+def _start(entry: dict[str, Any]) -> str:
+    return str(entry.get("start_key") or "")
 
 
 def _name(entry: dict[str, Any]) -> str:

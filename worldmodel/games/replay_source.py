@@ -30,14 +30,17 @@ def holds_replays(source: Location) -> bool:
 
 
 def parse_source(source: Location, out: Location) -> tuple[Location, list[Rejection]]:
-    """Parse the replays of `source` into `out`/parsed, and say which gave no game. UserError where that cannot be."""
+    """Parse the replays of `source` into `out`/parsed, which then holds their games alone, and say which gave none.
+
+    UserError where that cannot be.
+    """
     local, target = source.local_path(), out.local_path()
     if local is None or target is None:
         raise UserError(
             f"{source} holds replays, which are parsed on a local disk only: parse them there with "
             "`worldmodel games parse`, and encode the parsed games"
         )
-    parse_replays(local, target / PARSED, workers=len(os.sched_getaffinity(0)))
+    parse_replays(local, target / PARSED, workers=len(os.sched_getaffinity(0)), is_mirror=True)
     return out / PARSED, _read_rejected(target / PARSED / "rejected.json")
 
 
