@@ -54,7 +54,7 @@ class Pack(Verb):
     source: Annotated[Positional[str], metavar("SRC")]
     """Folder or URI of parsed games."""
     out: Annotated[Positional[str], metavar("OUT")]
-    """Folder or URI to write shards to."""
+    """Folder or URI to write shards to; it must hold no games yet."""
     shard_mb: float = 200.0
     """Size of a shard in megabytes."""
 

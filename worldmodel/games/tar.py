@@ -8,9 +8,9 @@ import tarfile
 from dataclasses import asdict, dataclass
 
 from worldmodel.errors import UserError
-from worldmodel.games.output import name_places
+from worldmodel.games.output import name_places, writing_alone
 from worldmodel.games.shard import ENTRY, GAME, IDS
-from worldmodel.games.source import Unit, list_source
+from worldmodel.games.source import META, Listing, Unit, list_source
 from worldmodel.storage import Location
 
 
@@ -24,17 +24,28 @@ class PackSummary:
     rejected: int
 
 
-def pack_games(source: str, out: str, shard_mb: float = 200) -> PackSummary:
+def pack_games(source: str, out: str, shard_mb: float = 200.0) -> PackSummary:
     """Pack a parsed folder's games into shards of about `shard_mb` megabytes; the bytes of each game stay as they are.
 
-    Shards are written whole under their final name or not at all; names count from `shard-000000.tar`.
+    Shards are written whole under their final name or not at all; names count from `shard-000000.tar`. UserError where
+    `out` holds games already, which would be read together with these.
     """
     place, target = name_places(source, out)
     listing = list_source(str(place), training_only=False)
     if any(unit.kind != "parsed" for unit in listing.units):
         raise UserError(f"{source} holds no parsed games (meta.json and games/), which are what can be packed")
-    if shard_mb <= 0:
+    if not shard_mb > 0:
         raise UserError(f"shards of {shard_mb} MB: found {shard_mb}, expected more than 0")
+    with writing_alone(target):
+        if held := [e.name for e in target.list_entries() if e.name == META or e.name.endswith(".tar")]:
+            raise UserError(
+                f"{target} holds games already ({', '.join(held[:3])}{', ...' if held[3:] else ''}), which would be "
+                "read together with those packed now: delete them first, or name another folder"
+            )
+        return _pack(listing, target, shard_mb)
+
+
+def _pack(listing: Listing, target: Location, shard_mb: float) -> PackSummary:
     number, games, total = 0, 0, 0
     rejected = [asdict(r) for r in listing.rejected]
     buffer = bytearray()
@@ -42,7 +53,7 @@ def pack_games(source: str, out: str, shard_mb: float = 200) -> PackSummary:
         try:
             buffer += pack_game(unit)
         except (OSError, UserError) as error:
-            rejected.append({"file": f"games/{unit.name}", "reason": f"cannot be read: {error}"})
+            rejected.append({"file": f"games/{unit.name}", "reason": f"cannot be packed: {error}"})
             continue
         games += 1
         if len(buffer) >= shard_mb * 1e6:
@@ -51,14 +62,18 @@ def pack_games(source: str, out: str, shard_mb: float = 200) -> PackSummary:
     if buffer:
         total, number = total + _write(buffer, target, number), number + 1
     (target / "rejected.json").write_text(json.dumps(rejected, indent=1))
+    if not games:
+        raise UserError(f"no game could be packed, the first because: {rejected[0]['reason']}")
     return PackSummary(shards=number, games=games, bytes=total, rejected=len(rejected))
 
 
 def pack_game(unit: Unit) -> bytes:
     """A parsed game as members of a shard; the same game gives the same bytes. A shard is games, then `end_shard`.
 
-    Raises OSError or UserError where it cannot be read.
+    Raises OSError or UserError where it cannot be read, or its name cannot be that of a game in a shard.
     """
+    if "." in unit.name:
+        raise UserError("in a shard a game's name ends at its first dot: give it one without, in meta.json as well")
     data = Location.of(unit.uri).read_bytes()
     ids = Location.of(unit.frame_ids).read_bytes() if unit.frame_ids else b""
     buffer = io.BytesIO()
