@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.games_on_disk import as_file, encode_here, name_of, toy_columns
+from tests.games_on_disk import as_file, encode_here, name_of, toy_columns, write_folder
 from worldmodel.games import shard
 from worldmodel.games.shard import Member, iterate_shard
 from worldmodel.storage import Location
@@ -77,6 +77,17 @@ def test_a_damaged_header_within_a_shard_is_no_end_without_a_word(tmp_path: Path
     *whole, last = members(path)
     assert [m.name for m in whole] == [name for name, _ in GAMES[:2]]
     assert f"after 2 games, at byte {third}, the shard goes on with what is no part of it" in last.reason
+
+
+def test_a_parsed_folder_in_a_tar_gives_no_game_without_what_its_meta_json_says(tmp_path: Path) -> None:
+    write_folder(tmp_path / "parsed", dict(GAMES))
+    for name in ("meta.json", "games", "games/" + GAMES[0][0]):
+        path = tmp_path / f"{name.partition('/')[0]}.tar"
+        with tarfile.open(path, "w") as archive:
+            archive.add(tmp_path / "parsed" / name, f"parsed/{name}")
+            archive.add(tmp_path / "parsed", "parsed")
+        (found,) = members(path)
+        assert (found.name, found.data) == ("", b"") and "`worldmodel games pack`" in found.reason
 
 
 def test_zeros_behind_a_shard_are_no_fault(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ as it likes: any member that is neither .json nor .npy is the game.
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ _MOST_ENTRY_BYTES = 1 << 20
 """What meta.json says of one game takes some hundred bytes; as values in memory JSON takes ten times its length."""
 _READ_BYTES = 1 << 16
 """Bytes that tarfile takes at a time: it copies what is left of them at every read."""
+_PARSED_FOLDER = re.compile(r"(^|/)(meta\.json|games/[^/.]+|frame_ids/[^/]+\.npy)$")
+"""Names of what a parsed folder holds, where one is put into a tar as it is."""
 _FOLLOWED = (
     "after {count} games, at byte {place}, the shard goes on with what is no part of it: a damaged header, or another "
     "tar that was joined to it (`worldmodel games pack` makes shards of games)"
@@ -86,6 +89,11 @@ def _group(archive: tarfile.TarFile, size: int) -> Iterator[Member]:
     for info in archive:
         if info.isdir():
             continue
+        if _PARSED_FOLDER.search(info.name):
+            raise UserError(
+                f"with {info.name} it is a parsed folder in a tar, and from front to back nobody knows what its "
+                "meta.json says of a game: unpack it, and make shards of it with `worldmodel games pack`"
+            )
         name, _, suffix = info.name.rsplit("/", 1)[-1].partition(".")
         if current is not None and current.name != name:
             yield _finish(current)
