@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.games_on_disk import encode_here, write_games
 from tests.s3_server import serve_s3, use_s3
 from tests.training.tiny_runs import CPU, configure, open_data, write_blocks
 from worldmodel.errors import UserError
+from worldmodel.games.output import writing_alone
 from worldmodel.storage import Location
 from worldmodel.training.data import open_dataset, prepare_blocks, require_source
 from worldmodel.training.feed import Worker, open_store
@@ -26,6 +30,26 @@ def test_blocks_are_taken_as_they_are(blocks: Path, monkeypatch: pytest.MonkeyPa
     assert prepare_blocks("blocks", str(tmp_path), told.append) == str(blocks)
     assert told == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_games_that_another_training_encodes_are_waited_for(tmp_path: Path) -> None:
+    write_games(tmp_path / "games", range(2))
+    name = hashlib.sha256(str(tmp_path / "games").encode()).hexdigest()[:12]
+    encode_here(tmp_path / "games", out := tmp_path / "runs" / "blocks" / name)
+    told, found = list[str](), list[str]()
+
+    def prepare() -> None:
+        found.append(prepare_blocks(str(tmp_path / "games"), str(tmp_path / "runs"), told.append))
+
+    thread = threading.Thread(target=prepare)
+    with writing_alone(Location.of(out)):
+        thread.start()
+        while not told:
+            assert thread.is_alive()
+        assert not found
+    thread.join(30)
+    assert found == [str(out)]
+    assert "waiting until it has ended" in told[0] and "(0 encoded now, 0 rejected)" in told[1]
 
 
 def test_no_data_is_said_so() -> None:
