@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.games_on_disk import as_file, encode_here, name_of, toy_columns, write_folder
+from worldmodel.errors import UserError
 from worldmodel.games import shard
 from worldmodel.games.shard import Member, iterate_shard
 from worldmodel.storage import Location
@@ -87,7 +88,9 @@ def test_a_parsed_folder_in_a_tar_gives_no_game_without_what_its_meta_json_says(
             archive.add(tmp_path / "parsed" / name, f"parsed/{name}")
             archive.add(tmp_path / "parsed", "parsed")
         (found,) = members(path)
-        assert (found.name, found.data) == ("", b"") and "`worldmodel games pack`" in found.reason
+        assert (found.name, found.data) == ("", b"")
+        with pytest.raises(UserError, match=r"1 x a parsed folder in a tar; .*`worldmodel games pack`"):
+            encode_here(path, tmp_path / "out")
 
 
 def test_zeros_behind_a_shard_are_no_fault(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from worldmodel.errors import UserError
+from worldmodel.errors import GameError, UserError
 from worldmodel.games.leaves import MAX_GAME_BYTES
 from worldmodel.storage import CHUNK_BYTES, Location, is_plain_name
 
@@ -26,6 +26,10 @@ _READ_BYTES = 1 << 16
 """Bytes that tarfile takes at a time: it copies what is left of them at every read."""
 _PARSED_FOLDER = re.compile(r"(^|/)(meta\.json|games/[^/.]+|frame_ids/[^/]+\.npy)$")
 """Names of what a parsed folder holds, where one is put into a tar as it is."""
+_UNPACKED = (
+    "a parsed folder in a tar; unpack it, and make shards of it with `worldmodel games pack`: it holds {name}, and "
+    "from front to back nobody knows what its meta.json says of a game"
+)
 _FOLLOWED = (
     "after {count} games, at byte {place}, the shard goes on with what is no part of it: a damaged header, or another "
     "tar that was joined to it (`worldmodel games pack` makes shards of games)"
@@ -62,6 +66,8 @@ def iterate_shard(location: Location) -> Iterator[Member]:
             yield Member(name="", reason=_FOLLOWED.format(count=count, place=archive.offset))
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         yield Member(name="", reason=f"the shard is cut short or damaged after {count} games: {error}")
+    except GameError as error:
+        yield Member(name="", reason=str(error))
     except UserError as error:
         yield Member(name="", reason=f"cannot be read: {error}")
 
@@ -90,10 +96,7 @@ def _group(archive: tarfile.TarFile, size: int) -> Iterator[Member]:
         if info.isdir():
             continue
         if _PARSED_FOLDER.search(info.name):
-            raise UserError(
-                f"with {info.name} it is a parsed folder in a tar, and from front to back nobody knows what its "
-                "meta.json says of a game: unpack it, and make shards of it with `worldmodel games pack`"
-            )
+            raise GameError(_UNPACKED.format(name=info.name))
         name, _, suffix = info.name.rsplit("/", 1)[-1].partition(".")
         if current is not None and current.name != name:
             yield _finish(current)
