@@ -17,8 +17,8 @@ class Encode(Verb):
     source: Annotated[Positional[str], metavar("SRC")]
     """Folder or URI of games: parsed, tar shards, replays, or the users' encoded .pt."""
     out: Annotated[Positional[str], metavar("OUT")]
-    """Folder or URI to write blocks to; games that it already holds are left alone. One encoding at a time writes into a
-    folder on a disk; in an object store nothing keeps two apart, so start one after the other there."""
+    """Folder or URI to write blocks to; games that it already holds are left alone. One encoding at a time writes into
+    a folder on a disk; in an object store nothing keeps two apart, so start one after the other there."""
     max_rejected: float = 0.02
     """Largest share (0 to 1) of games that may be rejected; above it encoding fails."""
     all_games: bool = False
