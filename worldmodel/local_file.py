@@ -11,8 +11,6 @@ from functools import cache
 from io import BufferedIOBase, BufferedRandom
 from pathlib import Path
 
-from worldmodel.errors import UserError
-
 
 @contextmanager
 def replacing(target: Path) -> Iterator[BufferedIOBase]:
@@ -45,25 +43,6 @@ def holding(path: Path, *, is_patient: bool = True) -> Iterator[BufferedRandom]:
             if _is_at(file, path):  # else its holder has renamed or removed it meanwhile
                 yield file
                 return
-
-
-@contextmanager
-def holding_folder(folder: Path) -> Iterator[None]:
-    """A folder, made where there is none, that nobody else holds meanwhile; a process that ended holds nothing.
-
-    Raises:
-        UserError: somebody holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder} is being written by another process: wait until it has ended") from None
-        yield
-    finally:
-        os.close(handle)
 
 
 def _is_at(file: BufferedRandom, path: Path) -> bool:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from worldmodel.errors import UserError
 from worldmodel.games.manifest import MANIFEST, Manifest, Mark, StoredObject, read_manifest, read_mark
+from worldmodel.games.output import LOCK, writing_alone
 from worldmodel.games.source import UNFINISHED
 from worldmodel.games.upload import run_together
 from worldmodel.games.upload_plan import Progress
-from worldmodel.local_file import holding_folder
 from worldmodel.object_store import DamagedError, DiskError, MissingError, StorageError, explain_failure
 from worldmodel.storage import Location
 
@@ -48,11 +48,11 @@ def fetch_games(source: Location, target: Path, progress: Progress | None = None
 
     Raises:
         UserError: the upload has not ended, an object is damaged, or the folder holds something else, or is being
-            written by another fetch.
+            written by another process.
     """
     _check_place(source, target)
     manifest = _read_source(source)
-    with explain_failure(str(target), "write"), holding_folder(target):
+    with explain_failure(str(target), "write"), writing_alone(Location.of(target)):
         return _bring_all(source, target, manifest, progress or (lambda *_: None))
 
 
@@ -104,7 +104,7 @@ def _list_earlier(target: Path, manifest: Manifest) -> set[str]:
     here = Location.of(target)
     known, mark = read_manifest(here) or Manifest(), read_mark(here) or Mark()
     earlier = {*mark.objects, *(stored.name for stored in known.objects)}
-    ours = {MANIFEST, UNFINISHED, *earlier, *(stored.name for stored in manifest.objects)}
+    ours = {MANIFEST, UNFINISHED, LOCK, *earlier, *(stored.name for stored in manifest.objects)}
     there = [path.name for path in target.iterdir()]
     strange = [name for name in there if name not in ours and not name.endswith((".part", ".tmp"))]
     if strange:
