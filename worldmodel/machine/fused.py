@@ -1,0 +1,75 @@
+"""Chains of small operations as one GPU kernel each.
+
+A GPU is idle while Python launches small kernels, and each of them reads and writes memory. `fused` compiles such a
+chain with torch.compile for CUDA tensors in training; on CPUs and without gradients it runs as written.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+_compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+_state = {"enabled": True}
+
+
+def fused(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A function that runs compiled on CUDA tensors while gradients are recorded, and as written elsewhere.
+
+    It takes tensors, dictionaries and tuples of tensors, and constants; it has no side effects and no branches that
+    depend on values of tensors. One program is compiled for each combination of shapes and constants.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
+        if not is_fusing(args, options):
+            return function(*args, **options)
+        if function not in _compiled:
+            _compiled[function] = compile_chain(function)
+        found: Result = _compiled[function](*args, **options)
+        return found
+
+    return run
+
+
+def is_fusing(*args: Any) -> bool:
+    """True if a chain over these arguments runs compiled."""
+    if not _state["enabled"] or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return any(isinstance(leaf, Tensor) and leaf.device.type == "cuda" for leaf in tree_leaves(args))
+
+
+def compile_chain(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """The compiled form of a chain."""
+    return torch.compile(function, fullgraph=True, dynamic=False)
+
+
+def reset_fusing(*, enabled: bool = True) -> None:
+    """Drop all compiled programs, as before another experiment in the same process."""
+    _state["enabled"] = enabled
+    _compiled.clear()
+    torch.compiler.reset()
+
+
+def explain_missing_compiler(device: torch.device) -> str | None:
+    """Why chains cannot be compiled for a device; None: they can. Compiles and runs a small one, with its gradient."""
+    if device.type != "cuda":
+        return None
+    try:
+        x = torch.ones(8, device=device, requires_grad=True)
+        compile_chain(_probe)(x).backward()  # type: ignore[no-untyped-call]
+    except Exception as error:  # noqa: BLE001  (whatever a compiler or driver raises: training goes on without it)
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return None
+
+
+def _probe(x: Tensor) -> Tensor:
+    return (x.sigmoid() * x).sum()
