@@ -55,7 +55,9 @@ def on_backend(backend: str) -> Iterator[None]:
     with (
         mock.patch.object(kernels, "is_installed", lambda: backend == "kernels"),
         mock.patch.object(
-            kernels, "is_chosen", lambda wish, device: wish != "torch" and backend == "kernels" and device.type == "cuda"
+            kernels,
+            "is_chosen",
+            lambda wish, device: wish != "torch" and backend == "kernels" and device.type == "cuda",
         ),
     ):
         yield
