@@ -59,13 +59,15 @@ class Cost:
 class ChainCompiler:
     """Takes the place of `fused.compile_chain`."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
+    def __init__(self, recorder: Recorder, lowers: bool = True) -> None:
+        self.recorder, self.lowers = recorder, lowers
         self.costs: list[tuple[str, Cost]] = []
         """Of each graph: the chain's name and which of its graphs it is, and the cost."""
 
     def compile_chain(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A form of `function` that counts. One trace serves all calls of the same shapes, types and constants."""
+        if not self.lowers:
+            return function
         traced: dict[Any, Callable[..., Any]] = {}
 
         def run(*args: Any, **options: Any) -> Any:
@@ -213,11 +215,11 @@ def _autocast() -> tuple[bool, torch.dtype]:
 
 
 @contextlib.contextmanager
-def counting(recorder: Recorder) -> Any:
-    """Count chains instead of compiling them; gives the compiler."""
+def counting(recorder: Recorder, *, lowers: bool = True) -> Any:
+    """Count chains instead of compiling them; gives the compiler. Without `lowers` they run as written."""
     from worldmodel.machine import fused
 
-    compiler, before = ChainCompiler(recorder), fused.compile_chain
+    compiler, before = ChainCompiler(recorder, lowers), fused.compile_chain
     fused.compile_chain = compiler.compile_chain  # type: ignore[assignment]
     fused._compiled.clear()
     try:

@@ -10,20 +10,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from tests.gpu import fake_triton
 
-VIEWS = frozenset(
-    "view _unsafe_view transpose t permute slice select expand unsqueeze squeeze split split_with_sizes as_strided detach "
-    "alias unbind unfold reshape diagonal lift_fresh _reshape_alias unflatten empty empty_like empty_strided new_empty "
-    "new_empty_strided chunk narrow movedim numpy_T mT view_as expand_as is_same_size sym_size dim size stride resize_ "
-    "set_ result_type _has_compatible_shallow_copy_type record_stream is_pinned device prim_layout layout".split()
-)
+VIEWS = """
+_has_compatible_shallow_copy_type _reshape_alias _unsafe_view alias as_strided chunk detach device diagonal dim empty
+empty_like empty_strided expand expand_as is_pinned is_same_size layout lift_fresh mT movedim narrow new_empty
+new_empty_strided numpy_T permute prim_layout record_stream reshape resize_ result_type select set_ size slice split
+split_with_sizes squeeze stride sym_size t transpose unbind unflatten unfold unsqueeze view view_as
+""".split()  # noqa: SIM905
 """Operators that launch nothing."""
-READS = frozenset("_local_scalar_dense nonzero item masked_select _unique2 unique_dim equal is_nonzero".split())
+READS = "_local_scalar_dense _unique2 equal is_nonzero item masked_select nonzero unique_dim".split()  # noqa: SIM905
 """Operators whose result the host reads, or whose shape depends on values."""
+INDEXING = ("index", "index_put_", "index_put", "_index_put_impl_")
 PRODUCTS = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2)}
 """Matrix products, and the places of their two factors."""
 
@@ -39,7 +41,10 @@ def count_flops(left: Tensor, right: Tensor) -> int:
 
 
 class Recorder(TorchDispatchMode):
-    """Records what reaches the GPU, by phase of the step. Enter it inside of a FakeTensorMode."""
+    """Records what reaches the GPU, by phase of the step. Enter it inside of a FakeTensorMode.
+
+    Tensors of the host are real under it, with their values; those of a GPU are fake.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,9 +79,16 @@ class Recorder(TorchDispatchMode):
         self.is_paused = before
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func.namespace == "aten" and torch.is_inference_mode_enabled() and func._can_decompose():
+            with self:
+                return func.decompose(*args, **kwargs)
+        if _is_of_host(args, kwargs):
+            with _disable_current_modes():
+                return func(*args, **kwargs)
+        out = func(*args, **kwargs)
         if not self.is_paused:
-            self._record(func._schema.name.split("::")[1], args, kwargs or {}, out)
+            self._record(func._schema.name.split("::")[1], args, kwargs, out)
         return out
 
     def _record(self, name: str, args: Any, kwargs: dict[str, Any], out: Any) -> None:
@@ -84,7 +96,8 @@ class Recorder(TorchDispatchMode):
         made = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
         if not any(t.device.type == "cuda" for t in given + made):
             return
-        self._note_wait(name, given, made, kwargs)
+        is_late = bool(kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2]))
+        self._note_wait(name, given, args[:1] if name == "copy_" else made, is_late)
         if name in VIEWS:
             return
         self.ops[self.phase][name] += 1
@@ -94,22 +107,39 @@ class Recorder(TorchDispatchMode):
             left, right = PRODUCTS[name]
             self.flops[self.phase] += count_flops(args[left], args[right])
 
-    def _note_wait(self, name: str, given: list[Tensor], made: list[Tensor], kwargs: dict[str, Any]) -> None:
-        if name in READS and any(t.device.type == "cuda" for t in given):
+    def _note_wait(self, name: str, given: list[Tensor], made: list[Tensor], is_late: bool) -> None:
+        is_on_host = [t.device.type == "cpu" and t.dim() > 0 for t in given]
+        if name in READS and not all(is_on_host):
             self.add_wait(f"{name} device->host")
-        if name not in ("_to_copy", "copy_") or not given or not made:
+        if name in INDEXING and any(is_on_host):
+            self.add_wait(f"{name} by numbers of the host")
+        if name not in ("_to_copy", "copy_") or given[-1].device.type == made[0].device.type:
             return
-        source, target = given[-1], made[0]
-        way = f"{source.device.type}->{target.device.type}"
-        is_blocking = not (kwargs.get("non_blocking") or (name == "copy_" and kwargs.get("non_blocking", False)))
-        if source.device.type != target.device.type and is_blocking:
-            self.add_wait(f"{name} {way}")
+        way = f"{name} {given[-1].device.type}->{made[0].device.type}"
+        on_host = given[-1] if given[-1].device.type == "cpu" else made[0]
+        if not is_late:
+            self.add_wait(way)
+        elif not _is_pinned(on_host):
+            self.add_wait(f"{way} of pageable memory")
 
     def add_wait(self, what: str) -> None:
         """Note that the host waits for the GPU."""
         frames = [f for f in traceback.extract_stack() if "/worldmodel/" in f.filename]
         where = f"{frames[-1].filename.split('/worldmodel/')[-1]}:{frames[-1].lineno}" if frames else "torch"
         self.waits[f"{self.phase} {where} {what}"] += 1
+
+
+def _is_of_host(args: Any, kwargs: dict[str, Any]) -> bool:
+    """True if an operator sees no tensor of a GPU and makes none: it runs for real."""
+    device = kwargs.get("device")
+    if device is not None and device.type != "cpu":
+        return False
+    return not any(isinstance(x, FakeTensor) for x in tree_leaves((args, kwargs)))
+
+
+def _is_pinned(tensor: Tensor) -> bool:
+    with _disable_current_modes():
+        return not isinstance(tensor, FakeTensor) and tensor.is_pinned()
 
 
 def _count_traffic(name: str, given: list[Tensor], made: list[Tensor]) -> int:

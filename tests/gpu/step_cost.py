@@ -2,8 +2,8 @@
 
     .venv-kernels/bin/python -m tests.gpu.step_cost [--json] [--only NAME ...] [--backends torch kernels]
 
-A step of the project's own Trainer runs on fake cuda tensors (`fake_cuda`): host code runs, a mix of devices raises, and
-no kernel runs. An aten operator that is no view is one launch; its traffic is what it is given and what it makes.
+A step of the project's own Trainer runs on fake cuda tensors (`fake_cuda`): host code runs, a mix of devices raises,
+and no kernel runs. An aten operator that is no view is one launch; its traffic is what it is given and what it makes.
 Triton kernels are recorded at their launch (`fake_triton`), and `@fused` chains as inductor lowers them for an A100
 (`chains`): their kernels count as Triton launches, their matrix products as aten launches, and their traffic is what
 goes in and out of each graph. Nothing is reused from the L2 cache.
