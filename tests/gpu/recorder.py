@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
 from tests.gpu import fake_triton
 
@@ -25,6 +24,7 @@ split_with_sizes squeeze stride sym_size t transpose unbind unflatten unfold uns
 """Operators that launch nothing."""
 READS = "_local_scalar_dense _unique2 equal is_nonzero item masked_select nonzero unique_dim".split()  # noqa: SIM905
 """Operators whose result the host reads, or whose shape depends on values."""
+DEVICE_OF = torch.ops.prim.device.default
 INDEXING = ("index", "index_put_", "index_put", "_index_put_impl_")
 PRODUCTS = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2)}
 """Matrix products, and the places of their two factors."""
@@ -32,7 +32,7 @@ PRODUCTS = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2)}
 
 def count_bytes(tensors: list[Tensor]) -> int:
     """Bytes of the tensors that are on the GPU."""
-    return sum(t.numel() * t.element_size() for t in tensors if t.device.type == "cuda")
+    return sum(t.numel() * t.element_size() for t in tensors if _is_on_gpu(t))
 
 
 def count_flops(left: Tensor, right: Tensor) -> int:
@@ -83,6 +83,8 @@ class Recorder(TorchDispatchMode):
         if func.namespace == "aten" and torch.is_inference_mode_enabled() and func._can_decompose():
             with self:
                 return func.decompose(*args, **kwargs)
+        if func is DEVICE_OF:
+            return args[0].fake_device if isinstance(args[0], FakeTensor) else args[0].device
         if _is_of_host(args, kwargs):
             with _disable_current_modes():
                 return func(*args, **kwargs)
@@ -92,31 +94,31 @@ class Recorder(TorchDispatchMode):
         return out
 
     def _record(self, name: str, args: Any, kwargs: dict[str, Any], out: Any) -> None:
-        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        made = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
-        if not any(t.device.type == "cuda" for t in given + made):
+        given, made = _find_tensors((args, *kwargs.values())), _find_tensors((out,))
+        if not any(_is_on_gpu(t) for t in given + made):
             return
         is_late = bool(kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2]))
         self._note_wait(name, given, args[:1] if name == "copy_" else made, is_late)
         if name in VIEWS:
             return
         self.ops[self.phase][name] += 1
-        self.sequence.append(f"{name} {[(tuple(t.shape), str(t.device)) for t in made]}")
+        self.sequence.append(f"{name} {[(tuple(t.shape), _is_on_gpu(t)) for t in made]}")
         self.bytes[self.phase] += _count_traffic(name, given, made)
         if name in PRODUCTS:
             left, right = PRODUCTS[name]
             self.flops[self.phase] += count_flops(args[left], args[right])
 
     def _note_wait(self, name: str, given: list[Tensor], made: list[Tensor], is_late: bool) -> None:
-        is_on_host = [t.device.type == "cpu" and t.dim() > 0 for t in given]
+        is_on_host = [not _is_on_gpu(t) and t.dim() > 0 for t in given]
         if name in READS and not all(is_on_host):
             self.add_wait(f"{name} device->host")
         if name in INDEXING and any(is_on_host):
             self.add_wait(f"{name} by numbers of the host")
-        if name not in ("_to_copy", "copy_") or given[-1].device.type == made[0].device.type:
+        if name not in ("_to_copy", "copy_") or _is_on_gpu(given[-1]) == _is_on_gpu(made[0]):
             return
-        way = f"{name} {given[-1].device.type}->{made[0].device.type}"
-        on_host = given[-1] if given[-1].device.type == "cpu" else made[0]
+        way, on_host = (
+            (f"{name} device->host", made[0]) if _is_on_gpu(given[-1]) else (f"{name} host->device", given[-1])
+        )
         if not is_late:
             self.add_wait(way)
         elif not _is_pinned(on_host):
@@ -134,7 +136,21 @@ def _is_of_host(args: Any, kwargs: dict[str, Any]) -> bool:
     device = kwargs.get("device")
     if device is not None and device.type != "cpu":
         return False
-    return not any(isinstance(x, FakeTensor) for x in tree_leaves((args, kwargs)))
+    return not any(_is_on_gpu(tensor) for tensor in _find_tensors((args, *kwargs.values())))
+
+
+def _find_tensors(values: Any) -> list[Tensor]:
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += _find_tensors(value)
+    return found
+
+
+def _is_on_gpu(tensor: Tensor) -> bool:
+    return isinstance(tensor, FakeTensor) and tensor.fake_device.type == "cuda"
 
 
 def _is_pinned(tensor: Tensor) -> bool:
