@@ -116,8 +116,6 @@ def train_and_evaluate(config: ExperimentConfig, settings: dict[str, Any]) -> No
     location = folder / config.name
     if (folder / STOP).exists():
         raise UserError("not begun: the grid was asked to stop")
-    if settings["workers"] > 1 and settings["gpus"]:
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # it holds no GPU, but checks what its workers will compute on
     has_begun = wait_for_end(location)
     request = TrainRequest(config=config, workers=settings["workers"], resume=has_begun, share=settings["share"])
     record = train(request, report=lambda line: None)
