@@ -69,7 +69,7 @@ class GpuMemory:
             return f"a share of {self.name} ({self.limit / GIB:.1f} of {self.total / GIB:.0f} GiB)"
         return f"{self.name} ({self.total / GIB:.0f} GiB)"
 
-    def propose_share(self, needed: float) -> str:
+    def propose_share(self, needed: int) -> str:
         """The part of the GPU that has room for `needed` bytes of torch's, for a message; empty: none has."""
         share = math.ceil((needed + CONTEXT_BYTES) / self.total * 100) / 100
         return f"{share:g}" if share <= 1 else ""

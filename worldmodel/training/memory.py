@@ -218,5 +218,5 @@ def _propose_share(device: torch.device, times: float) -> str:
     if device.type != "cuda" or not (memory := GpuMemory.measure(device)).is_shared:
         return ""
     held, peak = torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
-    share = memory.propose_share(held + times * (peak - held))
+    share = memory.propose_share(held + int(times * (peak - held)))
     return f"; or give it a share of about {share} (--gpus-per-trial)" if share else ""
