@@ -59,9 +59,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     location = Location.of(job.run)
     run = Run(location, read_record(location))
     run.update(hosts=hosts, **identify())
-    if device.type == "cuda" and "gpu" not in run.record.device:
-        run.update(device=describe_device(device))
-        run.update(**price_workers(run.record.device, job.share, job.workers))
+    note_gpu(run, job, device)
     timeline = continue_in_worker(run.record.phases)
     with run.recording(), Journal(run, config, stream) as journal:
         for note in notes:
@@ -73,6 +71,14 @@ def train_worker(settings: dict[str, Any]) -> None:
         hooks = add_estimate(journal.hooks, trainer, run, journal.say)
         with explaining_full_memory(trainer):
             trainer.run(note_first_step(hooks, timeline, partial(_keep_phases, run, journal.say)))
+
+
+def note_gpu(run: Run, job: Job, device: torch.device) -> None:
+    """Let the record say which GPU it is, where the process that started the workers has none to look at."""
+    if device.type != "cuda" or "gpu" in run.record.device:
+        return
+    found = describe_device(device)
+    run.update(device=found, **price_workers(found, job.share, job.workers))
 
 
 def prepare_kernels(config: ExperimentConfig, device: torch.device) -> list[str]:
