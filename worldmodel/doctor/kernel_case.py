@@ -111,4 +111,5 @@ def _differentiate(ends: dict[str, Tensor], leaves: dict[str, Tensor]) -> dict[s
 
 def _compare(found: Tensor, expected: Tensor) -> float:
     """Largest difference, relative to the largest value."""
-    return float((found.float() - expected.float()).abs().max() / expected.float().abs().max())
+    found, expected = found.detach().float(), expected.detach().float()
+    return float((found - expected).abs().max() / expected.abs().max())
