@@ -55,7 +55,7 @@ def test_training_sets_its_gpu_up_by_number(deterministic: bool, monkeypatch: py
     assert gpu.calls == [
         "set_device cuda:1", "set_float32_matmul_precision high", f"use_deterministic_algorithms {deterministic}",
     ]  # fmt: skip
-    assert os.environ["MAMBA_DETERMINISTIC"] == str(int(deterministic))
+    assert os.environ["MAMBA_DETERMINISTIC"] == os.environ["CAUSAL_CONV1D_DETERMINISTIC"] == str(int(deterministic))
     assert os.environ["TRITON_CACHE_AUTOTUNING"] == str(int(not deterministic))
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 

@@ -14,7 +14,7 @@ from worldmodel.errors import UserError
 from worldmodel.machine.gpu_memory import CONTEXT_BYTES, GpuMemory, limit_memory
 from worldmodel.training.feed import measure_room
 from worldmodel.training.loop import Trainer
-from worldmodel.training.memory import DeviceFullError, check_model_fits, explain_full_memory
+from worldmodel.training.memory import DeviceFullError, check_model_fits, explain_full_memory, explaining_full_start
 
 GPU = torch.device("cuda", 0)
 GAMES_22K = 27_300_000_000
@@ -84,6 +84,18 @@ def test_a_model_larger_than_its_share_is_refused(monkeypatch: pytest.MonkeyPatc
         check_model_fits(model, GPU)
     limit_memory(GPU, 0.18)
     check_model_fits(model, GPU)
+
+
+@pytest.mark.parametrize(("others", "said"), [(0, "use a larger share of the GPU"), (39 * GIB, "other processes hold")])
+def test_full_memory_before_the_first_step_is_explained(
+    others: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeGpu(others=others, fraction=0.25).install(monkeypatch)
+    expected = f"before the first step .CUDA out of memory.*{said}"
+    with pytest.raises(DeviceFullError, match=expected), explaining_full_start(GPU):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(RuntimeError, match="another"), explaining_full_start(GPU):
+        raise RuntimeError("another")
 
 
 @pytest.mark.parametrize(

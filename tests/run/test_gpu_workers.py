@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import ray.train
 import ray.train.torch
 import torch
+from torch import nn
 
 from tests.machine.fake_gpu import FakeGpu
 from tests.training.tiny_runs import configure, write_blocks
 from worldmodel.errors import UserError
+from worldmodel.machine.device_state import describe_state
+from worldmodel.machine.gpu import Gpu
 from worldmodel.run.crew import Crew
 from worldmodel.run.prices import HOUR
 from worldmodel.run.run import Run
@@ -22,6 +26,7 @@ from worldmodel.run.train import TrainRequest, train
 from worldmodel.run.train_worker import find_place, note_gpu, prepare_kernels
 from worldmodel.storage import Location
 from worldmodel.training.job import Job, fit_precision
+from worldmodel.training.workers import Workers
 
 GPU = torch.device("cuda", 1)
 
@@ -74,6 +79,23 @@ def test_each_worker_computes_on_the_gpu_that_ray_gave_it(monkeypatch: pytest.Mo
     assert (workers.device, workers.rank, workers.world, neighbours) == (GPU, 3, 4, 2)
     assert find_place(4, "cpu")[0].device.type == "cpu"
     assert find_place(1, "cuda")[0].device == torch.device("cuda", 0)
+
+
+def test_gradients_of_workers_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", lambda model, **options: given.update(options) or model)
+    Workers(device=GPU, world=2).wrap(nn.Linear(1, 1))
+    assert given == {"device_ids": [GPU], "gradient_as_bucket_view": True}
+
+
+def test_what_a_thread_reads_of_a_gpu_is_of_the_run_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record is kept alive in a thread, whose current device is the first one."""
+    FakeGpu(number=0).install(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device=None: {GPU: 7}.get(device, 0))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: {GPU: 9}.get(device, 0))
+    gpu = Mock(spec=Gpu, device=GPU, **{"read_memory.return_value": 1.0, "read_use.return_value": 0.5})
+    found = describe_state(gpu)
+    assert (found["torch_bytes"], found["torch_peak_bytes"]) == (7, 9)
 
 
 def test_a_gpu_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,8 @@ def set_up_device(device: torch.device, *, deterministic: bool = False) -> None:
     torch.use_deterministic_algorithms(deterministic)  # inductor chooses no kernel by its time then
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
-    os.environ["MAMBA_DETERMINISTIC"] = str(int(deterministic))  # one configuration of each kernel, the same always
+    for name in ("MAMBA_DETERMINISTIC", "CAUSAL_CONV1D_DETERMINISTIC"):
+        os.environ[name] = str(int(deterministic))  # no atomic sums, and one block size of each kernel
     os.environ["TRITON_CACHE_AUTOTUNING"] = str(int(not deterministic))  # else those that were fastest here before
 
 

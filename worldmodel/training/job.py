@@ -20,7 +20,7 @@ from worldmodel.training.checkpoint_list import Recovery, newest_good
 from worldmodel.training.data import Dataset, open_dataset
 from worldmodel.training.feed import Feed, Worker, measure_room
 from worldmodel.training.loop import Trainer
-from worldmodel.training.memory import check_model_fits
+from worldmodel.training.memory import check_model_fits, explaining_full_start
 from worldmodel.training.validation import open_validation
 from worldmodel.training.workers import Workers
 
@@ -75,9 +75,13 @@ def build_trainer(dataset: Dataset, config: ExperimentConfig, workers: Workers, 
         init: a `.pt` whose weights it begins with; empty: fresh weights.
 
     Raises:
-        DeviceFullError: the model alone is larger than what this process may take of a GPU.
+        DeviceFullError: the model and its data do not fit into what this process may take.
     """
-    config = fit_precision(config, workers.device)
+    with explaining_full_start(workers.device):
+        return _build_trainer(dataset, fit_precision(config, workers.device), workers, init)
+
+
+def _build_trainer(dataset: Dataset, config: ExperimentConfig, workers: Workers, init: str) -> Trainer:
     room = measure_room(workers.device)
     worker = Worker(device=workers.device, rank=workers.rank, world=workers.world, resident_bytes=room)
     feed = Feed(dataset, config, worker)

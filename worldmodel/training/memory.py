@@ -63,6 +63,21 @@ def explaining_full_memory(trainer: Trainer) -> Iterator[None]:
         raise DeviceFullError(explain_full_memory(trainer, said))
 
 
+@contextmanager
+def explaining_full_start(device: torch.device) -> Iterator[None]:
+    """While it lasts, full memory ends in a `DeviceFullError`: a trainer that cannot be made has no pass to try."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        advice = _explain_others(device) or f"use {_larger_share(device)}a smaller model or a larger machine"
+        raise DeviceFullError(
+            f"out of memory on {_describe(device)} before the first step ({said}): {advice}"
+        ) from None
+
+
 def explain_full_memory(trainer: Trainer, said: str) -> str:
     """What happened, how many samples fit, and what to do; `said`: the words of the error."""
     plan, present = trainer.feed.plan, measure_pass(trainer.feed.plan, trainer.feed.parts)
