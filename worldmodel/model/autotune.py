@@ -10,8 +10,8 @@ KEPT = 3
 """Configurations of each kernel that are tried."""
 SIDES = {"BLOCK_SIZE_M": 64, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 32, "BLOCK_SIZE_CS": 32, "BLOCK_SIZE_H": 8}
 SIDES |= {"BLOCK_SIZE": 512}
-"""Block sizes to stay near: chunks of 32 to 128 frames and heads of 64 numbers fill them, and their float32 operands fit
-into an L4's shared memory. Of two that are equally near, the smaller one stays."""
+"""Block sizes to stay near: chunks of 32 to 128 frames and heads of 64 numbers fill them, and the operands fit into an
+L4's shared memory in float32. Of two that are equally near, the smaller one stays."""
 
 
 def shorten_autotune(package: str = "mamba_ssm") -> int:
