@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -30,8 +30,8 @@ from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.fx_passes.post_grad import view_to_reshape
 from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from tests.gpu.arguments import Rebuild, take_apart
 from tests.gpu.recorder import PRODUCTS, Recorder, count_flops
 
 if find_spec("triton") is None:  # inductor writes Triton programs without it, once it believes that it is there
@@ -60,39 +60,42 @@ class ChainCompiler:
     """Takes the place of `fused.compile_chain`."""
 
     def __init__(self, recorder: Recorder, lowers: bool = True) -> None:
-        self.recorder, self.lowers = recorder, lowers
+        self.recorder, self.lowers, self.is_tracing = recorder, lowers, False
         self.costs: list[tuple[str, Cost]] = []
         """Of each graph: the chain's name and which of its graphs it is, and the cost."""
 
     def compile_chain(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A form of `function` that counts. One trace serves all calls of the same shapes, types and constants."""
-        if not self.lowers:
-            return function
         traced: dict[Any, Callable[..., Any]] = {}
 
         def run(*args: Any, **options: Any) -> Any:
-            leaves, spec = tree_flatten((args, options))
-            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-            key = (spec, tuple(map(_describe, leaves)), _same_tensors(tensors), *_autocast())
-            if key in traced:
-                return traced[key](*tensors)
-            constants = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-            traced[key] = self._trace(function, constants, places, spec)
-            with self.recorder.paused():  # the first call traces
-                return traced[key](*tensors)
+            if self.is_tracing or not self.lowers:
+                return function(*args, **options)
+            tensors: list[Tensor] = []
+            key: list[Any] = [torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")]
+            rebuild = take_apart((args, options), tensors, key)
+            if tuple(key) in traced:
+                return traced[tuple(key)](*tensors)
+            traced[tuple(key)] = self._trace(function, rebuild)
+            with self._tracing():  # the first call traces
+                return traced[tuple(key)](*tensors)
 
         return run
 
-    def _trace(self, function: Callable[..., Any], constants: list[Any], places: list[int], spec: Any) -> Any:
-        def on_tensors(*tensors: Tensor) -> Any:
-            leaves = list(constants)
-            for place, tensor in zip(places, tensors, strict=True):
-                leaves[place] = tensor
-            args, options = tree_unflatten(leaves, spec)
-            return function(*args, **options)
+    @contextlib.contextmanager
+    def _tracing(self) -> Iterator[None]:
+        self.is_tracing = True
+        with self.recorder.paused():
+            yield
+        self.is_tracing = False
 
-        name = getattr(function, "__qualname__", str(function))
+    def _trace(self, function: Callable[..., Any], rebuild: Rebuild) -> Callable[..., Any]:
+        def on_tensors(*tensors: Tensor) -> Any:
+            with contextlib.ExitStack() as stack:
+                args, options = rebuild(tensors, stack)
+                return function(*args, **options)
+
+        name = f"{function.__module__}.{function.__qualname__}"
         return aot_function(
             on_tensors,
             fw_compiler=lambda graph, inputs: self._lower(f"{name} forward", graph, inputs),
@@ -145,7 +148,8 @@ def lower(graph: torch.fx.GraphModule, inputs: list[Any]) -> Cost:
     body = source.rpartition("def call(")[2]
     products = re.findall(r"extern_kernels\.(\w+)\(|torch\.ops\.aten\.(\w+)", body)
     made = [n for n in _outputs(graph) if isinstance(n, torch.fx.Node) and n.op != "placeholder"]
-    ends = [*inputs, *(node.meta["val"] for node in made)]
+    read = [node for node in graph.graph.find_nodes(op="placeholder") if any(u.op != "output" for u in node.users)]
+    ends = [node.meta["val"] for node in dict.fromkeys([*read, *made])]
     return Cost(
         kernels=len(re.findall(r"^\s*\w+\.run\(", body, re.MULTILINE)),
         products=tuple(a or b for a, b in products),
@@ -162,7 +166,8 @@ def _outputs(graph: torch.fx.GraphModule) -> Any:
 
 def _partition(joint: torch.fx.GraphModule, inputs: Any, **options: Any) -> Any:
     mode = torch._guards.detect_fake_mode(inputs)
-    with config.patch(joint_graph_constant_folding=False), V.set_fake_mode(mode):  # it computes constants on the GPU
+    on_gpu = {"joint_graph_constant_folding": False, "shape_padding": False}  # they compute or measure on the GPU
+    with config.patch(on_gpu), V.set_fake_mode(mode):
         _recursive_joint_graph_passes(joint)
     return min_cut_rematerialization_partition(joint, inputs, **options, compiler="inductor")
 
@@ -196,22 +201,6 @@ def _count_distinct(tensor: Tensor) -> int:
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
         count *= size if stride else 1
     return int(count * tensor.element_size())
-
-
-def _describe(leaf: Any) -> Any:
-    if isinstance(leaf, Tensor):
-        return tuple(leaf.shape), leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
-    return leaf
-
-
-def _same_tensors(tensors: list[Tensor]) -> tuple[int, ...]:
-    """Which of the tensors are the same object."""
-    first: dict[int, int] = {}
-    return tuple(first.setdefault(id(tensor), place) for place, tensor in enumerate(tensors))
-
-
-def _autocast() -> tuple[bool, torch.dtype]:
-    return torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
 
 
 @contextlib.contextmanager

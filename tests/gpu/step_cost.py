@@ -27,10 +27,9 @@ from tests.gpu import fake_cuda  # noqa: F401  (before torch)
 warnings.simplefilter("ignore")
 
 import torch  # noqa: E402
-from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 from tests.gpu import chains, fake_triton, project  # noqa: E402
-from tests.gpu.recorder import Recorder  # noqa: E402
+from tests.gpu.recorder import FAKE, Recorder  # noqa: E402
 from worldmodel.training.workers import Workers  # noqa: E402
 
 ATEN_US, TRITON_US = 6.5, 30.0
@@ -53,7 +52,7 @@ def measure(name: str, backend: str, blocks: str) -> dict[str, Any]:
     recorder = Recorder()
     with (
         project.on_backend(backend), project.without_values(), chains.counting(recorder),
-        FakeTensorMode(allow_non_fake_inputs=True), recorder,
+        FAKE, recorder,
     ):  # fmt: skip
         trainer = project.open_trainer(config, blocks, Workers(device=torch.device("cuda:0")))
         for step in range(project.ORDINARY_STEP + 1):
