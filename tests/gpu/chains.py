@@ -2,7 +2,7 @@
 
 A chain is traced as torch.compile does: AOTAutograd makes a forward and a backward graph, inductor lowers each to
 Triton kernels and matrix products. Nothing runs: a call returns empty tensors of the right shapes and adds the graph's
-counts to the recorder. The traffic of a graph is what goes in and what comes out, each once.
+counts to the recorder. The traffic of a graph is what each of its kernels and products reads and writes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.utils._triton
@@ -33,6 +34,7 @@ from torch._inductor.virtualized import V
 
 from tests.gpu.arguments import Rebuild, take_apart
 from tests.gpu.recorder import PRODUCTS, Recorder, count_flops
+from worldmodel.machine import fused
 
 if find_spec("triton") is None:  # inductor writes Triton programs without it, once it believes that it is there
     scheduler.has_triton = lambda: True
@@ -48,46 +50,47 @@ class Cost:
     products: tuple[str, ...]
     """Kernels of others, such as matrix products."""
     bytes: int
-    """Of what goes in and what comes out."""
-    kernel_bytes: int
-    """What the kernels read and write, buffers between them included."""
+    """What kernels and products read and write, buffers between them included."""
+    ends: int
+    """Bytes of what goes into the graph and what comes out: its traffic if it were one kernel."""
     flops: int
     source: str
     """The generated program."""
 
 
 class ChainCompiler:
-    """Takes the place of `fused.compile_chain`."""
+    """Takes the place of `fused.compile_chain`; keeps the traces of a process."""
 
-    def __init__(self, recorder: Recorder, lowers: bool = True) -> None:
-        self.recorder, self.lowers, self.is_tracing = recorder, lowers, False
-        self.costs: list[tuple[str, Cost]] = []
-        """Of each graph: the chain's name and which of its graphs it is, and the cost."""
+    def __init__(self) -> None:
+        self.recorder, self.lowers, self.is_tracing = Recorder(), True, False
+        self._traced: dict[Any, Callable[..., Any]] = {}
 
     def compile_chain(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A form of `function` that counts. One trace serves all calls of the same shapes, types and constants."""
-        traced: dict[Any, Callable[..., Any]] = {}
 
         def run(*args: Any, **options: Any) -> Any:
             if self.is_tracing or not self.lowers:
                 return function(*args, **options)
             tensors: list[Tensor] = []
-            key: list[Any] = [torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")]
+            key: list[Any] = [function, torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")]
             rebuild = take_apart((args, options), tensors, key)
-            if tuple(key) in traced:
-                return traced[tuple(key)](*tensors)
-            traced[tuple(key)] = self._trace(function, rebuild)
+            known = tuple(key)
+            if known in self._traced:
+                return self._traced[known](*tensors)
+            self._traced[known] = self._trace(function, rebuild)
             with self._tracing():  # the first call traces
-                return traced[tuple(key)](*tensors)
+                return self._traced[known](*tensors)
 
         return run
 
     @contextlib.contextmanager
     def _tracing(self) -> Iterator[None]:
         self.is_tracing = True
-        with self.recorder.paused():
-            yield
-        self.is_tracing = False
+        try:
+            with self.recorder.paused():
+                yield
+        finally:
+            self.is_tracing = False
 
     def _trace(self, function: Callable[..., Any], rebuild: Rebuild) -> Callable[..., Any]:
         def on_tensors(*tensors: Tensor) -> Any:
@@ -108,23 +111,20 @@ class ChainCompiler:
         outputs = [_plan_output(graph, node) for node in _outputs(graph)]
         with self.recorder.paused():
             cost = lower(graph, inputs)
-        self.costs.append((name, cost))
 
         def run(args: list[Any]) -> list[Any]:
             given = list(args)
             args.clear()
-            self._add(cost)
+            self._add(name, cost)
             with self.recorder.paused():
                 return [make(given) for make in outputs]
 
         run._boxed_call = True  # type: ignore[attr-defined]
         return run
 
-    def _add(self, cost: Cost) -> None:
+    def _add(self, name: str, cost: Cost) -> None:
         recorder = self.recorder
-        recorder.fused += cost.kernels
-        recorder.graphs += 1
-        recorder.kernel_bytes += cost.kernel_bytes - cost.bytes
+        recorder.chains.setdefault(name, []).append(cost)
         recorder.ops[recorder.phase].update(cost.products)
         recorder.bytes[recorder.phase] += cost.bytes
         recorder.flops[recorder.phase] += cost.flops
@@ -143,7 +143,7 @@ def lower(graph: torch.fx.GraphModule, inputs: list[Any]) -> Cost:
             metrics.reset()
             lowering.run(*inputs)
             code = lowering.codegen()[0]
-            kernel_bytes = int(lowering.count_bytes()[0])
+            traffic = int(lowering.count_bytes()[0])
     source = code.value if hasattr(code, "value") else str(code)
     body = source.rpartition("def call(")[2]
     products = re.findall(r"extern_kernels\.(\w+)\(|torch\.ops\.aten\.(\w+)", body)
@@ -153,8 +153,8 @@ def lower(graph: torch.fx.GraphModule, inputs: list[Any]) -> Cost:
     return Cost(
         kernels=len(re.findall(r"^\s*\w+\.run\(", body, re.MULTILINE)),
         products=tuple(a or b for a, b in products),
-        bytes=sum(_count_distinct(t) for t in ends if isinstance(t, Tensor) and t.device.type == "cuda"),
-        kernel_bytes=kernel_bytes,
+        bytes=traffic,
+        ends=sum(_count_distinct(t) for t in ends if isinstance(t, Tensor) and t.device.type == "cuda"),
         flops=sum(_count_flops(node) for node in graph.graph.nodes),
         source=source,
     )
@@ -203,16 +203,14 @@ def _count_distinct(tensor: Tensor) -> int:
     return int(count * tensor.element_size())
 
 
-@contextlib.contextmanager
-def counting(recorder: Recorder, *, lowers: bool = True) -> Any:
-    """Count chains instead of compiling them; gives the compiler. Without `lowers` they run as written."""
-    from worldmodel.machine import fused
+COMPILER = ChainCompiler()
 
-    compiler, before = ChainCompiler(recorder, lowers), fused.compile_chain
-    fused.compile_chain = compiler.compile_chain  # type: ignore[assignment]
+
+@contextlib.contextmanager
+def counting(recorder: Recorder, *, lowers: bool = True) -> Iterator[None]:
+    """Count chains instead of compiling them. Without `lowers` they run as written."""
+    COMPILER.recorder, COMPILER.lowers = recorder, lowers
     fused._compiled.clear()
-    try:
-        yield compiler
-    finally:
-        fused.compile_chain = before
-        fused._compiled.clear()
+    with mock.patch.object(fused, "compile_chain", COMPILER.compile_chain):
+        yield
+    fused._compiled.clear()

@@ -65,8 +65,8 @@ class Recorder(TorchDispatchMode):
         self.waits: Counter[str] = Counter()
         self.sequence: list[str] = []
         """All operations in order, with the shapes of what they make."""
-        self.fused, self.graphs, self.kernel_bytes = 0, 0, 0
-        """Triton kernels that inductor made, graphs of chains, and bytes that its kernels read and write."""
+        self.chains: dict[str, list[Any]] = {}
+        """Name of a chain's graph to the costs (`chains.Cost`) of its runs."""
 
     @contextlib.contextmanager
     def during(self, phase: str) -> Iterator[None]:
