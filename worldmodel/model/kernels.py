@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.errors import UserError
+from worldmodel.model.autotune import shorten_autotune
 from worldmodel.model.scan import ScanInputs
 
 Backend = Literal["auto", "torch", "kernels"]
@@ -111,7 +112,9 @@ def import_scan() -> Any:
     """
     if PACKAGE not in sys.modules and (spec := find_spec(PACKAGE)) is not None:
         sys.modules[PACKAGE] = module_from_spec(spec)
-    return _import(SCAN)
+    module = _import(SCAN)
+    shorten_autotune(PACKAGE)
+    return module
 
 
 def _import(name: str) -> Any:
