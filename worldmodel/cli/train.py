@@ -25,8 +25,8 @@ class ExperimentVerb(Verb):
     """Folder or URI of games or blocks; None: the file's data.dataset_dir."""
     epochs: Annotated[int | None, metavar("N")] = None
     """Epochs in total, also after a resume; None: the file's training.num_epochs."""
-    preset: Annotated[str | None, metavar("laptop|round1")] = None
-    """Named overrides: laptop (two CPU cores, minutes) or round1 (the published setting)."""
+    preset: Annotated[str | None, metavar("laptop|round1|a100|h100|l4")] = None
+    """Named overrides: laptop (two CPU cores, minutes), round1 (the published setting), a100, h100, l4 (one GPU)."""
     budget_usd: Annotated[float | None, metavar("DOLLARS")] = None
     """Dollars that may be spent; None: any amount."""
 

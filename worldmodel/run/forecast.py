@@ -24,8 +24,8 @@ MEMORY_SHARE, PEAK_SHARE = 0.8, 0.6
 TRAFFIC_FACTOR = 1.3
 """Memory traffic of the fused step over what `step_work` counts, which fuses all that can be fused; by the kernels that
 `tests/gpu/step_cost.py` counts."""
-GRAPH_GAP = 1.5e-6
-"""Seconds between two kernels of a CUDA graph."""
+GAP = 1.5e-6
+"""Seconds that a GPU is idle between two kernels, in a CUDA graph or where the host is ahead."""
 LAUNCH, TRITON_LAUNCH = 6.5e-6, 30e-6
 """Seconds of the host to launch a kernel of torch, and a generated one, without a CUDA graph."""
 TERA = 1e12
@@ -46,10 +46,13 @@ class PastPace:
 class Forecast:
     """Finds the time of a step on each kind of GPU."""
 
-    config: ExperimentConfig
+    amp: bool
+    """Whether products are in bfloat16."""
     work: StepWork
     probe: Probe
     prices: Prices | None
+    is_captured: bool
+    """Whether a step on a GPU is replayed as a CUDA graph."""
     paces: Mapping[str, PastPace] = field(default_factory=dict)
     """See `find_paces`."""
 
@@ -57,11 +60,6 @@ class Forecast:
     def kind_here(self) -> str | None:
         """The kind of the GPU at hand; None: none, or an unknown one."""
         return self.prices.find_kind(str(self.probe.device.get("gpu", ""))) if self.prices else None
-
-    @property
-    def is_captured(self) -> bool:
-        """Whether a step on a GPU is replayed as a CUDA graph."""
-        return self.config.training.compile not in ("off", "compile")
 
     @property
     def traffic(self) -> float:
@@ -86,29 +84,31 @@ class Forecast:
     def _find_parts(self, kind: str) -> dict[str, float] | None:
         """Seconds of memory, arithmetic and launches; None: the kind's peak or bandwidth is unknown."""
         assert self.prices is not None
-        gpu, amp = self.prices.gpus[kind], self.config.training.amp
-        peak = gpu.bf16_tflops if amp else gpu.fp32_tflops
+        gpu = self.prices.gpus[kind]
+        peak = gpu.bf16_tflops if self.amp else gpu.fp32_tflops
         if peak is None or gpu.memory_tb_s is None:
             return None
         launches = LAUNCH * self.work.products + TRITON_LAUNCH * self.work.chains
-        if self.is_captured:
-            launches = GRAPH_GAP * (self.work.products + self.work.chains)
         return {
             "memory": self.traffic / (MEMORY_SHARE * gpu.memory_tb_s.value * TERA),
             "arithmetic": self.work.operations / (PEAK_SHARE * peak.value * TERA),
-            "launches": launches,
+            "launches": self._gaps if self.is_captured else launches,
         }
 
+    @property
+    def _gaps(self) -> float:
+        return GAP * (self.work.products + self.work.chains)
+
     def _combine(self, parts: Mapping[str, float]) -> float:
-        """A step's seconds. Gaps of a graph add to the kernels' own time; launches of the host overlap with it."""
-        busy = max(parts["memory"], parts["arithmetic"])
-        return busy + parts["launches"] if self.is_captured else max(busy, parts["launches"])
+        """A step's seconds. Gaps add to the kernels' own time; launches of the host overlap with both."""
+        busy = max(parts["memory"], parts["arithmetic"]) + self._gaps
+        return busy if self.is_captured else max(busy, parts["launches"])
 
     def list_assumptions(self) -> list[str]:
         """The basis of the roofline, in lines for people."""
-        host = f"{1e6 * LAUNCH:g} us to launch a product and {1e6 * TRITON_LAUNCH:g} us a chain"
-        if self.is_captured:
-            host = f"{1e6 * GRAPH_GAP:g} us between two kernels of a CUDA graph"
+        host = f"{1e6 * GAP:g} us between two kernels"
+        if not self.is_captured:
+            host += f", {1e6 * LAUNCH:g} us for the host to launch a product and {1e6 * TRITON_LAUNCH:g} us a chain"
         return [
             f"a target takes {self.work.operations / self.work.targets / 1e6:.3g} million operations (matrix products, "
             f"forward and backward) and {self.traffic / self.work.targets / 1e3:,.0f} KB of memory traffic; a step is "

@@ -129,7 +129,14 @@ def make_plan(
 ) -> CostPlan:
     """The plan from what was counted and measured; `paces`: see `find_paces`. UserError as `plan_costs`."""
     price, step = find_price(probe.device, prices), count_step(request.config)
-    forecast = Forecast(config=request.config, work=step, probe=probe, prices=prices, paces=paces)
+    forecast = Forecast(
+        amp=request.config.training.amp,
+        work=step,
+        probe=probe,
+        prices=prices,
+        is_captured=request.config.training.compile not in ("off", "compile"),
+        paces=paces,
+    )
     rows = _list_compute(request, extent.work, probe, prices, forecast)
     if request.budget.usd is not None and all(row.usd_per_hour is None for row in rows):
         raise UserError(f"--budget-usd {request.budget.usd:g} needs a price, which is unknown: {price.origin}")

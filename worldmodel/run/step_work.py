@@ -49,7 +49,7 @@ class StepWork:
     targets: int
     operations: float
     """Floating-point operations of matrix products, forward and backward."""
-    memory_bytes: float
+    memory_bytes: int
     """Memory traffic."""
     products: int
     """Kernels that are matrix products."""
@@ -58,7 +58,9 @@ class StepWork:
 
 
 @dataclass(frozen=True)
-class _Operation:
+class Operation:
+    """One operation that touches memory."""
+
     name: str
     reads: Mapping[int, int]
     """Storage to bytes."""
@@ -66,15 +68,16 @@ class _Operation:
 
     @property
     def is_product(self) -> bool:
+        """True if no chain takes it in."""
         return self.name in PRODUCTS
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps the operations that touch memory."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.operations: list[_Operation] = []
+        self.operations: list[Operation] = []
         self._made: list[Tensor] = []  # a storage that is freed would give its number to another
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -83,7 +86,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._made += [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         is_view = writes.keys() <= reads.keys() and not func._schema.is_mutable
         if writes and not is_view:
-            self.operations.append(_Operation(func._schema.name.removeprefix("aten::"), reads, writes))
+            self.operations.append(Operation(func._schema.name.removeprefix("aten::"), reads, writes))
         return out
 
 
@@ -97,14 +100,14 @@ def count_operations(config: ExperimentConfig) -> float:
 
 def count_step(config: ExperimentConfig) -> StepWork:
     """The work of a full training step, all parts of its batch together."""
-    parts, shape, recorder = config.training.batch_parts, sample_shape(config), _Recorder()
+    parts, shape, recorder = config.training.batch_parts, sample_shape(config), Recorder()
     samples = max(1, config.training.batch_size // parts)
     with FakeTensorMode():
         batch = _make_batch(config.encoding.layout, shape, samples)
         with FlopCounterMode(display=False) as counter, recorder:
             parameters = _run_pass(config, *batch)
         view_bytes = sum(_measure([vars(side) for side in batch]).values())
-    chains, memory_bytes = _count_kernels(recorder.operations)
+    chains, memory_bytes = count_kernels(recorder.operations)
     return StepWork(
         targets=parts * samples * shape.positions,
         operations=parts * float(counter.get_total_flops()),
@@ -150,7 +153,7 @@ def _run_pass(config: ExperimentConfig, inputs: Inputs, targets: Targets) -> int
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _count_kernels(operations: Iterable[_Operation]) -> tuple[int, int]:
+def count_kernels(operations: Iterable[Operation]) -> tuple[int, int]:
     """Kernels of chains, and the memory traffic of chains and products."""
     groups = [(is_product, list(group)) for is_product, group in groupby(operations, lambda o: o.is_product)]
     last_read = {storage: place for place, (_, group) in enumerate(groups) for o in group for storage in o.reads}
