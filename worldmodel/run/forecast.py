@@ -72,14 +72,14 @@ class Forecast:
             return pace.step_seconds, f"measured by run {pace.run}"
         parts = self._find_parts(kind)
         if parts is None:
-            return None, "unknown: the price file lacks its peak or memory bandwidth"
+            return None, "unknown: no peak or no bandwidth"
         seconds = self._combine(parts)
         bound = max(parts, key=lambda name: parts[name])
         here = self._find_parts(self.kind_here) if self.kind_here else None
         if here is None:
-            return seconds, f"{1000 * seconds:.3g} ms a step, bound by {bound}: roofline, not measured"
+            return seconds, f"roofline: {1000 * seconds:.3g} ms/step ({bound})"
         factor = self.probe.step_seconds / self._combine(here)
-        return factor * seconds, f"{factor:.2g} x roofline, as {self.kind_here} here: not measured"
+        return factor * seconds, f"{factor:.2g} x roofline, as {self.kind_here} here"
 
     def _find_parts(self, kind: str) -> dict[str, float] | None:
         """Seconds of memory, arithmetic and launches; None: the kind's peak or bandwidth is unknown."""

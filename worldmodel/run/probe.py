@@ -24,6 +24,8 @@ from worldmodel.training.workers import Workers
 WARMUP_STEPS = 2
 LEAST_STEPS = 3
 """Steps that are measured, however long they take."""
+LARGE_BATCH = 128
+"""Samples from which on a probe computes a batch in parts, on a CPU."""
 ENDLESS = 1 << 20
 """Epochs of a probe, which time ends."""
 
@@ -50,6 +52,8 @@ def run_probe(dataset: Dataset, config: ExperimentConfig, seconds: float) -> Pro
     torch.set_num_threads(config.training.threads or len(os.sched_getaffinity(0)))
     changes = {"training.num_epochs": ENDLESS, "training.max_steps": None}
     changes["training.log_interval"] = 1 if device.type == "cpu" else None  # a GPU is not to be waited for every step
+    if device.type == "cpu" and config.training.batch_size >= LARGE_BATCH:
+        changes["training.batch_parts"] = 8  # the machine at hand need not hold a GPU's batch
     trainer = build_trainer(dataset, override(config, changes), Workers(device=device))
     steps, step_seconds = _measure_steps(trainer, seconds)
     return Probe(
