@@ -1,4 +1,4 @@
-"""The time of a step on a GPU that is not at hand: a roofline, or an earlier run's own pace."""
+"""The time of a step on another GPU: a roofline, or an earlier run's own pace."""
 
 from __future__ import annotations
 

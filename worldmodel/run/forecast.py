@@ -1,4 +1,4 @@
-"""The time of a training step on a GPU that is not at hand: measured by an earlier run, else predicted by a roofline.
+"""The time of a training step on another GPU: measured by an earlier run, else predicted by a roofline.
 
 Roofline (Williams et al. 2009): memory or arithmetic limits a GPU, whichever takes longer. Each kernel costs a gap
 besides. None of the constants below was measured on this program.
@@ -47,18 +47,18 @@ class Forecast:
     """Finds the time of a step on each kind of GPU."""
 
     amp: bool
-    """Whether products are in bfloat16."""
+    """True if products are in bfloat16."""
     work: StepWork
     probe: Probe
     prices: Prices | None
     is_captured: bool
-    """Whether a step on a GPU is replayed as a CUDA graph."""
+    """True if a step on a GPU is replayed as a CUDA graph."""
     paces: Mapping[str, PastPace] = field(default_factory=dict)
     """See `find_paces`."""
 
     @property
     def kind_here(self) -> str | None:
-        """The kind of the GPU at hand; None: none, or an unknown one."""
+        """The kind of this machine's GPU; None: it has none, or an unknown one."""
         return self.prices.find_kind(str(self.probe.device.get("gpu", ""))) if self.prices else None
 
     @property

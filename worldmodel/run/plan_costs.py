@@ -1,4 +1,4 @@
-"""What an experiment, or a grid of them, would take: steps, hours and dollars, before anything is spent."""
+"""Steps, hours and dollars of an experiment, or of a grid of them, before anything is spent."""
 
 from __future__ import annotations
 
@@ -30,44 +30,44 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """What is planned."""
+    """An experiment to plan."""
 
     config: ExperimentConfig
     trials: int = 1
     """Runs like this one, for the grid's columns."""
     budget: Budget = field(default_factory=Budget)
-    """Its dollars: how far they reach is told."""
+    """The plan says how many runs its dollars pay for."""
     probe_seconds: float
     """Seconds of training that are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeRow:
-    """What a run takes on one kind of machine of one provider."""
+    """Hours and dollars of a run on one kind of machine of one provider."""
 
     device: str
     provider: str
-    """Whose price it is; empty: nobody's is known."""
+    """Empty: no price is known."""
     hours: float | None
-    """Hours of a run on one such GPU (of the machine at hand: on that); None: unknown."""
+    """Hours of a run on one such GPU, or on this machine; None: unknown."""
     basis: str
-    """Where the hours come from, or why they are unknown."""
+    """Origin of the hours, or the reason why they are unknown."""
     usd_per_hour: float | None
     """None: unknown."""
     price_date: str
-    """Of what time the price is."""
+    """Date of the price."""
     usd: float | None
     """Dollars of a run; None: unknown."""
     grid_hours: float | None
     """Hours of all trials, one after another."""
     grid_usd: float | None
     affordable_trials: float | None
-    """Runs that the budget pays for; None: there is none, or the price is unknown."""
+    """Runs that the budget pays for; None: no budget, or an unknown price."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeepingRow:
-    """What it costs to keep blocks and checkpoints, and to fetch a checkpoint of each run."""
+    """Dollars to keep blocks and checkpoints, and to fetch a checkpoint of each run."""
 
     provider: str
     storage_usd_month: float | None
@@ -78,12 +78,12 @@ class KeepingRow:
 
 @dataclass(frozen=True, kw_only=True)
 class CostPlan:
-    """What an experiment takes."""
+    """The plan of an experiment."""
 
     name: str
     trials: int
     is_exact: bool
-    """Whether frames and steps were counted; else they are told from a sample of the games."""
+    """True if frames and steps were counted; else they are estimated from a sample of the games."""
     games: int
     frames: int
     work: Work
@@ -92,19 +92,19 @@ class CostPlan:
     """Counted, not measured."""
     compute: list[ComputeRow]
     price_note: str
-    """Where the price of the machine at hand comes from, or why it is unknown and what to set."""
+    """Origin of this machine's price, or why it is unknown and what to set."""
     block_bytes: int
     checkpoint_bytes: int
     """Of one checkpoint."""
     checkpoints: int
-    """That a run keeps."""
+    """Checkpoints that a run keeps."""
     keeping: list[KeepingRow]
     assumptions: list[str]
-    """What the figures rest on."""
+    """Basis of the figures."""
 
 
 def plan_costs(request: PlanRequest, report: Report = print) -> CostPlan:
-    """Count the work, train for a few seconds, and work out what a run and a grid take. Nothing is left behind.
+    """Count the work, train for a few seconds, and work out what a run and a grid take. No file stays.
 
     Raises:
         UserError: the experiment cannot be trained on these data here, a price file cannot be understood, or dollars
@@ -165,7 +165,7 @@ def make_plan(
 def _list_compute(
     request: PlanRequest, work: Work, probe: Probe, prices: Prices | None, forecast: Forecast
 ) -> list[ComputeRow]:
-    """The machine at hand first, then every kind of GPU and provider of the price file."""
+    """This machine first, then every kind of GPU and provider of the price file."""
     measured = measure_hours(work, probe)
     own = find_price(probe.device, prices)
     here = str(probe.device.get("gpu") or probe.device.get("name"))
@@ -204,7 +204,7 @@ def _make_row(
 
 
 def measure_hours(work: Work, probe: Probe) -> float:
-    """Hours of a run on the machine at hand, by its probe."""
+    """Hours of a run on this machine, by its probe."""
     validation = probe.validation_target_seconds * work.validation_targets
     return estimate_left(work, 0, probe.step_seconds, validation) / 3600
 
@@ -224,7 +224,7 @@ def _list_keeping(prices: Prices | None, stored_gb: float, fetched_gb: float) ->
 
 
 def _list_assumptions(extent: Extent, prices: Prices | None, forecast: Forecast) -> list[str]:
-    found = [] if extent.is_exact else ["games and frames are about right: they are told from a sample"]
+    found = [] if extent.is_exact else ["games and frames are estimated from a sample"]
     if prices:
         found += forecast.list_assumptions()
     found.append("hours leave out starting a machine, installing and encoding; a grid's are one trial after another")

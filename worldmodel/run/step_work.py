@@ -147,8 +147,7 @@ def _run_pass(config: ExperimentConfig, inputs: Inputs, targets: Targets) -> int
     model = build_model(replace(config.model, backend="torch"), config.encoding.layout)
     with torch.autocast("cpu", torch.bfloat16, enabled=config.training.amp):
         predictions, _ = model(inputs, wants_state=False)
-    counts = dict.fromkeys((*targets.numbers, *targets.classes), 1.0)
-    loss, _ = compute_loss(predictions, targets, config.loss_weights, counts, config.training.smooth_l1_beta)
+    loss, _ = compute_loss(predictions, targets, config.loss_weights, smooth_l1_beta=config.training.smooth_l1_beta)
     loss.backward()  # type: ignore[no-untyped-call]
     return sum(parameter.numel() for parameter in model.parameters())
 
