@@ -134,7 +134,7 @@ def make_plan(
         work=step,
         probe=probe,
         prices=prices,
-        is_captured=request.config.training.compile not in ("off", "compile"),
+        is_captured=_is_captured(request.config),
         paces=paces,
     )
     rows = _list_compute(request, extent.work, probe, prices, forecast)
@@ -160,6 +160,12 @@ def make_plan(
         keeping=_list_keeping(prices, stored / GIGA, request.trials * size / GIGA),
         assumptions=_list_assumptions(extent, prices, forecast),
     )
+
+
+def _is_captured(config: ExperimentConfig) -> bool:
+    """True if a GPU replays the experiment's steps as CUDA graphs."""
+    draws_anew = config.training.batch_parts > 1 and config.model.dropout > 0
+    return config.training.compile not in ("off", "compile") and not draws_anew
 
 
 def _list_compute(
