@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,17 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from tests.run.test_plan_costs import PROBE
 from tests.training.tiny_runs import configure
 from worldmodel.experiment.config_file import load_experiment, override
 from worldmodel.model.build import build_model
+from worldmodel.run.forecast import GAP, MEMORY_SHARE, Forecast
+from worldmodel.run.prices import read_prices
 from worldmodel.run.step_work import Recorder, count_kernels, count_operations, count_step
 from worldmodel.training.feed import sample_shape
 
-BASELINE = Path(__file__).parents[2] / "tune" / "experiments" / "baseline.yaml"
+ROOT = Path(__file__).parents[2]
+BASELINE = ROOT / "tune" / "experiments" / "baseline.yaml"
 
 
 @pytest.mark.parametrize("mode", ["sequence", "window"])
@@ -57,3 +63,21 @@ def test_large_batches_share_the_traffic_of_weights() -> None:
     small, large = (count_step(override(config, {"training.batch_size": size})) for size in (16, 512))
     assert small.memory_bytes / small.targets > 1.3 * large.memory_bytes / large.targets
     assert (small.products, small.chains) == (large.products, large.chains)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [64, 512])
+def test_predicted_step_is_that_of_the_kernels_counted_on_fake_cuda(size: int) -> None:
+    python, name = ROOT / ".venv-kernels/bin/python", f"4.28M {size}x64"
+    if not python.exists() or not (ROOT / "tests/gpu/step_cost.py").exists():
+        pytest.skip("no environment with Triton: make kernels")
+    command = [str(python), "-m", "tests.gpu.step_cost", "--json", "--only", name, "--backends", "torch"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (row,) = json.loads(done.stdout)
+    config = override(load_experiment(BASELINE), {"training.batch_size": size})
+    forecast = Forecast(amp=True, work=count_step(config), probe=PROBE, prices=read_prices(), is_captured=True)
+    seconds, basis = forecast.find_step_seconds("A100-40GB")
+    moving = 1e3 * row["KB_per_target"] * row["targets"] / (MEMORY_SHARE * 1.555e12)
+    assert "(memory)" in basis
+    assert seconds == pytest.approx(moving + GAP * (row["aten_total"] + row["triton"]), rel=0.25)
