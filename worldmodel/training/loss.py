@@ -31,7 +31,7 @@ def compute_loss(
     predictions: Predictions,
     targets: Targets,
     weights: LossWeights,
-    denominators: Mapping[str, Tensor | float] | None = None,
+    denominators: Mapping[str, Tensor | float] | Tensor | None = None,
     smooth_l1_beta: float | None = None,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """The loss to minimise, and its terms before weighting.
@@ -44,7 +44,8 @@ def compute_loss(
     """
     counts = count_terms(targets) if denominators is None else denominators
     sums = sum_terms(predictions, targets, weights, smooth_l1_beta)
-    means = _divide(torch.stack(list(sums.values())), [counts[term] for term in sums])
+    divisors = counts if isinstance(counts, Tensor) else [counts[term] for term in sums]
+    means = _divide(torch.stack(list(sums.values())), divisors)
     factors = torch.tensor([getattr(weights, term) for term in sums], dtype=means.dtype, device=means.device)
     return (means * factors).sum(), dict(zip(sums, means.unbind(), strict=True))
 
@@ -105,9 +106,11 @@ def smooth_l1(predicted: Tensor, true: Tensor, betas: Tensor) -> Tensor:
     return torch.where(error < betas, 0.5 * error * error / betas, error - 0.5 * betas)
 
 
-def _divide(totals: Tensor, counts: Sequence[Tensor | float]) -> Tensor:
+def _divide(totals: Tensor, counts: Sequence[Tensor | float] | Tensor) -> Tensor:
     """totals / counts, and 0 where nothing counts."""
-    if all(isinstance(count, Tensor) for count in counts):
+    if isinstance(counts, Tensor):
+        divisors = counts.to(totals)
+    elif all(isinstance(count, Tensor) for count in counts):
         divisors = torch.stack([torch.as_tensor(count) for count in counts]).to(totals)
     else:
         divisors = torch.tensor([float(count) for count in counts], dtype=totals.dtype, device=totals.device)
