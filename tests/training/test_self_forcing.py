@@ -131,8 +131,8 @@ def test_frames_behind_a_games_end_do_not_count(blocks: Path, kind: str) -> None
         said, due = go_alone(trainer.model, config.training.mode, excursion, feedback, trainer.parallel)
         assert said.numbers["continuous"].shape[:2] == due.valid.shape
         ordinary = count_terms(batch.targets)
-        for term, own in count_terms(due).items():
-            assert batch.denominators[term] == pytest.approx(max(float(own), float(ordinary[term])))
+        for (term, own), found in zip(count_terms(due).items(), batch.denominators, strict=True):
+            assert float(found) == pytest.approx(max(float(own), float(ordinary[term])))
         assert batch.targets_in_all == int(due.valid.sum())
         seen += int((~due.valid).sum())
         if seen:
