@@ -30,7 +30,7 @@ def register_tables(kind: type) -> None:
     """Let a chain (`machine/fused.py`) take the tensors of such an object as inputs."""
 
     def build(children: Iterable[Any], _: object) -> Any:
-        made = object.__new__(kind)
+        made: Any = object.__new__(kind)
         (made.__dict__,) = children
         return made
 

@@ -16,13 +16,17 @@ from worldmodel.blocks.layout import Layout, layout_named
 from worldmodel.features.rows import ITEMS, ItemMatrix, RowFormat, RowMatrix
 from worldmodel.features.shelf import Shelf
 from worldmodel.features.slots import BlockSlots
-from worldmodel.features.spots import Spots, send
+from worldmodel.features.spots import Spots, copying, send
 from worldmodel.schema import SPARSE, Storage
 
 ITEM_BYTES = 1 + sum(
     np.dtype(kind).itemsize for group in SPARSE if group.name == ITEMS for _, kind in group.fields if kind != "bool"
 )
 """Bytes that an item takes in a block at least: its slot and its numbers."""
+
+
+MOST_ITEMS = next(len(group.paths) for group in SPARSE if group.name == ITEMS)
+"""Items of a frame at most."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ class BlockPool:
         self._shelf.verify(self.entries)
         rows, items = int(self._frames.max()), int(self._item_room.max())
         self._allocate(slots * rows, slots * items)
+        if self.format.with_items and self._device.type == "cuda":
+            self._most_items = MOST_ITEMS  # a step's shapes must not depend on the blocks at hand
 
         def load(number: int, slot: int) -> None:
             self._first_row[number], self._first_item[number] = slot * rows, slot * items
@@ -118,6 +124,21 @@ class BlockPool:
         """Load these blocks soon, in this order, where there is room."""
         if self._slots:
             self._slots.expect(blocks)
+
+    def hold(self, blocks: np.ndarray) -> bool:
+        """Whether blocks have room together; they are at hand then, until `release`."""
+        if self._slots is None:
+            return True
+        needed = sorted(set(blocks.tolist()))
+        if len(needed) > self._slots.count:
+            return False
+        self._slots.hold(needed)
+        return True
+
+    def release(self) -> None:
+        """The blocks that were held first may go."""
+        if self._slots:
+            self._slots.release()
 
     def gather(self, pieces: Pieces, frames: int) -> Iterator[tuple[np.ndarray, Frames]]:
         """(places, frames) of so many rows from each piece's first; in one part where all blocks have room together."""
@@ -163,10 +184,12 @@ class BlockPool:
 
     def _load(self, number: int) -> None:
         block: Block = self._shelf.open(self.entries[number])
-        self._rows.put(int(self._first_row[number]), block)
         column = block.sparse.get(ITEMS)
+        with copying(self._device):
+            self._rows.put(int(self._first_row[number]), block)
+            if self.format.with_items and column is not None:
+                self._items.put(int(self._first_item[number]), column)
         if self.format.with_items and column is not None:
-            self._items.put(int(self._first_item[number]), column)
             self._most_items = max(self._most_items, int(np.diff(column.offsets).max()))
 
 

@@ -114,13 +114,14 @@ class RowMatrix:
         return self._words.numel() * WORD
 
     def put(self, first: int, block: Block) -> None:
-        """Write a block's frames, its first one to row `first`."""
+        """Write a block's frames, its first one to row `first`; a GPU does it when it comes to it."""
         count = len(block.matrices[Storage.FLOAT32])
         target = self._words[first : first + count]
-        here = target if target.device.type == "cpu" else torch.empty(target.shape, dtype=target.dtype)
+        apart = target.is_cuda
+        here = torch.empty(target.shape, dtype=target.dtype, pin_memory=True) if apart else target
         self.format.write(here.numpy().view(np.uint8), block)
-        if here is not target:
-            target.copy_(here)
+        if apart:
+            target.copy_(here, non_blocking=True)
 
     def take(self, first: Tensor, last: Tensor, frames: int) -> UInt8[Tensor, "batch time byte"]:
         """Rows `first .. first + frames` of each sample; beyond its `last` row that one is repeated."""
@@ -165,13 +166,13 @@ class ItemMatrix:
 
     def __init__(self, items: int, device: torch.device) -> None:
         self._values = {name: torch.zeros(items, dtype=kind, device=device) for name, kind in self.KINDS.items()}
-        self._device = device
 
     def put(self, first: int, column: SparseColumn) -> None:
-        """Write a block's items, its first one to place `first`."""
+        """Write a block's items, its first one to place `first`; a GPU does it when it comes to it."""
         for name, target in self._values.items():
             source = _as_tensor(column.values[name])
-            target[first : first + len(source)] = source.to(self._device)
+            source = source.pin_memory() if target.is_cuda else source
+            target[first : first + len(source)].copy_(source, non_blocking=True)
 
     def take(self, places: Int[Tensor, "batch time item"]) -> tuple[Tensor, Tensor, Tensor]:
         """x, y and existence at some places."""

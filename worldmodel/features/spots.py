@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +39,26 @@ def send(values: np.ndarray, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+@cache
+def copying_stream(device: torch.device, what: str) -> torch.cuda.Stream:
+    """Where a GPU copies something (packets, blocks) beside what it computes."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def copying(device: torch.device) -> Iterator[None]:
+    """While blocks are copied to a device: behind all that was launched so far, which may read what they replace, and
+    beside all that comes after. They are there when it ends."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = copying_stream(device, "blocks")
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()
 
 
 def swap_players(values: Tensor, swapped: Int[Tensor, " batch"], axis: int) -> Tensor:

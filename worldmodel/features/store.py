@@ -89,6 +89,22 @@ class FrameStore:
         (pool,) = self._pools
         return pool.take(spots, frames)
 
+    def hold(self, parts: Sequence[Samples]) -> list[np.ndarray] | None:
+        """(3, B) `Spots` of each part of a batch, all of one layout; their blocks stay at hand until `release`.
+
+        None: they have no room together.
+        """
+        (pool,) = self._pools
+        pieces = [self._cut(samples) for samples in parts]
+        if not pool.hold(np.concatenate([some.blocks for some in pieces])):
+            return None
+        return [pool.locate(some) for some in pieces]
+
+    def release(self) -> None:
+        """What was held first is no longer needed: all that reads it has been launched."""
+        for pool in self._pools:
+            pool.release()
+
     def describe_samples(self, samples: Samples) -> np.ndarray:
         """(3, B) `Traits` of some samples."""
         swapped = np.zeros(len(samples), dtype=np.int64) if samples.swapped is None else samples.swapped
@@ -114,6 +130,11 @@ class FrameStore:
         """(B,) frames of each sample's game."""
         lengths: np.ndarray = self._last[samples.games] + 1
         return lengths
+
+    @property
+    def is_of_one_layout(self) -> bool:
+        """Whether all frames lie in one matrix."""
+        return len(self._pools) == 1
 
     @property
     def game_count(self) -> int:

@@ -153,6 +153,10 @@ class Feed:
         self._excursions = ExcursionReader(self.store, FactReader(config.encoding, worker.device), self.shape)
         self.parts = math.lcm(config.training.batch_parts, worker.world)
         """Into how many parts, by partition, a batch is cut; each worker computes its own one after another."""
+        self.opens_in_step = worker.device.type == "cuda" and self.store.is_of_one_layout
+        """Whether steps are made from packets; else their batches are made ahead."""
+        self.keeps_size = worker.device.type == "cuda"
+        """Whether all steps have as many samples, some of which do not count."""
         self._mine = range(worker.rank, self.parts, worker.world)
         some = np.flatnonzero(np.isin(self.plan.partitions, list(worker.partitions)) & (self.plan.counts > 0))
         self._idle = Samples(some[:1], np.zeros(1, dtype=np.int64))
@@ -176,7 +180,7 @@ class Feed:
             return None
         form = PacketForm(len(self._present), tuple(map(len, share.samples)))
         tables = [np.concatenate(pair) for pair in zip(spots, share.traits, strict=True)]
-        numbers = form.write(step, rate, share.denominators, tables)
+        numbers = torch.from_numpy(form.write(step, rate, share.denominators, tables))
         return Packet(form=form, numbers=numbers, length=share.length, targets=share.targets_in_all)
 
     def open(self, packet: Packet) -> list[Batch]:
@@ -248,7 +252,7 @@ class Feed:
         """A part's samples, and what is computed besides, to be masked: a worker takes part in every step, and on a
         GPU all steps are of one size."""
         count = max(1, len(own))
-        if self.worker.device.type == "cuda":
+        if self.keeps_size:
             count = self.count_most(part, parts)
         if count == len(own):
             return own

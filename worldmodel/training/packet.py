@@ -7,7 +7,7 @@ next packet in the memory where it reads its first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.features.spots import Spots, Traits
+from worldmodel.features.spots import Spots, Traits, copying_stream
 
 STEP, RATE, HEAD = 0, 1, 2
 """Places of the step and of the learning rate (as a float64's bits); numbers before the denominators."""
@@ -78,14 +78,31 @@ class PacketForm:
 
 @dataclass(frozen=True, kw_only=True)
 class Packet:
-    """A step, as the host knows it."""
+    """A step, as the host knows it, and its numbers."""
 
     form: PacketForm
     numbers: Tensor
-    """On the device."""
     length: int
     """Frames that the model makes alone; 0: an ordinary step."""
     targets: int
     """Target frames of the whole batch, over all workers and parts."""
-    ready: torch.cuda.Event | None = field(default=None, compare=False)
-    """When the numbers are there; None: now."""
+    ready: torch.cuda.Event | None = None
+    """When the numbers are on the device; None: now."""
+
+    def send(self, device: torch.device) -> Packet:
+        """The packet on its way to a device; a GPU copies it beside what it computes."""
+        if device.type != "cuda":
+            return self
+        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(copying_stream(device, "packets")):
+            numbers = self.numbers.pin_memory().to(device, non_blocking=True)
+            ready.record()
+        return replace(self, numbers=numbers, ready=ready)
+
+    def arrive(self) -> Packet:
+        """The packet, whose numbers what is launched from now on may read."""
+        if self.ready is not None:
+            stream = torch.cuda.current_stream(self.numbers.device)
+            stream.wait_event(self.ready)
+            self.numbers.record_stream(stream)
+        return replace(self, ready=None)
