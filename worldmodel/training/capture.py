@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ Kind = tuple[PacketForm, int, bool]
 """Form of the packet, frames that the model makes alone, whether metrics are taken."""
 
 
+@runtime_checkable
 class Graphs(Protocol):
     """What captures."""
 

@@ -96,7 +96,7 @@ class Trainer:
             step_in_epoch=self.step % self.schedule.steps_per_epoch,
             tags=tags,
             best=self.best,
-            learning_rate=self._rate(self.step),
+            learning_rate=self.find_rate(self.step),
         )
 
     def run(self, hooks: Hooks) -> str | None:
@@ -147,18 +147,19 @@ class Trainer:
             made = self._take(self.step)
         self.seconds["data"] += time.perf_counter() - began
         with watch.computing():
-            self.learner.run(self.step, self._rate(self.step), made)
+            self.learner.run(self.step, self.find_rate(self.step), made)
         self.step += 1
         self.seconds["training"] += time.perf_counter() - began
         self.pulse.beat()
 
     def _make(self, step: int) -> Made:
-        return self.learner.make(step, self._rate(step))
+        return self.learner.make(step, self.find_rate(step))
 
     def _take(self, step: int) -> Made:
         return self._ahead.take(step) if self._ahead else self._make(step)
 
-    def _rate(self, step: int) -> float:
+    def find_rate(self, step: int) -> float:
+        """The learning rate of step `step` (from 0)."""
         return compute_learning_rate(self.schedule, step)
 
     def _is_interval_over(self) -> bool:
@@ -183,7 +184,7 @@ class Trainer:
             loss=loss,
             peak_loss=peak,
             peak_step=peak_step + 1,
-            learning_rate=self._rate(self.step - 1),
+            learning_rate=self.find_rate(self.step - 1),
             step_seconds=seconds / steps,
             targets_per_second=targets / seconds,
             data_share=shares.data,
