@@ -19,6 +19,7 @@ from worldmodel.training.checkpoint_list import newest_good
 from worldmodel.training.loop import Hooks
 from worldmodel.training.packet import PacketForm
 
+SHORT: dict[str, Any] = {"training.num_epochs": 3, "training.rollout_starts": 0}
 PRIORS: dict[str, Any] = {
     "model.kinematic_head": True, "model.output_scale": 0.05, "model.copy_prior": 6.0, "model.rule_prior": True,
     "training.smooth_l1_beta": 0.01,
@@ -47,7 +48,7 @@ def early(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(blocks: Path, changes: dict[str, Any], graphs: RecordedSteps | None) -> Log:
     log = Log()
-    log.run(capture_here(begin(configure({"training.num_epochs": 3, **changes}), blocks), graphs))
+    log.run(capture_here(begin(configure({**SHORT, **changes}), blocks), graphs))
     return log
 
 
@@ -67,7 +68,7 @@ def test_captured_steps_learn_what_others_do(blocks: Path, kind: str) -> None:
 def test_padding_changes_nothing_but_rounding(blocks: Path) -> None:
     padded = run(blocks, {}, None)
     plain = Log()
-    plain.run(begin(configure({"training.num_epochs": 3}), blocks))
+    plain.run(begin(configure(SHORT), blocks))
     for step, values in plain.intervals.items():
         assert padded.intervals[step] == pytest.approx(values, rel=1e-4), step
 
@@ -94,7 +95,7 @@ def test_a_captured_step_reads_its_packet_and_nothing_else(blocks: Path, monkeyp
 def test_a_capture_that_fails_costs_only_speed(blocks: Path, fails_at: int) -> None:
     plain, heard = run(blocks, {}, None), list[str]()
     graphs = RecordedSteps(fails_at)
-    trainer, log = capture_here(begin(configure({"training.num_epochs": 3}), blocks), graphs), Log()
+    trainer, log = capture_here(begin(configure(SHORT), blocks), graphs), Log()
     trainer.learner.tell(heard.append)
     trainer.learner.tell = lambda say: None  # type: ignore[method-assign]
     log.run(trainer)
@@ -124,8 +125,8 @@ def test_what_is_not_captured_is_said_once(blocks: Path, changes: dict[str, Any]
 
 
 def test_a_run_of_captured_steps_is_resumed_exactly(blocks: Path, tmp_path: Path) -> None:
-    config = configure({"training.num_epochs": 3, "model.dropout": 0.1})
-    whole = run(blocks, {"training.num_epochs": 3, "model.dropout": 0.1}, RecordedSteps())
+    config = configure({**SHORT, "model.dropout": 0.1})
+    whole = run(blocks, {**SHORT, "model.dropout": 0.1}, RecordedSteps())
     Log(folder=tmp_path, stop_at=9).run(capture_here(begin(config, blocks), RecordedSteps()))
     again, log = capture_here(begin(config, blocks), RecordedSteps()), Log()
     for step in range(6):  # captured before it is restored: what was captured must not be replayed

@@ -15,10 +15,18 @@ from worldmodel.model import kernels
 from worldmodel.model.scan import ScanInputs
 
 
-def scan_chunks(inputs: ScanInputs, chunk: int) -> Float[Tensor, "batch time head width"]:
-    """`kernels.scan_chunks` from zeros on, without the state behind the frames; `chunk`: as the kernels take it."""
-    y: Tensor = _scan(inputs.x, inputs.dt, inputs.a, inputs.b, inputs.c, inputs.d, chunk)
-    return y
+def scan_chunks(
+    inputs: ScanInputs,
+    chunk: int,
+    initial: Float[Tensor, "batch head width state"] | None = None,
+    *,
+    wants_state: bool = False,
+) -> tuple[Float[Tensor, "batch time head width"], Float[Tensor, "batch head width state"] | None]:
+    """`kernels.scan_chunks`; with a state before or behind the frames, which training has not, it is that itself."""
+    if initial is not None or wants_state:
+        return kernels.scan_chunks(inputs, chunk, initial, wants_state=wants_state)
+    size = max(kernels.SMALLEST_CHUNK, 1 << (chunk - 1).bit_length())
+    return _scan(inputs.x, inputs.dt, inputs.a, inputs.b, inputs.c, inputs.d, size), None
 
 
 def convolve(

@@ -253,21 +253,12 @@ class Feed:
         GPU all steps are of one size."""
         count = max(1, len(own))
         if self.keeps_size:
-            count = self.count_most(part, parts)
+            count = max(count, bound_part(self.plan, part, parts))
         if count == len(own):
             return own
         more = self._idle.take(np.zeros(count - len(own), dtype=np.int64))
         swapped = None if own.swapped is None else np.pad(own.swapped, (0, len(more)))
         return Samples(np.append(own.games, more.games), np.append(own.starts, more.starts), swapped)
-
-    def count_most(self, part: int, parts: int) -> int:
-        """Samples that a part of a batch has at most."""
-        plan = self.plan
-        if parts == 1:
-            return plan.batch_size
-        each = np.bincount(plan.partitions, plan.counts, PARTITIONS)[part::parts]  # the plan spreads them evenly
-        most = np.ceil(each * (plan.batch_size + PARTITIONS) / plan.samples) + 1
-        return int(min(plan.batch_size, most[each > 0].sum()))
 
     def _own(self, everything: Samples, part: int, parts: int) -> Samples:
         if parts == 1:
@@ -277,6 +268,15 @@ class Feed:
     def _denominators(self, samples: Samples, valid: np.ndarray) -> np.ndarray:
         counts = [float((valid * present[samples.games]).sum()) for present in self._present.values()]
         return np.array([count / self.worker.world for count in counts], dtype=np.float32)
+
+
+def bound_part(plan: Plan, part: int, parts: int) -> int:
+    """Samples that a part of a batch has at most: the plan spreads each partition evenly over an epoch."""
+    if parts == 1:
+        return min(plan.batch_size, plan.samples)
+    each = np.bincount(plan.partitions, plan.counts, PARTITIONS)[part::parts]
+    most = np.ceil(each * (plan.batch_size + PARTITIONS) / plan.samples) + 1
+    return int(min(plan.batch_size, most[each > 0].sum()))
 
 
 def check_shares(plan: Plan, workers: int) -> None:

@@ -143,10 +143,12 @@ class Learner:
 def make_optimizer(model: nn.Module, config: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
     """AdamW over all parameters, in one fused kernel that reads the learning rate from the device's memory."""
     is_apart = device.type == "cuda"
-    rate = torch.tensor(config.lr, dtype=torch.float32 if is_apart else torch.float64, device=device)
-    return torch.optim.AdamW(
-        model.parameters(), lr=rate, weight_decay=config.weight_decay, fused=True, capturable=is_apart
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True, capturable=is_apart
     )
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(config.lr, dtype=torch.float32 if is_apart else torch.float64, device=device)
+    return optimizer
 
 
 def seed_step(seed: int, step: int, part: int) -> None:
