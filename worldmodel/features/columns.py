@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 
 from worldmodel.blocks.layout import Layout
 from worldmodel.encoding import FeatureLayout
@@ -22,6 +24,17 @@ class Source:
     field: Field
     bit: int
     place: int
+
+
+def register_tables(kind: type) -> None:
+    """Let a chain (`machine/fused.py`) take the tensors of such an object as inputs."""
+
+    def build(children: Iterable[Any], _: object) -> Any:
+        made: Any = object.__new__(kind)
+        (made.__dict__,) = children
+        return made
+
+    register_pytree_node(kind, lambda made: ([vars(made)], None), build)
 
 
 class ClassCode:
@@ -69,6 +82,7 @@ class ColumnPlan:
         )
         read = [*plain[Storage.FLOAT32], *plain[Storage.UINT16], *plain[Storage.UINT8], *coded, *plain[Storage.BIT]]
         self.number_order = torch.argsort(self._tensor([*(x.place for x in read), *items]))
+        self._positions = [[layout.places[p, name][1] for p in range(PLAYERS)] for name in ("x", "y")]
         self._plan_classes(features)
 
     def _plan_classes(self, features: FeatureLayout) -> None:
@@ -129,9 +143,12 @@ class ColumnPlan:
 
     def read_positions(self, columns: dict[Storage, Tensor]) -> tuple[Tensor, Tensor]:
         """x and y (B, T, P) of the players, Melee units."""
-        floats = columns[Storage.FLOAT32]
-        x, y = ([self._layout.places[p, name][1] for p in range(PLAYERS)] for name in ("x", "y"))
-        return floats[..., x], floats[..., y]
+        x, y = (torch.stack([columns[Storage.FLOAT32][..., n] for n in places], -1) for places in self._positions)
+        return x, y
+
+
+register_tables(ClassCode)
+register_tables(ColumnPlan)
 
 
 def widen(values: Tensor, storage: Storage) -> Tensor:

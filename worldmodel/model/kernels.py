@@ -98,8 +98,13 @@ def convolve(
     bias: Float[Tensor, " channel"],
 ) -> Float[Tensor, "batch time channel"]:
     """SiLU of the causal depthwise convolution, as if zeros came before the first frame."""
-    y: Tensor = _import("causal_conv1d").causal_conv1d_fn(frames.mT, weight, bias, activation="silu")
+    y: Tensor = import_convolution().causal_conv1d_fn(frames.mT, weight, bias, activation="silu")
     return y.mT
+
+
+def import_convolution() -> Any:
+    """causal_conv1d. UserError where it cannot be imported."""
+    return _import("causal_conv1d")
 
 
 @cache

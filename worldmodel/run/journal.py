@@ -61,6 +61,7 @@ class Journal:
             on_interval=self._note_interval,
             on_epoch=self._note_epoch,
             on_checkpoint=self._save,
+            on_note=self._note,
             stop_reason=self.run.should_stop,
         )
 
@@ -121,6 +122,10 @@ class Journal:
         """Show a line, and keep it with the run's last lines."""
         self.reporter.say(text)
 
+    def _note(self, text: str) -> None:
+        self.run.note(text)
+        self.say(f"note: {text}")
+
     def _keep(self, line: str) -> None:
         self.run.lines.append(line)
         self._log.write(line)
@@ -132,8 +137,7 @@ class Journal:
         self.tracker.log(values, interval.step)
         self.reporter.show(interval)
         if spike := self._spikes.judge(interval.loss, interval.peak_loss, interval.peak_step):
-            self.run.note(spike)
-            self.say(f"note: {spike}")
+            self._note(spike)
         self.run.note_step(
             interval.step, seconds=self._seconds(), metrics=self._merge(values), wandb=self.tracker.address
         )
