@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import register_pytree_node
+from torch.utils._pytree import register_pytree_node, tree_flatten, tree_unflatten
 
 from worldmodel.blocks.layout import Layout
 from worldmodel.encoding import FeatureLayout
@@ -27,14 +27,19 @@ class Source:
 
 
 def register_tables(kind: type) -> None:
-    """Let a chain (`machine/fused.py`) take the tensors of such an object as inputs."""
+    """Let a chain (`machine/fused.py`) take the tensors of such an object as inputs, and the rest as constants."""
 
-    def build(children: Iterable[Any], _: object) -> Any:
-        made: Any = object.__new__(kind)
-        (made.__dict__,) = children
+    def flatten(made: object) -> tuple[list[Tensor], Any]:
+        leaves, spec = tree_flatten(vars(made))
+        rest = [Tensor if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)], (spec, rest)
+
+    def build(tensors: Iterable[Any], context: Any) -> Any:
+        made, (spec, rest), left = object.__new__(kind), context, iter(tensors)
+        vars(made).update(tree_unflatten([next(left) if leaf is Tensor else leaf for leaf in rest], spec))
         return made
 
-    register_pytree_node(kind, lambda made: ([vars(made)], None), build)
+    register_pytree_node(kind, flatten, build)
 
 
 class ClassCode:
