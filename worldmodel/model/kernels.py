@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.errors import UserError
+from worldmodel.model.autotune import shorten_autotune
 from worldmodel.model.scan import ScanInputs
 
 Backend = Literal["auto", "torch", "kernels"]
@@ -97,8 +98,13 @@ def convolve(
     bias: Float[Tensor, " channel"],
 ) -> Float[Tensor, "batch time channel"]:
     """SiLU of the causal depthwise convolution, as if zeros came before the first frame."""
-    y: Tensor = _import("causal_conv1d").causal_conv1d_fn(frames.mT, weight, bias, activation="silu")
+    y: Tensor = import_convolution().causal_conv1d_fn(frames.mT, weight, bias, activation="silu")
     return y.mT
+
+
+def import_convolution() -> Any:
+    """causal_conv1d. UserError where it cannot be imported."""
+    return _import("causal_conv1d")
 
 
 @cache
@@ -111,7 +117,9 @@ def import_scan() -> Any:
     """
     if PACKAGE not in sys.modules and (spec := find_spec(PACKAGE)) is not None:
         sys.modules[PACKAGE] = module_from_spec(spec)
-    return _import(SCAN)
+    module = _import(SCAN)
+    shorten_autotune(PACKAGE)
+    return module
 
 
 def _import(name: str) -> Any:

@@ -8,7 +8,7 @@ fields that a game's file lacks (`present` 0) count neither above nor below the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +47,7 @@ def compute_loss(
     """
     device, terms = targets.valid.device, (*predictions.numbers, *predictions.logits)
     if isinstance(denominators, Mapping):
-        denominators = make_row(tuple(float(denominators[term]) for term in terms), device)
+        denominators = torch.tensor([float(denominators[term]) for term in terms], device=device)
     factors = make_row(tuple(getattr(weights, term) for term in terms), device)
     betas = find_betas(tuple(predictions.numbers), smooth_l1_beta, device)
     total, means = _weigh(predictions, targets, weights.action_change_weight, denominators, factors, betas)
@@ -66,7 +66,7 @@ def _weigh(
     return (means * factors.to(means.dtype)).sum(), means
 
 
-@cache
+@lru_cache(maxsize=64)
 def make_row(values: tuple[float, ...], device: torch.device) -> Float[Tensor, " value"]:
     """Constants on a device, copied there once: a step must not wait for a copy."""
     return torch.tensor(values, device=device)
