@@ -10,7 +10,7 @@ import contextlib
 import json
 import types
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -52,10 +52,15 @@ SCANS = {
 }
 
 
-def prepare() -> None:
-    """What the kernels expect of a GPU machine: a device. One configuration of each kernel is enough."""
+def pretend_gpu() -> None:
+    """What the kernels expect of a GPU machine: a device."""
     torch.cuda.device = lambda *_: contextlib.nullcontext()  # type: ignore[assignment,misc,return-value]
     torch.cuda.get_device_properties = lambda *_: types.SimpleNamespace(multi_processor_count=1)  # type: ignore[assignment,misc,return-value]
+
+
+def prepare() -> None:
+    """A device, and one configuration of each kernel."""
+    pretend_gpu()
     import triton.runtime.autotuner as autotuner
 
     initialise = autotuner.Autotuner.__init__
@@ -111,7 +116,7 @@ def draw_inputs(case: Scan) -> tuple[dict[str, Tensor], Tensor]:
         "c": normal(batch, case.length, state).to(case.dtype),
         "d": normal(heads),
     }
-    assert inputs.keys() == {f.name for f in fields(scan.ScanInputs)}
+    assert inputs.keys() == set(scan.ScanInputs._fields)
     return inputs, normal(batch, heads, width, state)
 
 

@@ -94,6 +94,8 @@ class TrainingConfig:
     the losses are those of `off`, to the last bit. `compile`: the model's pass by torch.compile (about a minute at the
     start), which differs by rounding and by what dropout draws. `compile_graph`: both. `auto`: `graph` on a GPU, `off`
     on a CPU. Speed only."""
+    deterministic: bool = False
+    """Deterministic kernels, for a resume on a GPU that is exact to the last bit; slower. CPUs need none."""
     threads: Count | None = None
     """CPU threads of one worker; None: its share of the machine's cores."""
     eval_batch_size: Count | None = None

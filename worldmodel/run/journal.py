@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
+from dataclasses import replace
 from io import IOBase
 from types import TracebackType
 
@@ -13,6 +14,7 @@ from worldmodel.machine.gpu import Gpu
 from worldmodel.object_store import StorageError
 from worldmodel.run.gauges import Gauges, describe_interval, describe_progress
 from worldmodel.run.log_file import LogFile
+from worldmodel.run.mfu import find_peak_rate
 from worldmodel.run.record import Seconds
 from worldmodel.run.reporter import Reporter
 from worldmodel.run.run import Run
@@ -69,6 +71,7 @@ class Journal:
         plan, schedule = trainer.feed.plan, trainer.schedule
         parameters = sum(p.numel() for p in trainer.model.parameters())
         frames = trainer.feed.store.describe()
+        self._peak_rate = find_peak_rate(self.config, trainer.device, trainer.workers.world)
         self.run.watch(trainer.pulse, Gpu.open(trainer.device))
         self.run.update(total_steps=schedule.total_steps, parameters=parameters, frames=frames)
         self.reporter = Reporter(schedule.total_steps, keep=self._keep, stream=self._stream)
@@ -128,6 +131,9 @@ class Journal:
         self._log.write(line)
 
     def _note_interval(self, interval: Interval, values: dict[str, float]) -> None:
+        if self._peak_rate is not None:
+            mfu = interval.targets_per_second / self._peak_rate
+            interval, values = replace(interval, mfu=mfu), {**values, "speed/mfu": mfu}
         self.tracker.log(values, interval.step)
         self.reporter.show(interval)
         if spike := self._spikes.judge(interval.loss, interval.peak_loss, interval.peak_step):

@@ -44,6 +44,8 @@ class Interval:
     """Share that the host worked; None: host and device are one, as on a CPU. See `stopwatch.py`."""
     device_share: float | None = None
     """Share that the device worked; it overlaps with the host's."""
+    mfu: float | None = None
+    """Share of the GPUs' peak that the model's operations are, see `worldmodel.run.mfu`; None: unknown, or a CPU."""
 
 
 class Sums:
