@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from worldmodel.machine.fused import fused
-from worldmodel.model import kernels, short_scan
+from worldmodel.model import kernels, operators, short_scan
 from worldmodel.model.config import ModelConfig
 from worldmodel.model.convolution import convolve
 from worldmodel.model.norm import RMSNorm, project_gated
@@ -111,7 +111,8 @@ class Mamba2(nn.Module):
         if inputs.x.size(1) == 1 and memory is not None:
             y, memory = step_frame(inputs, memory)
         elif self.runs_kernels(inputs.x, has_state=memory is not None or wants_state):
-            y, memory = kernels.scan_chunks(inputs, self.chunk, memory, wants_state=wants_state)
+            backend = operators if torch.compiler.is_compiling() else kernels
+            y, memory = backend.scan_chunks(inputs, self.chunk, memory, wants_state=wants_state)
         else:
             y, memory = scan_chunks(inputs, self.chunk, memory, keep=keep, wants_state=wants_state)
         return y[:, -keep:].flatten(2), memory

@@ -25,7 +25,7 @@ def scan_chunks(
     """`kernels.scan_chunks`; with a state before or behind the frames, which training has not, it is that itself."""
     if initial is not None or wants_state:
         return kernels.scan_chunks(inputs, chunk, initial, wants_state=wants_state)
-    size = max(kernels.SMALLEST_CHUNK, 1 << (chunk - 1).bit_length())
+    size = kernels.choose_chunk(chunk, inputs.x.size(1))
     return _scan(inputs.x, inputs.dt, inputs.a, inputs.b, inputs.c, inputs.d, size), None
 
 
