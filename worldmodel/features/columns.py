@@ -35,8 +35,8 @@ def register_tables(kind: type) -> None:
         return [leaf for leaf in leaves if isinstance(leaf, Tensor)], (spec, rest)
 
     def build(tensors: Iterable[Any], context: Any) -> Any:
-        (spec, rest), left = context, iter(tensors)
         made: Any = object.__new__(kind)
+        (spec, rest), left = context, iter(tensors)
         vars(made).update(tree_unflatten([next(left) if leaf is Tensor else leaf for leaf in rest], spec))
         return made
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from worldmodel.machine.fused import fused
-from worldmodel.model import kernels, operators, short_scan
+from worldmodel.model import kernels, short_scan
 from worldmodel.model.config import ModelConfig
 from worldmodel.model.convolution import convolve
 from worldmodel.model.norm import RMSNorm, project_gated
@@ -82,9 +84,9 @@ class Mamba2(nn.Module):
         """SiLU of the causal depthwise convolution, as if zeros came before."""
         weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
         assert bias is not None
-        has_kernel = not torch.compiler.is_compiling() and self._fits_convolution()
-        if has_kernel and kernels.is_chosen(self.backend, frames.device):
-            return kernels.convolve(frames, weight, bias)
+        if self._fits_convolution() and kernels.is_chosen(self.backend, frames.device):
+            y: Tensor = choose_kernels().convolve(frames, weight, bias)
+            return y
         return convolve(frames, weight, bias)
 
     def _fits_convolution(self) -> bool:
@@ -111,8 +113,7 @@ class Mamba2(nn.Module):
         if inputs.x.size(1) == 1 and memory is not None:
             y, memory = step_frame(inputs, memory)
         elif self.runs_kernels(inputs.x, has_state=memory is not None or wants_state):
-            backend = operators if torch.compiler.is_compiling() else kernels
-            y, memory = backend.scan_chunks(inputs, self.chunk, memory, wants_state=wants_state)
+            y, memory = choose_kernels().scan_chunks(inputs, self.chunk, memory, wants_state=wants_state)
         else:
             y, memory = scan_chunks(inputs, self.chunk, memory, keep=keep, wants_state=wants_state)
         return y[:, -keep:].flatten(2), memory
@@ -133,6 +134,15 @@ class Mamba2(nn.Module):
         """True if mamba_ssm scans these frames. Torch takes few frames as one chunk, and so moves less memory."""
         is_one_chunk = x.size(1) <= 2 * self.chunk and not has_state
         return not is_one_chunk and kernels.is_chosen(self.backend, x.device)
+
+
+def choose_kernels() -> ModuleType:
+    """What runs the kernels: operators that a compiler does not look into, or the plain functions."""
+    if not torch.compiler.is_compiling():
+        return kernels
+    from worldmodel.model import operators
+
+    return operators
 
 
 def _project_aligned(u: Tensor, weight: Tensor) -> Tensor:
