@@ -1,6 +1,6 @@
 """Check and measure the GPU of this machine: `python -m tests.gpu.check [--out FOLDER] [--only PART ...]`.
 
-Each part runs in a process of its own with a time limit. After each part FOLDER/gpu-check.json and FOLDER/gpu-check.html
+Each part runs in a process of its own with a time limit. After each part gpu-check.json and gpu-check.html in FOLDER
 are written anew. Without a GPU small forms of the parts run on the CPU. Exit status 1 if a part fails or is timed out.
 """
 

@@ -129,5 +129,3 @@ def share_gpu(report: Report) -> str:
 
     report.go([{"at_once": 1}, {"at_once": count}], work, reserve=8)
     return f"{count} processes"
-
-

@@ -1,4 +1,4 @@
-"""The process of one part: `python -m tests.gpu.check.one NAME FOLDER`. Its state goes to a file beside its rows."""
+"""The process of one part: `python -m tests.gpu.check.one NAME FOLDER SECONDS`. Its state goes beside its rows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.gpu.check.parts import PARTS, Part
 from tests.gpu.check.report import Report, Skipped
 
 
-def run(part: Part, folder: Path) -> tuple[str, str]:
+def run(part: Part, folder: Path, seconds: float) -> tuple[str, str]:
     """State and summary of a part that came to its end."""
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
-    report = Report(folder=folder, name=part.name, seconds=part.seconds)
+    report = Report(folder=folder, name=part.name, seconds=seconds)
     if part.needs_gpu and not report.has_gpu:
         return "skipped", "needs a GPU"
     try:
@@ -44,11 +44,11 @@ def read_rows(folder: Path, name: str) -> list[dict[str, object]]:
     return found
 
 
-def main(name: str, folder: Path) -> None:
-    """Run the part of that name; exit status 1 where it raises."""
+def main(name: str, folder: Path, seconds: float) -> None:
+    """Run the part of that name."""
     part = next(part for part in PARTS if part.name == name)
     try:
-        state, summary = run(part, folder)
+        state, summary = run(part, folder, seconds)
     except Exception as error:  # noqa: BLE001  (the edge of the process)
         traceback.print_exc()
         state, summary = "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
@@ -56,4 +56,4 @@ def main(name: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]))

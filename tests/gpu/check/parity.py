@@ -23,8 +23,8 @@ from worldmodel.model.mamba2 import Mamba2
 
 FRAMES = (10, 64, 75, 256)
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-TOLERANCES = {"fp32": 5e-3, "bf16": 4e-2}
-"""Largest difference, relative to the largest value: Triton multiplies in TF32, bfloat16 has 8 bits."""
+TOLERANCES = {"fp32": 2e-2, "bf16": 4e-2}
+"""Largest difference, relative to the largest value: Triton multiplies in TF32, with 11 bits; bfloat16 has 8."""
 CHUNKS = (32, 64, 128)
 
 
@@ -39,7 +39,7 @@ def compare_blocks(report: Report) -> str:
         if has_state or what != "convolution"
     ]  # fmt: skip
     with one_configuration():
-        report.go(cases, lambda what, type, T, state: WORKS[what](report, config, type, T, state), reserve=4)  # noqa: A006
+        report.go(cases, lambda what, type, T, state: WORKS[what](report, config, type, T, state), reserve=4)
     return "difference: largest, relative to the largest value; that of torch in the same type beside it"
 
 
@@ -125,9 +125,7 @@ WORKS: dict[str, Callable[..., Row]] = {
 }  # fmt: skip
 
 
-def _judge(
-    kind: str, ours: dict[str, Tensor], plain: dict[str, Tensor], exact: dict[str, Tensor], name: str
-) -> Row:
+def _judge(kind: str, ours: dict[str, Tensor], plain: dict[str, Tensor], exact: dict[str, Tensor], name: str) -> Row:
     differences = {n: differ(ours[n], exact[n]) for n in exact}
     worst = max(differences, key=lambda n: differences[n] if differences[n] == differences[n] else float("inf"))
     beside = max(differ(plain[n], exact[n]) for n in exact)
@@ -155,9 +153,7 @@ def _draw_scan(config: ModelConfig, frames: int, device: torch.device, dtype: to
     )
 
 
-def _step_through(
-    inputs: scan.ScanInputs, state: Tensor | None, *, wants_state: bool
-) -> tuple[Tensor, Tensor | None]:
+def _step_through(inputs: scan.ScanInputs, state: Tensor | None, *, wants_state: bool) -> tuple[Tensor, Tensor | None]:
     """The recurrence itself."""
     if state is None:
         state = inputs.x.new_zeros(*inputs.x[:, 0].shape, inputs.b.size(-1))
@@ -204,7 +200,7 @@ def compare_fused(report: Report) -> str:
 
 
 def _bind(report: Report) -> Callable[..., Row]:
-    def work(what: str, type: str) -> Row:  # noqa: A002
+    def work(what: str, type: str) -> Row:
         began = time.monotonic()
         fused.reset_fusing()
         ours = run_model(report, type)

@@ -40,18 +40,19 @@ def _part(name: str, work: str, seconds: int, about: str, *, needs_gpu: bool = F
 
 PARTS = (
     _part("machine", "machine.examine", 20, "Driver, torch build, Triton, NVML, matrix products"),
-    _part("parity", "parity.compare_blocks", 70, "Kernels against plain torch, forward and backward"),
+    _part("parity", "parity.compare_blocks", 60, "Kernels against plain torch, forward and backward"),
     _part("fused", "parity.compare_fused", 60, "Compiled chains against the same chains in plain torch"),
-    _part("losses", "training.compare_losses", 70, "20 training losses against the CPU's"),
+    _part("losses", "training.compare_losses", 65, "20 training losses against the CPU's"),
     _part("steps", "training.measure_steps", 85, "Training steps without torch.compile"),
-    _part("compiled", "training.measure_compiled", 60, "Training steps with torch.compile", needs_gpu=True),
-    _part("chunks", "parity.compare_chunks", 25, "Chunk sizes of the scan"),
-    _part("streaming", "stores.compare_streaming", 25, "Frames on the device against streamed frames"),
+    _part("compiled", "training.measure_compiled", 50, "Training steps with torch.compile", needs_gpu=True),
+    _part("chunks", "parity.compare_chunks", 20, "Chunk sizes of the scan"),
+    _part("streaming", "stores.compare_streaming", 15, "Frames on the device against streamed frames"),
     _part("large-store", "stores.reach_far_rows", 20, "A store above 2^31 elements"),
     _part("memory", "memory.fill_memory", 35, "Full memory and --auto-batch"),
     _part("shares", "memory.share_gpu", 40, "Four processes at a quarter of the GPU"),
-    _part("resume", "runs.resume_exactly", 40, "Checkpoint, kill, resume bit for bit"),
-    _part("command", "runs.run_command", 35, "worldmodel train --auto-batch, --workers 2"),
+    _part("resume", "runs.resume_exactly", 50, "Checkpoint, kill, resume bit for bit"),
+    _part("command", "runs.run_command", 25, "worldmodel train --auto-batch"),
+    _part("workers", "runs.run_workers", 40, "worldmodel train --workers 2, where there are two GPUs or none"),
     _part("gauges", "machine.compare_gauges", 15, "Gauges against NVML"),
 )
 """In order of importance: a session that ends early has the first ones."""

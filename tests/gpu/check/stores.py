@@ -60,14 +60,15 @@ def reach_far_rows(report: Report) -> str:
     entry = max(dataset.index.blocks, key=lambda block: block.frames)
     form, block = RowFormat(layout_named(entry.layout)), LocalShelf(blocks).open(entry)
     used = max(place.stop for place in form.places.values())  # nothing is written behind the columns
-    rows = FAR // (form.width // WORD) + 2 * entry.frames
+    rows = FAR // (form.width // WORD) + 3 * entry.frames
     free = torch.cuda.mem_get_info()[0] if report.has_gpu else psutil.virtual_memory().available
     if free < 1.2 * rows * form.width:
         raise Skipped(f"needs {1.2 * rows * form.width / 2**30:.0f} GiB, {free / 2**30:.0f} are free")
-    near, far = (RowMatrix(form, count, report.device) for count in (entry.frames, rows))  # untouched pages cost nothing
-    first = rows - entry.frames
-    for matrix, place in ((near, 0), (far, first), (far, 0)):
-        matrix.put(place, block)
+    near, far = (RowMatrix(form, count, report.device) for count in (entry.frames, rows))
+    places = (0, rows - 2 * entry.frames, rows - entry.frames)  # behind the last frames are no others
+    near.put(0, block)
+    for place in places:
+        far.put(place, block)
 
     def work(frames: int, at: int) -> Row:
         starts = np.array([0, 3, entry.frames // 2, entry.frames - 2])
@@ -76,5 +77,5 @@ def reach_far_rows(report: Report) -> str:
         is_equal = torch.equal(found[..., :used], expected[..., :used])
         return judge({"word": at * form.width // WORD}, is_equal, "the rows that were written")
 
-    report.go([{"frames": frames, "at": at} for frames in (2, 65, 257) for at in (0, first)], work)
+    report.go([{"frames": frames, "at": at} for frames in (2, 65, 257) for at in places], work)
     return f"{rows * form.width / WORD / 2**31:.3f} x 2^31 words"

@@ -28,7 +28,12 @@ SMALL = {
     "training.sequence_length": 16, "training.batch_size": 8, "training.threads": 1,
 }  # fmt: skip
 """Sizes for a CPU."""
-ALWAYS = {"model.dropout": 0.0, "tracking.wandb": "disabled", "training.rollout_starts": 4, "training.num_epochs": 10_000}
+ALWAYS = {
+    "model.dropout": 0.0,
+    "tracking.wandb": "disabled",
+    "training.rollout_starts": 4,
+    "training.num_epochs": 10_000,
+}
 ENDLESS = 1 << 40
 DETERMINISTIC = "deterministic"
 """Key of `training` that asks for kernels whose results do not vary, where this version has it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from tests.gpu.check.toys import (
 )
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.machine.fused import reset_fusing
+from worldmodel.run.prices import read_prices
 from worldmodel.run.probe import count_operations
 from worldmodel.training.loop import Hooks, Trainer
 
@@ -148,7 +150,7 @@ def measure_trainer(trainer: Trainer, report: Report) -> Row:
     values = {
         "ms": 1000 * statistics.median(interval.step_seconds for interval in measured),
         "targets/s": round(pace),
-        "MFU": find_mfu(trainer, pace),
+        "MFU": getattr(measured[-1], "mfu", None) or find_mfu(trainer, pace),
         **{name: round(count / WATCHED, 1) for name, count in sorted(counts.items())},
         "sync hits": round(len(hits) / WATCHED, 1),
         "host share": measured[-1].host_share, "device share": measured[-1].device_share,
@@ -188,14 +190,14 @@ def count_events(profiler: Any, counts: Counter[str]) -> None:
 
 
 def find_mfu(trainer: Trainer, pace: float) -> float | None:
-    """Share of the data sheet's peak in bfloat16 (float32 without `amp`); None: the GPU's peak is unknown."""
-    from worldmodel.run.prices import read_prices
-
-    prices = read_prices()
-    kind = prices.find_kind(torch.cuda.get_device_name(0)) if prices and trainer.device.type == "cuda" else None
-    if prices is None or kind is None:
+    """Share of the data sheet's peak in bfloat16 (float32 without `amp`); None: the peak is unknown, or this fails."""
+    try:
+        prices = read_prices()
+        kind = prices.find_kind(torch.cuda.get_device_name(0)) if prices and trainer.device.type == "cuda" else None
+        if prices is None or kind is None:
+            return None
+        peak = prices.gpus[kind].bf16_tflops if trainer.training.amp else prices.gpus[kind].fp32_tflops
+        return pace * count_operations(trainer) / (peak.value * 1e12) if peak else None
+    except Exception:  # noqa: BLE001  (a measured pace must not be lost with it)
+        traceback.print_exc()
         return None
-    peak = prices.gpus[kind].bf16_tflops if trainer.training.amp else prices.gpus[kind].fp32_tflops
-    return pace * count_operations(trainer) / (peak.value * 1e12) if peak else None
-
-

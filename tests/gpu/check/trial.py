@@ -1,4 +1,4 @@
-"""One training in a process of its own: `python -m tests.gpu.check.trial JSON`. The last line it prints is its result."""
+"""One training in a process of its own: `python -m tests.gpu.check.trial JSON`. Its last line is its result."""
 
 from __future__ import annotations
 
