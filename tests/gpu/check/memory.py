@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import torch
 from tests.gpu.check.report import Report, Row
 from tests.gpu.check.runner import ROOT
 from tests.gpu.check.toys import begin, configure, judge, make_blocks, train
+from worldmodel.machine.process import release_memory
 from worldmodel.model.world_model import Mamba2WorldModel
 from worldmodel.training.loop import Trainer
 from worldmodel.training.memory import DeviceFullError, choose_parts, explaining_full_memory
@@ -22,7 +22,7 @@ from worldmodel.training.memory import DeviceFullError, choose_parts, explaining
 ROOM = 0.6
 """Room that is left, as a share of what a step of the whole batch takes: its parts still fit."""
 BATCH = {"training__batch_size": 1024, "training__log_interval": 1}
-SHARE, PROCESSES = 0.25, 4
+SHARE, PROCESSES, QUARTER = 0.25, 4, "a quarter"
 STEPS = 60
 
 
@@ -31,22 +31,19 @@ def fill_memory(report: Report) -> str:
     blocks = make_blocks(report)
     changes = BATCH if report.has_gpu else {"training__batch_size": 24}
 
-    def open_trainer(share: float) -> Trainer:
-        return begin(blocks, configure(report, **changes), report.device, share)
-
-    size = _measure_step(open_trainer(1.0)) if report.has_gpu else 0
+    config = configure(report, **changes)
+    size = _measure_step(begin(blocks, config, report.device)) if report.has_gpu else 0
 
     def work(what: str, room: str) -> Row:
         with ExitStack() as stack:
+            trainer = begin(blocks, config, report.device, SHARE if room == QUARTER else 1.0)
             ballast = _limit(report, room, int(ROOM * size), stack)
-            trainer = open_trainer(SHARE if room == "a quarter" else 1.0)
             found = WORKS[what](trainer)
             del ballast, trainer
-            gc.collect()
-            torch.cuda.empty_cache()
+            release_memory()
         return found
 
-    rooms = ("cap", "a quarter") if report.has_gpu else ("pretended",)
+    rooms = ("a cap", QUARTER) if report.has_gpu else ("pretended",)
     report.go([{"what": what, "room": room} for room in rooms for what in WORKS], work, reserve=5)
     return f"room for {ROOM:.0%} of {size / 2**30:.2f} GiB" if report.has_gpu else "passes above 9 samples are refused"
 
@@ -57,8 +54,7 @@ def _measure_step(trainer: Trainer) -> int:
     train(trainer, 2, lambda interval: None)
     found = torch.cuda.max_memory_reserved()
     del trainer
-    gc.collect()
-    torch.cuda.empty_cache()
+    release_memory()
     return found
 
 
@@ -75,12 +71,11 @@ def _limit(report: Report, room: str, size: int, stack: ExitStack) -> torch.Tens
         stack.enter_context(mock.patch.object(Mamba2WorldModel, "forward", limited))
         return None
     total = torch.cuda.get_device_properties(report.device).total_memory
-    stack.callback(torch.cuda.set_per_process_memory_fraction, 1.0, report.device)
-    if room == "cap":
-        torch.cuda.set_per_process_memory_fraction(size / total, report.device)
-        return None
-    torch.cuda.set_per_process_memory_fraction(SHARE, report.device)
-    return torch.empty(max(0, int(SHARE * total) - size), dtype=torch.uint8, device=report.device)
+    if room == QUARTER:
+        limit = int(torch.cuda.get_per_process_memory_fraction(report.device) * total)
+        return torch.empty(max(0, limit - size), dtype=torch.uint8, device=report.device)
+    torch.cuda.set_per_process_memory_fraction(size / total, report.device)
+    return None
 
 
 def _explain(trainer: Trainer) -> Row:

@@ -9,10 +9,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from worldmodel.machine.device import pick_device
 
 Row = dict[str, Any]
 SCRATCH = "scratch"
@@ -40,13 +43,12 @@ class Report:
     name: str
     seconds: float
     began: float = field(default_factory=time.monotonic)
-    longest: float = 0.0
-    """Seconds of the longest case so far."""
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         """The first GPU, or the CPU."""
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        found = pick_device("auto")
+        return torch.device("cuda", found.index or 0) if found.type == "cuda" else found
 
     @property
     def has_gpu(self) -> bool:
@@ -75,15 +77,17 @@ class Report:
     def go(self, cases: Iterable[Row], work: Callable[..., Row], reserve: float = 2.0) -> None:
         """Write a row for each case: its labels and what `work(**labels)` finds, or its error.
 
-        `reserve`: seconds that a case may take; cases that would not end within the part's time are left out.
+        `reserve`: seconds that a case may take. Cases that may not end within the part's time are left out.
         """
+        seconds = 0.0
         for labels in cases:
-            if self.seconds_left < max(reserve, 1.3 * self.longest):
+            if self.seconds_left < max(reserve, 1.3 * seconds):
                 self.row(**labels, note="left out: no time")
                 continue
             began = time.monotonic()
-            self.row(**labels, **attempt(work, labels), s=round(time.monotonic() - began, 1))
-            self.longest = max(self.longest, time.monotonic() - began)
+            found = attempt(work, labels)
+            seconds = time.monotonic() - began
+            self.row(**labels, **found, s=round(seconds, 1))
 
 
 def attempt(work: Callable[..., Row], labels: Row) -> Row:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any, get_args
 import torch
 
 from tests.gpu.check.report import SCRATCH, Failed, Report, Row
-from worldmodel.experiment.config import CompileMode, ExperimentConfig, TrainingConfig
+from worldmodel.experiment.config import CompileMode, ExperimentConfig
 from worldmodel.experiment.config_file import load_experiment, override
 from worldmodel.model import kernels
 from worldmodel.training.data import open_dataset
@@ -35,8 +34,6 @@ ALWAYS = {
     "training.num_epochs": 10_000,
 }
 ENDLESS = 1 << 40
-DETERMINISTIC = "deterministic"
-"""Key of `training` that asks for kernels whose results do not vary, where this version has it."""
 
 
 def make_blocks(report: Report) -> Path:
@@ -60,19 +57,21 @@ def configure(report: Report, **changes: Any) -> ExperimentConfig:
     return override(load_experiment(BASELINE), {**ALWAYS, **small, **device, **dotted}, source="gpu-check")
 
 
-def ask_determinism() -> dict[str, Any]:
-    """Settings for bit-exact results; without a key for it torch and mamba_ssm are told here."""
-    if DETERMINISTIC in TrainingConfig.__dataclass_fields__:
-        return {f"training__{DETERMINISTIC}": True}
-    os.environ.update(CUBLAS_WORKSPACE_CONFIG=":4096:8", MAMBA_DETERMINISTIC="1")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    return {}
+def set_up(config: ExperimentConfig, device: torch.device, share: float = 1.0) -> None:
+    """Prepare this process for a training, as the worker of a run does."""
+    from worldmodel.machine.device import set_up_device
+    from worldmodel.machine.gpu_memory import limit_memory
+    from worldmodel.run.train_worker import prepare_kernels
+
+    set_up_device(device, deterministic=config.training.deterministic)
+    limit_memory(device, share)
+    prepare_kernels(config, device)
 
 
 def begin(blocks: Path, config: ExperimentConfig, device: torch.device, share: float = 1.0) -> Trainer:
     """A trainer without epochs: only its hooks end it."""
-    dataset = open_dataset(str(blocks), config)
-    trainer = build_trainer(dataset, config, Workers(device=device), share=share)
+    set_up(config, device, share)
+    trainer = build_trainer(open_dataset(str(blocks), config), config, Workers(device=device))
     trainer.schedule = replace(trainer.schedule, steps_per_epoch=ENDLESS)
     return trainer
 

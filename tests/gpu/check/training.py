@@ -18,7 +18,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from tests.gpu.check.report import Report, Row
 from tests.gpu.check.toys import (
-    ask_determinism,
     begin,
     configure,
     judge,
@@ -53,8 +52,8 @@ WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
 def compare_losses(report: Report) -> str:
     """The first losses by backend, compile mode and type, beside plain torch on the CPU."""
     blocks, expected = make_blocks(report), dict[tuple[Any, ...], list[float]]()
-    shared = {"training__batch_size": 16} if report.has_gpu else {}
-    shared = {**shared, **ask_determinism()}
+    shared: Row = {"training__batch_size": 16} if report.has_gpu else {}
+    shared["training__deterministic"] = True
 
     def run(amp: bool, backend: str, mode: str, device: torch.device) -> list[float]:
         changes = {**shared, "training__amp": amp, "training__compile": mode, "model__backend": backend}
@@ -62,7 +61,6 @@ def compare_losses(report: Report) -> str:
         return collect_losses(blocks, config, device)
 
     def work(amp: bool, backend: str, mode: str) -> Row:
-        torch.set_float32_matmul_precision("highest")
         if (amp,) not in expected:
             expected[amp,] = run(amp, "torch", "off", torch.device("cpu"))
         losses = run(amp, backend, mode, report.device)
@@ -105,7 +103,6 @@ def measure_compiled(report: Report) -> str:
 
 def _measure(report: Report, modes: list[str], settings: list[str]) -> str:
     blocks = make_blocks(report)
-    torch.set_float32_matmul_precision("high")
 
     def work(setting: str, backend: str, mode: str) -> Row:
         changes = SETTINGS[setting] if report.has_gpu else {}

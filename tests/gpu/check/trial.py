@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from tests.gpu.check.report import Report
-from tests.gpu.check.toys import DETERMINISTIC, ask_determinism, configure
-from worldmodel.experiment.config import TrainingConfig
+from tests.gpu.check.toys import configure, set_up
 from worldmodel.experiment.config_file import to_yaml
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint import Checkpoint, save_checkpoint
@@ -33,11 +32,11 @@ def main(blocks: str, folder: str, steps: int, share: float = 1.0, is_exact: boo
     report = Report(folder=Path(folder), name="trial", seconds=600)
     if not report.has_gpu:
         torch.set_num_threads(1)
-    elif share < 1:
-        torch.cuda.set_per_process_memory_fraction(share, report.device)
-    changes = ask_determinism() if is_exact else {}
-    changes |= {"training__max_steps": steps, "training__log_interval": 1, "training__checkpoint_minutes": EVERY_STEP}
-    config = configure(report, **changes, model__dropout=0.1, model__backend=asked.get("backend", "auto"))
+    config = configure(
+        report, training__max_steps=steps, training__log_interval=1, training__checkpoint_minutes=EVERY_STEP,
+        training__deterministic=is_exact, model__dropout=0.1, model__backend=asked.get("backend", "auto"),
+    )  # fmt: skip
+    set_up(config, report.device, share)
     job = Job(
         config=to_yaml(config), run=folder, blocks=blocks, workers=1, resume=asked.get("resume", False), init="",
         share=share,
@@ -75,7 +74,6 @@ def describe(last: Checkpoint, intervals: list[Interval]) -> dict[str, Any]:
         "peak_bytes": torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0,
         "digest": digest.hexdigest()[:16],
         "step": last.state.step,
-        "deterministic": DETERMINISTIC in TrainingConfig.__dataclass_fields__,
     }
 
 
