@@ -20,6 +20,7 @@ from ray import tune
 from worldmodel.errors import UserError
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.experiment.config_file import read_experiment
+from worldmodel.machine.mps import use_mps
 from worldmodel.machine.process import release_memory
 from worldmodel.object_store import MissingError
 from worldmodel.run.record import State
@@ -51,6 +52,7 @@ class GridTrial(tune.Trainable):
         """Take on a trial."""
         self._settings = config["trial"]
         os.environ.update(ray.get(self._settings["environment"]))  # this process is the cluster's, not the driver's
+        use_mps(self._settings["share"])
         os.environ["WORLDMODEL_COMMAND"] = self._settings["command"]  # this process's own starts nothing
         self._config = read_experiment(self._settings["config"], source="trial")
         self._location = Location.of(self._config.save_dir) / self._config.name
@@ -116,8 +118,6 @@ def train_and_evaluate(config: ExperimentConfig, settings: dict[str, Any]) -> No
     location = folder / config.name
     if (folder / STOP).exists():
         raise UserError("not begun: the grid was asked to stop")
-    if settings["workers"] > 1 and settings["gpus"]:
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # it holds no GPU, but checks what its workers will compute on
     has_begun = wait_for_end(location)
     request = TrainRequest(config=config, workers=settings["workers"], resume=has_begun, share=settings["share"])
     record = train(request, report=lambda line: None)

@@ -251,7 +251,7 @@ def _describe(trial: Trial, how: TrialRun) -> dict[str, Any]:
     """What a trial is told: plain values, which Ray writes down."""
     return {
         "config": to_yaml(trial.config), "grid": how.folder.name, "workers": how.resources.workers,
-        "gpus": how.resources.gpus_per_worker, "share": how.resources.share,
+        "share": how.resources.share,
         "holds": how.resources.driver, "shows_epochs": how.halving,
         "command": make_command(),
     }  # fmt: skip

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 
 from worldmodel.errors import UserError
+
+
+def is_on_cluster() -> bool:
+    """True if work goes to a Ray that may have machines other than this one."""
+    ray = sys.modules.get("ray")
+    return bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and ray.is_initialized())
 
 
 def join_ray(cpus: int | None = None, log_to_driver: bool = False) -> None:

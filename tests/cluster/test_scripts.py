@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.launcher import CLUSTER, ROOT
+from worldmodel.machine.mps import find_folder
 
 BIN = Path(sys.executable).parent
 
@@ -135,6 +136,25 @@ def test_an_image_without_a_driver_is_named_after_a_bounded_wait(machine: Path) 
     assert shown.returncode == 2 and "no driver" in shown.stderr
     write_program(machine / "bin", "nvidia-smi", "echo GPU 0: A100")
     assert "A100" in run("bash", script, "5", PATH=path).stdout
+
+
+@pytest.mark.parametrize("gpus", ["GPU 0: A100", "GPU 0: A100\n  MIG 1g.5gb", "", None])
+def test_trials_share_a_gpu_at_once_where_mps_can_run(machine: Path, gpus: str | None) -> None:
+    calls, path = machine / "calls", f"{machine / 'bin'}:/usr/bin:/bin"
+    if gpus is not None:
+        write_program(machine / "bin", "nvidia-smi", f"printf '{gpus}'")
+        write_program(
+            machine / "bin", "nvidia-cuda-mps-control", f'echo "$* $CUDA_MPS_PIPE_DIRECTORY" > {calls}; exit 1'
+        )
+    shown = run("bash", str(CLUSTER / "mps.sh"), PATH=path)
+    assert not shown.stdout + shown.stderr
+    expected = [f"-d {find_folder()}\n"] if gpus == "GPU 0: A100" else []
+    assert ([calls.read_text()] if calls.exists() else []) == expected
+
+
+def test_ray_is_started_beside_mps_on_every_launched_machine() -> None:
+    assert "\nbash cluster/mps.sh\n" in (CLUSTER / "environment.sh").read_text()
+    assert "\n  bash cluster/mps.sh" in (CLUSTER / "skypilot.yaml").read_text()
 
 
 @pytest.mark.parametrize("script", sorted(CLUSTER.glob("*.sh")), ids=lambda path: path.name)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from worldmodel.doctor.check import Outcome
-from worldmodel.doctor.kernel_case import check_kernels, compare_scans, draw_case
+from worldmodel.doctor.kernel_case import check_kernels, compare_blocks, compare_kernels, draw_case
 from worldmodel.model import kernels, scan
 
 CPU = torch.device("cpu")
@@ -32,21 +33,41 @@ def test_a_scan_that_agrees_passes(monkeypatch: pytest.MonkeyPatch) -> None:
         return torch.cat(outputs, 1), state
 
     replace_scan(monkeypatch, step_through)
-    assert compare_scans(CPU).outcome is Outcome.OK
+    assert compare_kernels(CPU).outcome is Outcome.OK
 
 
-@pytest.mark.parametrize("wrong", ["outputs", "state", "nan"])
+@pytest.mark.parametrize("wrong", ["outputs", "state", "nan", "gradients"])
 def test_a_scan_that_differs_fails(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def err(inputs: scan.ScanInputs, chunk: int, *, wants_state: bool) -> tuple[torch.Tensor, torch.Tensor]:
         y, state = scan.scan_chunks(inputs, chunk, wants_state=wants_state)
         assert state is not None
-        off = 0.02 * y.abs().max()
-        return {"outputs": (y + off, state), "state": (y, state * 1.02), "nan": (y * torch.nan, state)}[wrong]
+        off = 0.02 * y.detach().abs().max()
+        turned = y + inputs.x - inputs.x.detach()  # the same numbers
+        return {
+            "outputs": (y + off, state), "state": (y, state * 1.02), "nan": (y * torch.nan, state),
+            "gradients": (turned, state),
+        }[wrong]  # fmt: skip
 
     replace_scan(monkeypatch, compute := err)
     assert compute is err
-    check = compare_scans(CPU)
+    check = compare_kernels(CPU)
     assert check.is_failed and "differs from plain torch" in check.found and "model.backend=torch" in check.remedy
+
+
+@pytest.mark.parametrize("wrong", ["", "convolution"])
+def test_a_block_is_compared_with_its_convolution(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def convolve(frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        padded = F.pad(frames.mT, (weight.size(1) - 1, 0))
+        y = F.silu(F.conv1d(padded, weight.unsqueeze(1), bias, groups=frames.size(2)))
+        return (y * 1.1 if wrong else y).mT
+
+    replace_scan(monkeypatch, scan.scan_chunks)
+    monkeypatch.setattr(kernels, "convolve", convolve)
+    monkeypatch.setattr(kernels, "has_convolution", lambda: True)
+    monkeypatch.setattr(kernels, "is_chosen", lambda backend, device: backend == "kernels")
+    found = compare_blocks(CPU, torch.float32)
+    assert {"the block's y", "the block's gradient of in_proj.weight"} <= found.keys()
+    assert (max(found.values()) > 1e-2) == bool(wrong)
 
 
 def test_kernels_that_break_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +75,7 @@ def test_kernels_that_break_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("no kernel image is available for execution on the device")
 
     replace_scan(monkeypatch, fail)
-    check = compare_scans(CPU)
+    check = compare_kernels(CPU)
     assert check.is_failed and "no kernel image" in check.found and "make gpu" in check.remedy
 
 

@@ -8,6 +8,7 @@ import weakref
 import psutil
 import pytest
 
+from tests.machine.fake_gpu import FakeGpu
 from worldmodel.machine.process import release_memory
 
 
@@ -29,6 +30,12 @@ def test_cycles_are_collected() -> None:
         assert seen() is None
     finally:
         gc.enable()
+
+
+def test_gpu_memory_that_torch_keeps_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu().install(monkeypatch)
+    release_memory()
+    assert gpu.calls == ["empty_cache"]
 
 
 @pytest.mark.skipif(not psutil.LINUX, reason="malloc_trim is glibc's")

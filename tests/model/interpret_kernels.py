@@ -52,10 +52,15 @@ SCANS = {
 }
 
 
-def prepare() -> None:
-    """What the kernels expect of a GPU machine: a device. One configuration of each kernel is enough."""
+def pretend_gpu() -> None:
+    """What the kernels expect of a GPU machine: a device."""
     torch.cuda.device = lambda *_: contextlib.nullcontext()  # type: ignore[assignment,misc,return-value]
     torch.cuda.get_device_properties = lambda *_: types.SimpleNamespace(multi_processor_count=1)  # type: ignore[assignment,misc,return-value]
+
+
+def prepare() -> None:
+    """A device, and one configuration of each kernel."""
+    pretend_gpu()
     import triton.runtime.autotuner as autotuner
 
     initialise = autotuner.Autotuner.__init__

@@ -27,6 +27,8 @@ from worldmodel.model.mamba2 import Mamba2
 ROOT = Path(__file__).parents[2]
 TOLERANCE, NARROW_TOLERANCE = 2e-5, 5e-3
 """Of float32 and of float16, relative to the largest value."""
+LEAST_SHARED_MEMORY = 99 << 10
+"""Bytes of a block's shared memory on an L4; an A100 has 163 KiB, an H100 227."""
 
 
 def find_python() -> str:
@@ -67,6 +69,16 @@ def test_the_block_equals_that_of_transformers_forward_and_backward() -> None:
     for case, differences in found.items():
         for name, difference in differences.items():
             assert difference < TOLERANCE, (case, name, difference)
+
+
+@pytest.mark.slow
+def test_kernels_with_fewer_configurations_equal_plain_torch() -> None:
+    """Each configuration that is left, interpreted."""
+    counts, *cases = run_comparison("interpret_autotune.py", TRITON_INTERPRET="1").values()
+    assert counts["after"] < 0.45 * counts["before"] and counts["most"] <= 3 and counts["bytes"] <= LEAST_SHARED_MEMORY
+    assert len(cases) == 3
+    for differences in cases:
+        assert all(difference < TOLERANCE for difference in differences.values()), differences
 
 
 @pytest.mark.skipif(not torch.cuda.is_available() or not kernels.is_installed(), reason="no GPU, or no mamba_ssm, here")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.machine.fake_gpu import FakeGpu
 from tests.run.test_journal import train as train_with_journal
 from tests.training.test_loop import ELSEWHERE, SPEED_ONLY
 from tests.training.tiny_runs import Log, begin, configure, write_blocks
@@ -17,7 +18,7 @@ from worldmodel.blocks.index import Index
 from worldmodel.errors import UserError
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.experiment.config_file import list_keys, override
-from worldmodel.machine.device import pick_device
+from worldmodel.machine.device import pick_device, set_up_device
 from worldmodel.run.card import render_card
 from worldmodel.run.record import RunRecord
 from worldmodel.run.run_folder import start_run
@@ -80,6 +81,7 @@ VALUES: dict[str, Any] = {
     "tracking.tags": ["t"], "training.best_metric": "val_loss/total", "training.best_mode": "max",
     "training.log_interval": 3, "training.checkpoint_minutes": 1e-6, "training.batch_parts": 2,
     "training.eval_batch_size": 3, "training.device": "cuda", "training.threads": 3, "training.compile": "default",
+    "training.deterministic": True,
     "training.rollout_starts": 0, "training.keep_last": 3, "model.chunk_size": 4, "model.backend": "torch",
 }  # fmt: skip
 """Another value of each key."""
@@ -111,8 +113,12 @@ def look(key: str, config: ExperimentConfig, blocks: Path, folder: Path, monkeyp
 def see_speed(key: str, config: ExperimentConfig, blocks: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     """What decides how fast it goes."""
     if key == "training.device":
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        FakeGpu().install(monkeypatch)
         return pick_device(config.training.device)
+    if key == "training.deterministic":
+        gpu = FakeGpu().install(monkeypatch)
+        set_up_device(torch.device("cuda", 0), deterministic=config.training.deterministic)
+        return gpu.calls
     if key == "training.threads":
         return config.training.threads  # given to torch by `train_worker`: see below
     trainer = begin(config, blocks)

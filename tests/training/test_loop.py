@@ -258,7 +258,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 }  # fmt: skip
 """Key to another value, and what else must be set for the key to matter."""
 SPEED_ONLY = {
-    "training.batch_parts", "training.compile",
+    "training.batch_parts", "training.compile", "training.deterministic",
     "model.chunk_size", "model.backend", "training.device", "training.threads", "training.eval_batch_size",
     "training.log_interval", "training.checkpoint_minutes", "training.rollout_starts", "training.keep_last",
 }  # fmt: skip

@@ -250,7 +250,7 @@ def test_a_trial_keeps_its_evaluation_to_itself(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("worldmodel.training.checkpoint_list.find_checkpoint", lambda run, which: run)
     monkeypatch.setattr("worldmodel.rollout.evaluation.evaluate", lambda run, checkpoint: found)
     config = ExperimentConfig(name="1a-seed0", save_dir=str(tmp_path))
-    train_and_evaluate(config, {"workers": 1, "gpus": 0, "share": 1.0})
+    train_and_evaluate(config, {"workers": 1, "share": 1.0})
     (tmp_path / config.name / RECORD).write_text(make_record("1a", 0).model_dump_json())
     trial = read_trial(Location.of(tmp_path), make_trial("1a", 0))
     assert trial.is_finished and trial.values == found.rows["model"]

@@ -93,6 +93,8 @@ class TrainingConfig:
     """Compile the model's training pass (torch.compile; about a minute at the start): `default`; on a GPU also
     `cuda_graphs`, which replays a whole pass as one launch, and `max_autotune`, which tries kernels for minutes
     besides. Speed only: results differ by rounding and by what dropout draws."""
+    deterministic: bool = False
+    """Deterministic kernels, for a resume on a GPU that is exact to the last bit; slower. CPUs need none."""
     threads: Count | None = None
     """CPU threads of one worker; None: its share of the machine's cores."""
     eval_batch_size: Count | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +14,87 @@ import torch
 from worldmodel.errors import UserError
 
 CPU_INFO = Path("/proc/cpuinfo")
+OLDEST_DRIVERS = {"12": 525, "13": 580}
+"""CUDA's major version to the oldest major version of a driver that runs it, by NVIDIA's table."""
 
 
 def pick_device(wish: str = "auto") -> torch.device:
     """The device for a wish: `cpu`, `cuda` (or `cuda:1`), or `auto`, which is CUDA where there is one.
 
+    A GPU always has its number: a bare "cuda" is the current device of whichever thread uses it.
+
     Raises:
         UserError: CUDA is wanted and absent, or the wish names no device.
     """
-    if wish == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if wish != "cpu" and wish != "cuda" and not wish.startswith("cuda:"):
+    if wish not in ("auto", "cpu", "cuda") and not wish.startswith("cuda:"):
         raise UserError(f"device {wish!r} is unknown; expected 'auto', 'cpu' or 'cuda'")
-    if wish.startswith("cuda") and not torch.cuda.is_available():
-        build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+    if wish == "cpu" or (wish == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise UserError(
-            f"device {wish!r} was asked for, but torch {torch.__version__} ({build}) finds no GPU here; "
-            "use device 'auto' or 'cpu', or run on a machine with an NVIDIA GPU and driver"
+            f"device {wish!r} was asked for, but {explain_absent_gpu()}; use device 'auto' or 'cpu', or run on a "
+            "machine with an NVIDIA GPU and driver"
         )
-    return torch.device(wish)
+    prepare_environment()
+    found = torch.device("cuda" if wish == "auto" else wish)
+    return found if found.index is not None else torch.device("cuda", torch.cuda.current_device())
+
+
+def explain_absent_gpu() -> str:
+    """Why torch finds no GPU on this machine, with the remedy where there is one."""
+    version = torch.version.cuda
+    if version is None:
+        return f"torch {torch.__version__} (built without CUDA) finds no GPU here"
+    head, driver = f"torch {torch.__version__} (built for CUDA {version}) finds no GPU here", _read_driver()
+    oldest = OLDEST_DRIVERS.get(version.split(".")[0])
+    if driver and oldest and int(driver.split(".")[0]) < oldest:
+        return (
+            f"{head}: found NVIDIA driver {driver}, expected {oldest} or newer. Update the driver, or install torch's "
+            "build for older ones: pip install torch --index-url https://download.pytorch.org/whl/cu128"
+        )
+    return head
+
+
+def note_idle_gpu(wish: str, found: str) -> list[str]:
+    """What to tell of a machine that has a GPU driver and on which `auto` has found the CPU."""
+    if wish != "auto" or found != "cpu" or torch.version.cuda is None or not _read_driver():
+        return []
+    return [f"training on the CPU: {explain_absent_gpu()}"]
+
+
+def prepare_environment() -> None:
+    """Environment variables that CUDA, Triton and inductor read at their start; own values of the user's stay.
+
+    Compiled kernels are kept in a folder of this machine: without it each new container or trial compiles them again.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "worldmodel"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        cache = Path(tempfile.gettempdir()) / f"worldmodel-{os.getuid()}"
+    os.environ.setdefault("TRITON_CACHE_DIR", str(cache / "triton"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once: for `training.deterministic`
+
+
+def set_up_device(device: torch.device, *, deterministic: bool = False) -> None:
+    """Make this thread and process compute on a device as training wants it; called again for another training.
+
+    Args:
+        device: from `pick_device` or Ray.
+        deterministic: `training.deterministic`. On CPUs all that training uses is deterministic anyway.
+    """
+    if device.type != "cuda":
+        return
+    prepare_environment()
+    torch.cuda.set_device(device)
+    torch.set_float32_matmul_precision("high")  # TF32 in float32 products: eight times as fast on an A100
+    torch.use_deterministic_algorithms(deterministic)  # inductor chooses no kernel by its time then
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+    for name in ("MAMBA_DETERMINISTIC", "CAUSAL_CONV1D_DETERMINISTIC"):
+        os.environ[name] = str(int(deterministic))  # no atomic sums, and one block size of each kernel
+    os.environ["TRITON_CACHE_AUTOTUNING"] = str(int(not deterministic))  # else those that were fastest here before
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -37,7 +37,8 @@ def describe_state(gpu: Gpu | None = None, folder: Path | None = None) -> dict[s
     }
     if gpu is not None:
         found |= {"gpu_used_bytes": gpu.read_memory(), "gpu_use": gpu.read_use()}
-        found |= {"torch_bytes": torch.cuda.memory_allocated(), "torch_peak_bytes": torch.cuda.max_memory_allocated()}
+        found |= {"torch_bytes": torch.cuda.memory_allocated(gpu.device)}
+        found |= {"torch_peak_bytes": torch.cuda.max_memory_allocated(gpu.device)}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -14,6 +14,8 @@ class Gpu:
 
     handle: Any
     """NVML's own name of it."""
+    device: torch.device
+    """Torch's, numbered: who reads it may be a thread with another current device."""
 
     @classmethod
     def open(cls, device: torch.device) -> Gpu | None:
@@ -33,7 +35,7 @@ class Gpu:
         own = torch.cuda.get_device_properties(device).uuid
         for kind in ("GPU", "MIG"):
             try:
-                return cls(pynvml.nvmlDeviceGetHandleByUUID(f"{kind}-{own}"))
+                return cls(pynvml.nvmlDeviceGetHandleByUUID(f"{kind}-{own}"), device)
             except pynvml.NVMLError:
                 continue
         pynvml.nvmlShutdown()

@@ -18,8 +18,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from worldmodel.errors import UserError
 from worldmodel.object_store import StorageError
 from worldmodel.ray_session import join_ray
@@ -46,7 +44,8 @@ class Crew:
     run: Location
     """The run folder."""
     workers: int
-    device: torch.device
+    uses_gpu: bool
+    """Whether each holds a GPU."""
     token: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     """Makes Ray's name of the run unique: under one that was used before it would silently continue its own state."""
 
@@ -105,7 +104,7 @@ def check_room(crew: Crew) -> None:
     """UserError where a Ray that cannot grow has too little for the workers, which would wait for ever."""
     import ray
 
-    kind = "GPU" if crew.device.type == "cuda" else "CPU"
+    kind = "GPU" if crew.uses_gpu else "CPU"
     found = int(ray.cluster_resources().get(kind, 0))
     if found < crew.workers and not os.environ.get("RAY_ADDRESS"):
         raise UserError(f"{crew.workers} workers take a {kind} each, found {found} on this machine: use fewer workers")
@@ -122,7 +121,7 @@ def _make_trainer(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> Any
     return TorchTrainer(
         loop,
         train_loop_config=settings,
-        scaling_config=ray.train.ScalingConfig(num_workers=count, use_gpu=crew.device.type == "cuda"),
+        scaling_config=ray.train.ScalingConfig(num_workers=count, use_gpu=crew.uses_gpu),
         run_config=ray.train.RunConfig(
             name=crew.scratch.name,
             storage_path=crew.scratch.parent.path,

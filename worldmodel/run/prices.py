@@ -147,6 +147,8 @@ def find_price(device: Mapping[str, Any], prices: Prices | None) -> Price:
     if prices is None:
         return _unknown(f"there is no price file ({FILE} would name one)")
     name = device.get("gpu")
+    if not name and device.get("type") == "cuda":
+        return _unknown("which GPU the workers have is not known before they start")
     if not name:
         return _unknown("the price file knows GPUs, and here is none")
     kind = prices.find_kind(str(name))
@@ -192,6 +194,16 @@ def _choose(kind: str, prices: Prices) -> Price:
 
 def _unknown(why: str) -> Price:
     return Price(usd_per_hour=None, origin=f"{why}; set {HOUR} to dollars per hour")
+
+
+def price_workers(device: Mapping[str, Any], share: float, workers: int) -> dict[str, Any]:
+    """The price of a run and where it comes from, as fields of `RunRecord`. UserError where no price can be read."""
+    price, held = find_price(device, read_prices()), count_held(device, share, workers)
+    is_known = price.usd_per_hour is not None
+    return {
+        "price_per_hour_usd": None if price.usd_per_hour is None else price.usd_per_hour * held,
+        "price_origin": price.origin + (f"; {held:g} of it" if held != 1 and is_known else ""),
+    }
 
 
 def count_held(device: Mapping[str, Any], share: float, workers: int) -> float:

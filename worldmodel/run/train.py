@@ -16,14 +16,17 @@ from worldmodel.errors import UserError
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.experiment.config_file import override, to_yaml
 from worldmodel.features.plan import Plan, check_world
-from worldmodel.machine.device import describe_device, pick_device
+from worldmodel.machine.device import describe_device, note_idle_gpu, pick_device, set_up_device
+from worldmodel.machine.gpu_memory import limit_memory
+from worldmodel.machine.process import release_memory
 from worldmodel.model.exchange import load_users_checkpoint
+from worldmodel.ray_session import is_on_cluster
 from worldmodel.run.budget import Budget
 from worldmodel.run.card import write_card
 from worldmodel.run.certificate import certify
 from worldmodel.run.crew import Crew, work
 from worldmodel.run.lock import take_lock
-from worldmodel.run.prices import count_held, find_price, read_prices
+from worldmodel.run.prices import price_workers
 from worldmodel.run.record import RunRecord, State
 from worldmodel.run.reporter import format_usd
 from worldmodel.run.run import Run
@@ -35,7 +38,7 @@ from worldmodel.training.compiled import check_compiler, note_graphs
 from worldmodel.training.data import Dataset, open_dataset, prepare_blocks, require_source
 from worldmodel.training.feed import check_shares, plan_training
 from worldmodel.training.job import Job, build_trainer
-from worldmodel.training.memory import choose_parts, release_memory
+from worldmodel.training.memory import choose_parts
 from worldmodel.training.pulse import read_limit
 from worldmodel.training.schedule import Schedule, compute_learning_rate
 from worldmodel.training.validation import check_metric, check_validation
@@ -74,14 +77,13 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     check_world(request.workers)
     check_metric(config)
     read_limit()
-    device = pick_device(config.training.device)
-    check_compiler(config.training.compile, device)
+    device = check_device(config, request.workers)
     if request.init:
         load_users_checkpoint(Path(request.init))  # what cannot be read must not cost the run its name
     older = find_older(storage, config.name, resume=request.resume)
     if older is not None:
         older = certify(storage / config.name)
-    cost = price_run(request, describe_device(device), older)
+    cost = price_run(request, device, older)
     blocks = prepare_blocks(require_source(config), config.save_dir, report)
     dataset = open_dataset(blocks, config)
     timeline.mark(DATA)
@@ -94,6 +96,7 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
         return older
     allowed = check_alarms(dataset.index, config.encoding.layout.field_names, config.data.allow, blocks)
     notes = allowed + (_compare_lengths(storage / config.name, older, config, plan) if older else [])
+    notes += note_idle_gpu(config.training.device, device["type"])
     check_budget(cost, request.budget, older)
     if request.auto_batch:
         config = fit_batch(dataset, request, report)
@@ -101,7 +104,7 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     timeline.mark(CHECKS)
     facts = {
         **cost, "data_fingerprint": dataset.fingerprint, "phases": timeline.phases, "world_size": request.workers,
-        "device": describe_device(device), "blocks": blocks,
+        "device": device, "blocks": blocks,
     }  # fmt: skip
     with take_lock(storage / config.name, report) as lock:
         run = start_run(storage, config, resume=request.resume, lock=lock.token, **facts)
@@ -116,14 +119,14 @@ def _carry_out(
     request: TrainRequest, config: ExperimentConfig, run: Run, dataset: Dataset, report: Report
 ) -> RunRecord:
     """Let the workers train a run that has begun, and write its card however that ends."""
-    blocks, device = run.record.blocks, pick_device(config.training.device)
     job = Job(
-        config=to_yaml(config), run=str(run.location), blocks=blocks, workers=request.workers, resume=request.resume,
-        init=request.init, share=request.share,
+        config=to_yaml(config), run=str(run.location), blocks=run.record.blocks, workers=request.workers,
+        resume=request.resume, init=request.init, share=request.share,
     )  # fmt: skip
+    crew = Crew(run=run.location, workers=request.workers, uses_gpu=run.record.device["type"] == "cuda")
     report(f"{run.location}: {len(dataset.split.train)} games train, {len(dataset.split.validation)} validate")
     try:
-        work(train_worker, vars(job), Crew(run=run.location, workers=request.workers, device=device))
+        work(train_worker, vars(job), crew)
     except BaseException:
         report(f"{run.location} keeps what happened; mended, the run goes on with: {run.record.resume_command}")
         raise
@@ -132,14 +135,28 @@ def _carry_out(
     return read_record(run.location)
 
 
+def check_device(config: ExperimentConfig, workers: int) -> dict[str, Any]:
+    """What is known here of the device that trains, see `describe_device`. UserError where there is none.
+
+    Workers on a cluster have GPUs that this machine may not have: the first worker says which.
+    """
+    if workers > 1 and config.training.device == "cuda" and is_on_cluster():
+        return {"type": "cuda"}
+    device = pick_device(config.training.device)
+    check_compiler(config.training.compile, device)
+    return describe_device(device)
+
+
 def fit_batch(dataset: Dataset, request: TrainRequest, report: Report) -> ExperimentConfig:
     """The experiment with batches in as few parts as fit into the memory of the device. UserError where none do."""
     config = override(request.config, {"training.batch_parts": 1})
     device = pick_device(config.training.device)
-    trainer = build_trainer(dataset, config, Workers(device=device), share=request.share)
+    set_up_device(device, deterministic=config.training.deterministic)
+    limit_memory(device, request.share)
+    trainer = build_trainer(dataset, config, Workers(device=device))
     parts = choose_parts(trainer, request.workers, report)
     del trainer
-    release_memory(device)
+    release_memory()
     return override(config, {"training.batch_parts": parts})
 
 
@@ -148,13 +165,11 @@ def price_run(request: TrainRequest, device: dict[str, Any], older: RunRecord | 
 
     UserError where dollars are limited and the price is unknown, or a price cannot be understood.
     """
-    price = find_price(device, read_prices())
-    if request.budget.usd is not None and price.usd_per_hour is None:
-        raise UserError(f"--budget-usd {request.budget.usd:g} needs a price, which is unknown: {price.origin}")
-    held = count_held(device, request.share, request.workers)
+    price = price_workers(device, request.share, request.workers)
+    if request.budget.usd is not None and price["price_per_hour_usd"] is None:
+        raise UserError(f"--budget-usd {request.budget.usd:g} needs a price, which is unknown: {price['price_origin']}")
     return {
-        "price_per_hour_usd": None if price.usd_per_hour is None else price.usd_per_hour * held,
-        "price_origin": price.origin + (f"; {held:g} of it" if held != 1 and price.usd_per_hour is not None else ""),
+        **price,
         "budget": request.budget if request.budget != Budget() else None,
         "seconds_before": older.seconds.total if older else 0.0,
         "cost_before_usd": older.cost_usd if older else None,

@@ -12,20 +12,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.experiment.config_file import read_experiment
 from worldmodel.features.plan import Samples
-from worldmodel.machine.device import pick_device
+from worldmodel.machine.device import describe_device, pick_device, set_up_device
+from worldmodel.machine.fused import explain_missing_compiler, reset_fusing
+from worldmodel.machine.gpu_memory import limit_memory
 from worldmodel.machine.process import identify
 from worldmodel.run.crew import attach
 from worldmodel.run.estimate import Estimator, Work, count_predicted, describe_spent
 from worldmodel.run.journal import Journal
+from worldmodel.run.prices import price_workers
 from worldmodel.run.record import Estimate
 from worldmodel.run.run import Run
 from worldmodel.run.run_folder import read_record
 from worldmodel.run.timeline import MODEL, Phase, continue_in_worker, describe_timeline, note_first_step
 from worldmodel.storage import Location
+from worldmodel.training.compiled import check_compiler
 from worldmodel.training.interval import Interval
-from worldmodel.training.job import Job, make_trainer
+from worldmodel.training.job import Job, fit_precision, make_trainer
 from worldmodel.training.loop import Hooks, Trainer
 from worldmodel.training.memory import explaining_full_memory
 from worldmodel.training.workers import Workers
@@ -38,8 +43,12 @@ def train_worker(settings: dict[str, Any]) -> None:
     rest, stream = attach(settings)
     job = Job(**rest)
     config = read_experiment(job.config, source="config.yaml")
-    device = pick_device(config.training.device)
-    workers, neighbours = find_place(job.workers, device)
+    workers, neighbours = find_place(job.workers, config.training.device)
+    device = workers.device
+    set_up_device(device, deterministic=config.training.deterministic)
+    limit_memory(device, job.share)
+    check_compiler(config.training.compile, device)
+    notes = prepare_kernels(config, device)
     torch.set_num_threads(config.training.threads or max(1, len(os.sched_getaffinity(0)) // neighbours))
     hosts = workers.gather(socket.gethostname())
     if not workers.is_first:
@@ -50,14 +59,41 @@ def train_worker(settings: dict[str, Any]) -> None:
     location = Location.of(job.run)
     run = Run(location, read_record(location))
     run.update(hosts=hosts, **identify())
+    note_gpu(run, job, device)
     timeline = continue_in_worker(run.record.phases)
     with run.recording(), Journal(run, config, stream) as journal:
+        for note in notes:
+            run.note(note)
+            journal.say(f"note: {note}")
         trainer, recovery = make_trainer(job, config, workers)
         timeline.mark(MODEL)
         journal.begin(trainer, recovery)
         hooks = add_estimate(journal.hooks, trainer, run, journal.say)
         with explaining_full_memory(trainer):
             trainer.run(note_first_step(hooks, timeline, partial(_keep_phases, run, journal.say)))
+
+
+def note_gpu(run: Run, job: Job, device: torch.device) -> None:
+    """Let the record say which GPU it is, where the process that started the workers has none to look at."""
+    if device.type != "cuda" or "gpu" in run.record.device:
+        return
+    found = describe_device(device)
+    run.update(device=found, **price_workers(found, job.share, job.workers))
+
+
+def prepare_kernels(config: ExperimentConfig, device: torch.device) -> list[str]:
+    """Leave out what a GPU, or its machine, cannot do; what people should know of it."""
+    if device.type != "cuda":
+        return []
+    notes = []
+    if fit_precision(config, device) is not config:
+        notes.append("this GPU has no bfloat16: training.amp is left out, matrix products are in float32")
+    reason = explain_missing_compiler(device)
+    reset_fusing(enabled=reason is None)
+    if reason:
+        remedy = "`make gpu` installs Triton, which needs a C compiler (Debian, Ubuntu: build-essential)"
+        notes.append(f"no kernel can be compiled here ({reason}): training runs, slower; {remedy}")
+    return notes
 
 
 def _keep_phases(run: Run, say: Report, phases: list[Phase]) -> None:
@@ -85,12 +121,16 @@ def add_estimate(hooks: Hooks, trainer: Trainer, run: Run, say: Report) -> Hooks
     return replace(hooks, on_interval=note_interval)
 
 
-def find_place(count: int, device: torch.device) -> tuple[Workers, int]:
-    """This worker among all, and how many of them share its machine."""
+def find_place(count: int, wish: str) -> tuple[Workers, int]:
+    """This worker among all with its device, and how many of them share its machine."""
     if count == 1:  # inside a trial of Ray Tune there is nobody to ask
-        return Workers(device=device), 1
+        return Workers(device=pick_device(wish)), 1
     import ray.train
+    import ray.train.torch
 
     context = ray.train.get_context()
+    device = pick_device(wish)
+    if device.type == "cuda":
+        device = ray.train.torch.get_device()
     workers = Workers(rank=context.get_world_rank(), world=context.get_world_size(), device=device)
     return workers, context.get_local_world_size()

@@ -18,11 +18,15 @@ from worldmodel.features.facts import FactReader
 from worldmodel.features.plan import Plan, Samples, SampleShape
 from worldmodel.features.store import LEAST_BLOCKS, FrameStore, StoreOptions
 from worldmodel.features.view import FeatureView
+from worldmodel.machine.gpu_memory import GpuMemory
 from worldmodel.training.data import Dataset
 from worldmodel.training.self_forcing import Excursion, ExcursionReader, find_length
 
 RESIDENT_SHARE = 0.5
-"""Share of the device's free memory that frames may take; more than that streams."""
+"""Share of the free memory that frames may take; more than that streams. Other programs use a CPU's memory too, and a
+training step takes the same in a small share of a GPU as in a large one."""
+RESIDENT_SHARE_GPU = 0.8
+"""That of a whole GPU: 22,000 games (27.3 GB) stay on a card of 40 GB, and 8 GB are left for the step."""
 VALIDATION_SHARE = 0.5
 """Share of that room which validation games may take: each epoch reads all of them, in an order of its own."""
 
@@ -76,15 +80,12 @@ def plan_training(dataset: Dataset, config: ExperimentConfig) -> Plan:
     return Plan(games, shape, training.batch_size, training.seed, swaps_players=training.swap_players)
 
 
-def measure_room(device: torch.device, share: float = 1.0) -> int:
-    """Bytes of frames that may be copied to a device: a part of what is free now.
-
-    `share`: what the worker holds of a GPU. Others hold the rest, and may not have taken their memory yet.
-    """
+def measure_room(device: torch.device) -> int:
+    """Bytes of frames that may be copied to a device: a part of what this process may still take of its memory."""
     if device.type != "cuda":
         return int(RESIDENT_SHARE * psutil.virtual_memory().available)
-    free, total = torch.cuda.mem_get_info(device)
-    return int(RESIDENT_SHARE * min(free, share * total))
+    memory = GpuMemory.measure(device)
+    return int((RESIDENT_SHARE if memory.is_shared else RESIDENT_SHARE_GPU) * memory.room)
 
 
 def open_store(

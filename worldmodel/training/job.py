@@ -9,6 +9,8 @@ import torch
 
 from worldmodel.errors import UserError
 from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import override
+from worldmodel.machine.device import has_bfloat16
 from worldmodel.model.build import build_model
 from worldmodel.model.exchange import load_users_checkpoint, load_weights
 from worldmodel.model.world_model import WorldModel
@@ -18,6 +20,7 @@ from worldmodel.training.checkpoint_list import Recovery, newest_good
 from worldmodel.training.data import Dataset, open_dataset
 from worldmodel.training.feed import Feed, Worker, measure_room
 from worldmodel.training.loop import Trainer
+from worldmodel.training.memory import check_model_fits, explaining_full_start
 from worldmodel.training.validation import open_validation
 from worldmodel.training.workers import Workers
 
@@ -36,13 +39,13 @@ class Job:
     resume: bool
     init: str
     share: float = 1.0
-    """See `train.TrainRequest`."""
+    """See `train.TrainRequest`; `limit_memory` keeps to it."""
 
 
 def make_trainer(job: Job, config: ExperimentConfig, workers: Workers) -> tuple[Trainer, Recovery | None]:
     """The trainer of a job at the step from which it goes on, and what it was recovered from."""
     dataset = open_dataset(job.blocks, config)
-    trainer = build_trainer(dataset, config, workers, init=job.init, share=job.share)
+    trainer = build_trainer(dataset, config, workers, init=job.init)
     recovery = newest_good(Location.of(job.run)) if job.resume else None
     if recovery and recovery.checkpoint:
         _restore(trainer, recovery, dataset.fingerprint)
@@ -62,9 +65,7 @@ def _restore(trainer: Trainer, recovery: Recovery, fingerprint: str) -> None:
         trainer.restore(found)
 
 
-def build_trainer(
-    dataset: Dataset, config: ExperimentConfig, workers: Workers, *, init: str = "", share: float = 1.0
-) -> Trainer:
+def build_trainer(dataset: Dataset, config: ExperimentConfig, workers: Workers, *, init: str = "") -> Trainer:
     """A trainer at its first step.
 
     Args:
@@ -72,17 +73,32 @@ def build_trainer(
         config: the experiment.
         workers: this worker among all.
         init: a `.pt` whose weights it begins with; empty: fresh weights.
-        share: what the worker holds of a GPU.
+
+    Raises:
+        DeviceFullError: the model and its data do not fit into what this process may take.
     """
-    room = measure_room(workers.device, share)
+    with explaining_full_start(workers.device):
+        return _build_trainer(dataset, fit_precision(config, workers.device), workers, init)
+
+
+def _build_trainer(dataset: Dataset, config: ExperimentConfig, workers: Workers, init: str) -> Trainer:
+    room = measure_room(workers.device)
     worker = Worker(device=workers.device, rank=workers.rank, world=workers.world, resident_bytes=room)
     feed = Feed(dataset, config, worker)
     torch.manual_seed(config.training.seed)
     model = build_model(config.model, config.encoding.layout)
     if init:
         _begin_from(Path(init), model)
+    check_model_fits(model, workers.device)
     model.to(workers.device)
     return Trainer(model, feed, open_validation(dataset, config, worker, feed.view), config, workers)
+
+
+def fit_precision(config: ExperimentConfig, device: torch.device) -> ExperimentConfig:
+    """The experiment in float32 (TF32 where the GPU has it) on a GPU without bfloat16, such as a T4."""
+    if not config.training.amp or device.type != "cuda" or has_bfloat16(device):
+        return config
+    return override(config, {"training.amp": False})
 
 
 def _begin_from(path: Path, model: WorldModel) -> None:

@@ -6,7 +6,6 @@ draws, the memory that of the largest part. So what does not fit at once is trai
 
 from __future__ import annotations
 
-import gc
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,18 +15,21 @@ from typing import get_args
 
 import numpy as np
 import torch
+from torch import nn
 
 from worldmodel.errors import UserError
 from worldmodel.experiment.config import PartCount
 from worldmodel.features.plan import Plan, Samples
 from worldmodel.machine.device import describe_device
+from worldmodel.machine.gpu_memory import GIB, GpuMemory
+from worldmodel.machine.process import release_memory
 from worldmodel.training.loop import Trainer
 from worldmodel.training.loss import compute_loss
 
 SIGNS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """What errors say that tell of full memory, besides `torch.OutOfMemoryError` and `MemoryError`."""
 SPARE = 0.05
-"""Share of a GPU's memory that a trial leaves free: pieces between allocations that nothing fits into."""
+"""Share of its part of a GPU that a trial leaves free: pieces between allocations that nothing fits into."""
 LOOK_AHEAD = 32
 """Batches whose parts are measured: they differ by a few samples."""
 
@@ -57,8 +59,23 @@ def explaining_full_memory(trainer: Trainer) -> Iterator[None]:
         said = " ".join(str(error).split())[:200] or type(error).__name__
         traceback.clear_frames(error.__traceback__)  # they hold what filled the memory
     if said:
-        release_memory(trainer.device)
+        release_memory()
         raise DeviceFullError(explain_full_memory(trainer, said))
+
+
+@contextmanager
+def explaining_full_start(device: torch.device) -> Iterator[None]:
+    """While it lasts, full memory ends in a `DeviceFullError`: a trainer that cannot be made has no pass to try."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        advice = _explain_others(device) or f"use {_larger_share(device)}a smaller model or a larger machine"
+        raise DeviceFullError(
+            f"out of memory on {_describe(device)} before the first step ({said}): {advice}"
+        ) from None
 
 
 def explain_full_memory(trainer: Trainer, said: str) -> str:
@@ -71,15 +88,18 @@ def explain_full_memory(trainer: Trainer, said: str) -> str:
             f"{head}a training pass of {present} {kind} fits when tried again, so it was validation, or another "
             "program on the device: set training.eval_batch_size lower, or free the device"
         )
+    if others := _explain_others(trainer.device):
+        return f"{head}{others}"
     if not fitting:
-        return f"{head}not even one of the {kind} fits: use a smaller model, or shorter {kind}"
+        larger = _larger_share(trainer.device)
+        return f"{head}not even one of the {kind} fits: use {larger}a smaller model, or shorter {kind}"
     parts = next((p for p in get_args(PartCount) if measure_pass(plan, lcm(p, trainer.workers.world)) <= fitting), None)
     found = f"{head}{present} {kind} at a time do not fit, {fitting} do (tried). "
     if parts is None:
         return f"{found}Set training.batch_size to {fitting}, which learns differently, or use more workers"
     return (
         f"{found}Set training.batch_parts to {parts}, or ask for --auto-batch: the batch of {plan.batch_size} stays, "
-        "and what is learned"
+        f"and what is learned{_propose_share(trainer.device, present / fitting)}"
     )
 
 
@@ -104,10 +124,11 @@ def choose_parts(trainer: Trainer, workers: int, report: Report) -> int:
             return int(parts)
         tried.append(size)
     fitting = find_fitting(trainer, tried[-1])
-    advice = f"training.batch_size {fitting} (which learns differently) fits" if fitting else "use a smaller model"
+    smaller = f"use {_larger_share(trainer.device)}a smaller model"
+    advice = f"training.batch_size {fitting} (which learns differently) fits" if fitting else smaller
     raise DeviceFullError(
         f"--auto-batch: even the smallest parts of a batch of {plan.batch_size} {kind}, {tried[-1]} at a time, do not "
-        f"fit into {_describe(trainer.device)}: {advice}"
+        f"fit into {_describe(trainer.device)}: {_explain_others(trainer.device) or advice}"
     )
 
 
@@ -127,11 +148,13 @@ def find_fitting(trainer: Trainer, size: int) -> int:
 def fits(trainer: Trainer, size: int, *, spare: float = 0.0) -> bool:
     """Whether a real pass over so many samples, and the optimizer's step behind it, have room.
 
-    `spare`: share of a GPU's memory that must stay free besides. The trainer is of no further use.
+    `spare`: share of what the process may take of a GPU that must stay free besides. The trainer is of no further use.
     """
     _release(trainer)
     try:
         ballast = _take_ballast(trainer.device, spare)
+        if trainer.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(trainer.device)
         for _ in range(2):  # the second has the first one's gradients and, after a step, moments beside it
             _compute_pass(trainer, size)
             trainer.optimizer.step()
@@ -164,8 +187,7 @@ def _compute_pass(trainer: Trainer, size: int) -> None:
 def _take_ballast(device: torch.device, share: float) -> torch.Tensor | None:
     if device.type != "cuda" or not share:
         return None
-    size = int(share * torch.cuda.get_device_properties(device).total_memory)
-    return torch.empty(size, dtype=torch.uint8, device=device)
+    return torch.empty(int(share * GpuMemory.measure(device).limit), dtype=torch.uint8, device=device)
 
 
 def _release(trainer: Trainer) -> None:
@@ -175,14 +197,41 @@ def _release(trainer: Trainer) -> None:
         torch.cuda.empty_cache()
 
 
-def release_memory(device: torch.device) -> None:
-    """Give back to the device what nobody holds any more: else it does not count as free."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+def check_model_fits(model: nn.Module, device: torch.device) -> None:
+    """DeviceFullError where weights, gradients and AdamW's moments need more of a GPU than this process may take."""
+    if device.type != "cuda":
+        return
+    memory, needed = GpuMemory.measure(device), 4 * sum(p.numel() * p.element_size() for p in model.parameters())
+    if needed <= memory.room:
+        return
+    share = memory.propose_share(memory.own + needed) if memory.is_shared else ""
+    larger = f"a share of at least {share} (--gpus-per-trial), " if share else ""
+    raise DeviceFullError(
+        f"the model, its gradients and the optimizer take {needed / GIB:.1f} GiB, of {memory.describe()} are left "
+        f"{memory.room / GIB:.1f} GiB: {memory.explain_others() or f'use {larger}a smaller model or a larger GPU'}"
+    )
 
 
 def _describe(device: torch.device) -> str:
-    found = describe_device(device)
-    name, size = (found["gpu"], found["gpu_memory_bytes"]) if "gpu" in found else ("the CPU", found["memory_bytes"])
-    return f"{name} ({size / 2**30:.0f} GiB)"
+    if device.type == "cuda":
+        return GpuMemory.measure(device).describe()
+    return f"the CPU ({describe_device(device)['memory_bytes'] / GIB:.0f} GiB)"
+
+
+def _explain_others(device: torch.device) -> str:
+    return GpuMemory.measure(device).explain_others() if device.type == "cuda" else ""
+
+
+def _larger_share(device: torch.device) -> str:
+    is_shared = device.type == "cuda" and GpuMemory.measure(device).is_shared
+    return "a larger share of the GPU (--gpus-per-trial), " if is_shared else ""
+
+
+def _propose_share(device: torch.device, times: float) -> str:
+    """The share in which a pass has room that is so many `times` as large as the one that was tried last; a sentence's
+    end."""
+    if device.type != "cuda" or not (memory := GpuMemory.measure(device)).is_shared:
+        return ""
+    held, peak = torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
+    share = memory.propose_share(held + int(times * (peak - held)))
+    return f"; or give it a share of about {share} (--gpus-per-trial)" if share else ""

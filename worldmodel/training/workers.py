@@ -28,7 +28,7 @@ class Workers:
         if self.world == 1:
             return model
         ids = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
 
     def delay(self, model: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
         """While it lasts, gradients add up here; behind the last part of a batch they are averaged over workers."""

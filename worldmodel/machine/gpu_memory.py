@@ -1,0 +1,105 @@
+"""A process's part of a GPU's memory: its limit, what is left of it, and what others hold."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from worldmodel.errors import UserError
+
+GIB = 2**30
+CONTEXT_BYTES = 768 << 20
+"""Memory of a process beside torch's own: CUDA's context, libraries, kernels. Assumed; it differs between GPUs."""
+LEAST_BYTES = 1 << 30
+"""Free memory below which nothing is begun."""
+REMEDY = "end them (nvidia-smi lists them), choose another GPU with CUDA_VISIBLE_DEVICES, or wait"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuMemory:
+    """Memory of a GPU as a process sees it, in bytes."""
+
+    name: str
+    total: int
+    free: int
+    """Held by nobody."""
+    own: int
+    """Held by this process's torch."""
+    limit: int
+    """The most that this process's torch may hold."""
+
+    @classmethod
+    def measure(cls, device: torch.device) -> GpuMemory:
+        """That of a CUDA device now. UserError where others leave no room for CUDA itself."""
+        name = torch.cuda.get_device_properties(device).name
+        try:
+            free, total = torch.cuda.mem_get_info(device)
+        except RuntimeError as error:
+            if "out of memory" not in str(error) and "busy" not in str(error):
+                raise
+            raise UserError(f"{name} takes no other process ({str(error).splitlines()[0]}): {REMEDY}") from error
+        limit = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+        return cls(name=name, total=total, free=free, own=torch.cuda.memory_reserved(device), limit=limit)
+
+    @property
+    def room(self) -> int:
+        """What this process may still take."""
+        return max(0, min(self.free, self.limit - self.own))
+
+    @property
+    def is_shared(self) -> bool:
+        """True if this process has a part of the GPU only."""
+        return self.limit < self.total
+
+    @property
+    def others(self) -> int:
+        """Held by other processes."""
+        return max(0, self.total - self.free - self.own - CONTEXT_BYTES)
+
+    @property
+    def is_crowded(self) -> bool:
+        """True if other processes hold some of what this one may take."""
+        return self.others > self.total - self.limit + CONTEXT_BYTES
+
+    def describe(self) -> str:
+        """For a message."""
+        if self.is_shared:
+            return f"a share of {self.name} ({self.limit / GIB:.1f} of {self.total / GIB:.0f} GiB)"
+        return f"{self.name} ({self.total / GIB:.0f} GiB)"
+
+    def propose_share(self, needed: int) -> str:
+        """The part of the GPU that has room for `needed` bytes of torch's, for a message; empty: none has."""
+        share = math.ceil((needed + CONTEXT_BYTES) / self.total * 100) / 100
+        return f"{share:g}" if share <= 1 else ""
+
+    def explain_others(self) -> str:
+        """What others hold, and the remedy; empty where they leave this process its part."""
+        if not self.is_crowded:
+            return ""
+        return f"other processes hold {self.others / GIB:.1f} of {self.total / GIB:.0f} GiB of {self.name}: {REMEDY}"
+
+
+def limit_memory(device: torch.device, share: float) -> None:
+    """Let this process's torch hold its share of a GPU and no more; called again for another training.
+
+    UserError where the share has no room for CUDA itself, or others have filled the GPU.
+    """
+    if device.type != "cuda":
+        return
+    memory = GpuMemory.measure(device)
+    allowed = 1.0 if share >= 1 else share - CONTEXT_BYTES / memory.total
+    if allowed * memory.total < LEAST_BYTES:
+        least = memory.propose_share(LEAST_BYTES)
+        raise UserError(
+            f"a share of {share:g} of {memory.name} is {share * memory.total / GIB:.1f} GiB: expected at least "
+            f"{least}, for CUDA itself and a small model; ask for a larger --gpus-per-trial"
+        )
+    torch.cuda.set_per_process_memory_fraction(float(allowed), device)
+    memory = GpuMemory.measure(device)
+    if memory.free + memory.own < LEAST_BYTES and memory.others:
+        raise UserError(
+            f"{memory.name} is full: other processes hold {memory.others / GIB:.1f} of {memory.total / GIB:.0f} GiB; "
+            f"{REMEDY}"
+        )
