@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 from unittest import mock
 
 import torch
@@ -110,39 +109,37 @@ def _need_gpu(report: Report, found: str = "") -> None:
 
 
 def compare_gauges(report: Report) -> None:
-    """The gauges of a run, taken instead of Ray, beside what NVML and torch say."""
+    """The gauges of a run, taken in Ray's place, beside what NVML says."""
     from worldmodel.run import gauges
-    from worldmodel.run.gauges import Gauges, describe_interval
 
     config, notes, shown = configure(report, training__log_interval=10), list[str](), dict[str, float]()
     trainer = begin(make_blocks(report), config, report.device)
+    own = gauges.Gauges(config, report.device, notes.append)
     with (
         mock.patch.object(gauges, "has_ray", lambda: True),
-        mock.patch.object(Gauges, "_set", lambda self, name, value: shown.update({name: value})),
+        mock.patch.object(gauges.Gauges, "_set", lambda self, name, value: shown.update({name: value})),
     ):
-        own = Gauges(config, report.device, notes.append)
-        train(trainer, 40, lambda interval: own.show(describe_interval(interval)))
-        nvml, torch_bytes = _read_nvml(report), torch.cuda.memory_reserved() if report.has_gpu else 0
-        report.go([{"gauge": name} for name in shown], lambda gauge: {"value": shown[gauge]})
-        own.close()
-    report.go([{"gauge": "all"}], lambda gauge: _judge_gauges(report, shown, notes, nvml, torch_bytes))
+        train(trainer, 40, lambda interval: own.show(gauges.describe_interval(interval)))
+    report.go([{"gauge": name} for name in shown], lambda gauge: {"value": shown[gauge]})
+
+    def work(gauge: str) -> Row:
+        judge({}, not notes and shown["targets_per_second"] > 0, f"gauges without a note, found {notes}")
+        _need_gpu(report)
+        used, total = read_nvml(report.device)
+        near = abs(shown["gpu_memory_bytes"] - used) < 0.02 * total and used >= torch.cuda.memory_reserved()
+        is_busy = all(0 < shown.get(name, 0) <= 1 for name in ("host_share", "device_share"))
+        return judge({"value": used}, near and is_busy, "memory within 2 % of NVML's, busy host and device")
+
+    report.go([{"gauge": "NVML's memory"}], work)
+    own.close()
 
 
-def _judge_gauges(report: Report, shown: dict[str, float], notes: list[str], nvml: Any, torch_bytes: int) -> Row:
-    judge({}, not notes and shown.get("targets_per_second", 0) > 0, f"gauges without a note, found {notes}")
-    if not report.has_gpu:
-        raise Skipped("NVML needs a GPU")
-    values = {"value": nvml.used, "note": f"NVML; torch holds {torch_bytes}"}
-    near = abs(shown["gpu_memory_bytes"] - nvml.used) < 0.02 * nvml.total and nvml.used >= torch_bytes
-    shares = all(0 < shown.get(name, 0) <= 1 for name in ("host_share", "device_share"))
-    return judge(values, near and shares, "memory within 2 % of NVML's, and shares of host and device above 0")
-
-
-def _read_nvml(report: Report) -> Any:
-    if not report.has_gpu:
-        return None
+def read_nvml(device: torch.device) -> tuple[int, int]:
+    """Bytes taken of a GPU's memory, and all of them."""
     import pynvml
 
     pynvml.nvmlInit()
-    own = torch.cuda.get_device_properties(report.device).uuid
-    return pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{own}"))
+    found = pynvml.nvmlDeviceGetMemoryInfo(
+        pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+    )
+    return found.used, found.total

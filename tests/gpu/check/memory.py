@@ -122,5 +122,5 @@ def share_gpu(report: Report) -> str:
         same = len({json.dumps(one["losses"]) for one in found}) == 1
         return judge({**values, "same losses": same}, is_within, f"at most {SHARE:.0%} of the memory each")
 
-    report.go([{"at_once": 1}, {"at_once": count}], work, reserve=8)
+    report.go([{"at_once": number} for number in ((1, count) if report.has_gpu else (count,))], work, reserve=8)
     return f"{count} processes"

@@ -23,7 +23,7 @@ def render_page(found: Mapping[str, Any]) -> str:
     machine, parts = found["machine"], found["parts"]
     gpus = "; ".join(machine["gpus"]) or "no GPU"
     facts = f"{gpus} · {machine['cores']} cores, {machine['memory_gib']} GiB · Python {machine['python']}"
-    body = [f"<h1>GPU check</h1><p>{html.escape(facts)}</p><p>{html.escape(found['began'])} UTC</p>", _overview(parts)]
+    body = [f"<h1>GPU check</h1><p>{html.escape(facts)}</p><p>{html.escape(found['began'])}</p>", _overview(parts)]
     for part in parts:
         body += _render_part(part)
     return (
@@ -64,7 +64,9 @@ def _render_rows(rows: list[dict[str, Any]]) -> str:
 
 
 def _cell(value: Any, style: str = "") -> str:
-    text = f"{value:,}" if _is_number(value) else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if _is_number(value):
+        text = f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1e4 else f"{value:,.0f}"
     return f'<td class="{"number" if _is_number(value) else style}">{html.escape(text)}</td>'
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from math import prod
 from typing import Any
 from unittest import mock
 
@@ -26,8 +27,9 @@ from worldmodel.training.loss import compute_loss
 FRAMES = (64, 256, 75, 10)
 """Triton compiles anew for lengths that 16 does not divide: those come last."""
 TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-TOLERANCES = {"bf16": 4e-2, "fp32": 2e-2}
-"""Largest difference, relative to the largest value: Triton multiplies in TF32, with 11 bits; bfloat16 has 8."""
+TOLERANCES = {"bf16": 0.1, "fp32": 0.02}
+"""Largest difference, relative to the largest value: Triton multiplies in TF32, with 11 bits; bfloat16 has 8. Sums over
+a batch, as of A_log's gradient, lose more; a wrong stride or state differs by about 1."""
 CPU, BATCH, CHUNKS = torch.device("cpu"), 4, (32, 128, 64)
 Tensors = Mapping[str, Tensor]
 
@@ -35,7 +37,7 @@ Tensors = Mapping[str, Tensor]
 def compare_blocks(report: Report) -> str:
     """Convolution, scan and whole layer, by type and length, with and without a state before."""
     torch.manual_seed(0)
-    config = ModelConfig(dropout=0.0) if report.has_gpu else ModelConfig(d_model=64, d_state=16, headdim=32, dropout=0.0)
+    config = choose_sizes(report)
     works = {"convolution": _compare_convolutions, "scan": _compare_scans, "layer": _compare_layers}
     cases = [
         {"what": what, "type": kind, "T": frames, "state": has_state}
@@ -45,6 +47,11 @@ def compare_blocks(report: Report) -> str:
     with one_configuration():
         report.go(cases, lambda what, **labels: works[what](report, config, *labels.values()), reserve=4)
     return "largest difference, relative to the largest value, from float32 on the CPU; beside it torch's in that type"
+
+
+def choose_sizes(report: Report) -> ModelConfig:
+    """The default block, or a small one for a CPU."""
+    return ModelConfig() if report.has_gpu else ModelConfig(d_model=64, d_state=16, headdim=32)
 
 
 def _compare_scans(report: Report, config: ModelConfig, kind: str, frames: int, has_state: bool) -> Row:
@@ -174,20 +181,15 @@ def one_configuration() -> Iterator[None]:
         return
     begin = Autotuner.__init__
 
+    def measure(config: Any) -> int:
+        return prod(value for value in config.kwargs.values() if isinstance(value, int) and value > 0)
+
     def begin_small(self: Any, *args: Any, **options: Any) -> None:
         begin(self, *args, **options)
-        self.configs = sorted(self.configs, key=_find_size)[:1]
+        self.configs = sorted(self.configs, key=measure)[:1]
 
     with mock.patch.object(Autotuner, "__init__", begin_small):
         yield
-
-
-def _find_size(config: Any) -> int:
-    """Elements of a configuration's blocks, times its stages."""
-    size = getattr(config, "num_stages", 1) or 1
-    for value in config.kwargs.values():
-        size *= value if isinstance(value, int) and value > 0 else 1
-    return int(size)
 
 
 def compare_fused(report: Report) -> str:
@@ -238,7 +240,7 @@ def move(value: Any, device: torch.device) -> Any:
 
 def compare_chunks(report: Report) -> str:
     """Milliseconds of a scan, forward and backward, by chunk size; outputs must not depend on it."""
-    config = ModelConfig() if report.has_gpu else ModelConfig(d_model=64, d_state=16, headdim=32)
+    config = choose_sizes(report)
     torch.manual_seed(0)
 
     def by_kernels(inputs: scan.ScanInputs, chunk: int) -> tuple[Tensor]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -12,10 +15,11 @@ import torch
 from torch import Tensor
 
 from tests.gpu.check.report import Report, Row, Skipped
-from tests.gpu.check.toys import configure, judge, make_blocks
+from tests.gpu.check.toys import begin, configure, judge, make_blocks, train
 from worldmodel.blocks.layout import layout_named
 from worldmodel.features.rows import WORD, RowFormat, RowMatrix
 from worldmodel.features.shelf import LocalShelf
+from worldmodel.training import job
 from worldmodel.training.data import open_dataset
 from worldmodel.training.feed import Feed, Worker
 
@@ -39,7 +43,20 @@ def compare_streaming(report: Report) -> str:
         return judge(values, len(resident) > 5 and not wrong, f"equal tensors, found others in {wrong[:3]}")
 
     report.go([{"step": step} for step in (0, 1, 2, 5, 50, 51)], work)
+    report.go([{"what": "losses of training"}], lambda what: _compare_losses(report, blocks), reserve=10)
     return feeds[1].store.describe()
+
+
+def _compare_losses(report: Report, blocks: Path) -> Row:
+    """What the trainer makes of both, however it fetches its batches."""
+    config = configure(report, training__deterministic=True, training__log_interval=1, training__batch_size=16)
+    found: list[list[float]] = []
+    for room in (1 << 40, 0):
+        with mock.patch.object(job, "measure_room", lambda *_, size=room: size):
+            trainer = begin(blocks, config, report.device)
+        found.append([])
+        train(trainer, 12, lambda interval: found[-1].append(interval.loss))
+    return judge({"losses": len(found[0]), "last": found[0][-1]}, found[0] == found[1], "equal losses")
 
 
 def flatten(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -70,9 +87,13 @@ def reach_far_rows(report: Report) -> str:
     for place in places:
         far.put(place, block)
 
+    def send(numbers: list[int]) -> Any:
+        on_device = "first" in inspect.signature(RowMatrix.take).parameters
+        return torch.tensor(numbers, device=report.device) if on_device else np.array(numbers)
+
     def work(frames: int, at: int) -> Row:
-        starts = np.array([0, 3, entry.frames // 2, entry.frames - 2])
-        last = np.full(len(starts), entry.frames - 1)
+        starts = send([0, 3, entry.frames // 2, entry.frames - 2])
+        last = send([entry.frames - 1] * len(starts))
         found, expected = far.take(at + starts, at + last, frames), near.take(starts, last, frames)
         is_equal = torch.equal(found[..., :used], expected[..., :used])
         return judge({"word": at * form.width // WORD}, is_equal, "the rows that were written")
