@@ -114,11 +114,11 @@ def compare_gauges(report: Report) -> None:
 
     config, notes, shown = configure(report, training__log_interval=10), list[str](), dict[str, float]()
     trainer = begin(make_blocks(report), config, report.device)
-    own = gauges.Gauges(config, report.device, notes.append)
     with (
         mock.patch.object(gauges, "has_ray", lambda: True),
         mock.patch.object(gauges.Gauges, "_set", lambda self, name, value: shown.update({name: value})),
     ):
+        own = gauges.Gauges(config, report.device, notes.append)
         train(trainer, 40, lambda interval: own.show(gauges.describe_interval(interval)))
     report.go([{"gauge": name} for name in shown], lambda gauge: {"value": shown[gauge]})
 
