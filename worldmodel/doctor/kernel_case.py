@@ -36,13 +36,13 @@ def check_kernels() -> Iterator[Check]:
 
 
 def compare_kernels(device: torch.device) -> Check:
-    """A small scan by both backends, and on a GPU a whole block, whose convolution reads a part of wider rows."""
+    """A small scan by both backends; on a GPU also a whole block, whose convolution reads a slice of wider rows."""
     began, worst = time.monotonic(), 0.0
     has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     for dtype in (torch.float32, torch.bfloat16)[: 1 + has_bfloat16]:
         try:
             found = compare_scans(device, dtype) | (compare_blocks(device, dtype) if device.type == "cuda" else {})
-        except Exception as error:  # noqa: BLE001  (compilers raise errors of their own kinds: each one is told)
+        except Exception as error:  # noqa: BLE001  (compilers raise errors of their own kinds)
             text = " ".join(str(error).split())[:300]
             return failed(NAME, f"mamba_ssm's kernels do not run: {type(error).__name__}: {text}", REMEDY)
         for what, difference in found.items():
@@ -57,7 +57,7 @@ def compare_kernels(device: torch.device) -> Check:
 
 
 def compare_scans(device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, float]:
-    """Differences of a scan's outputs, of the state behind it, and of all gradients."""
+    """Differences of a scan's outputs, final state and all gradients."""
     found: list[dict[str, Tensor]] = []
     for scan_chunks in (kernels.scan_chunks, scan.scan_chunks):
         inputs = draw_case(device, dtype)
@@ -84,7 +84,7 @@ def compare_blocks(device: torch.device, dtype: torch.dtype) -> dict[str, float]
 
 
 def draw_case(device: torch.device, dtype: torch.dtype = torch.float32) -> scan.ScanInputs:
-    """What drives a small scan, the same on every machine; `dtype`: that of x, b and c."""
+    """Inputs of a small scan, the same on every machine; `dtype`: of x, b and c."""
     draw = torch.Generator().manual_seed(FRAMES)
     batch, heads, width, state = 2, 2, 16, 16
 

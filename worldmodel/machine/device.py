@@ -41,7 +41,7 @@ def pick_device(wish: str = "auto") -> torch.device:
 
 
 def explain_absent_gpu() -> str:
-    """Why torch finds no GPU on this machine, with the remedy where there is one."""
+    """The reason why torch finds no GPU on this machine, with a remedy if there is one."""
     version = torch.version.cuda
     if version is None:
         return f"torch {torch.__version__} (built without CUDA) finds no GPU here"
@@ -56,16 +56,16 @@ def explain_absent_gpu() -> str:
 
 
 def note_idle_gpu(wish: str, found: str) -> list[str]:
-    """What to tell of a machine that has a GPU driver and on which `auto` has found the CPU."""
+    """A note if `auto` picks the CPU although the machine has a GPU driver."""
     if wish != "auto" or found != "cpu" or torch.version.cuda is None or not _read_driver():
         return []
     return [f"training on the CPU: {explain_absent_gpu()}"]
 
 
 def prepare_environment() -> None:
-    """Environment variables that CUDA, Triton and inductor read at their start; own values of the user's stay.
+    """Set the environment variables that CUDA, Triton and inductor read when they start; the user's own values stay.
 
-    Compiled kernels are kept in a folder of this machine: without it each new container or trial compiles them again.
+    Compiled kernels stay in a folder of this machine, for the next process.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "worldmodel"
     try:
@@ -78,11 +78,11 @@ def prepare_environment() -> None:
 
 
 def set_up_device(device: torch.device, *, deterministic: bool = False) -> None:
-    """Make this thread and process compute on a device as training wants it; called again for another training.
+    """Set this process and thread up for training on a device. Call it again before the next training.
 
     Args:
         device: from `pick_device` or Ray.
-        deterministic: `training.deterministic`. On CPUs all that training uses is deterministic anyway.
+        deterministic: `training.deterministic`. CPU training is deterministic without it.
     """
     if device.type != "cuda":
         return

@@ -1,4 +1,4 @@
-"""A process's part of a GPU's memory: its limit, what is left of it, and what others hold."""
+"""A process's part of a GPU's memory: its limit, its free part, and the memory of other processes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from worldmodel.errors import UserError
 
 GIB = 2**30
 CONTEXT_BYTES = 768 << 20
-"""Memory of a process beside torch's own: CUDA's context, libraries, kernels. Assumed; it differs between GPUs."""
+"""GPU memory of a process outside torch's allocator: CUDA's context, libraries, kernels. Assumed, not measured."""
 LEAST_BYTES = 1 << 30
-"""Free memory below which nothing is begun."""
+"""Free memory below which training does not start."""
 REMEDY = "end them (nvidia-smi lists them), choose another GPU with CUDA_VISIBLE_DEVICES, or wait"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuMemory:
-    """Memory of a GPU as a process sees it, in bytes."""
+    """A GPU's memory as one process sees it, in bytes."""
 
     name: str
     total: int
     free: int
-    """Held by nobody."""
+    """Bytes that no process holds."""
     own: int
     """Held by this process's torch."""
     limit: int
@@ -32,7 +32,7 @@ class GpuMemory:
 
     @classmethod
     def measure(cls, device: torch.device) -> GpuMemory:
-        """That of a CUDA device now. UserError where others leave no room for CUDA itself."""
+        """The memory of a CUDA device now. UserError if other processes leave no room for CUDA itself."""
         name = torch.cuda.get_device_properties(device).name
         try:
             free, total = torch.cuda.mem_get_info(device)
@@ -45,7 +45,7 @@ class GpuMemory:
 
     @property
     def room(self) -> int:
-        """What this process may still take."""
+        """Bytes that this process may still take."""
         return max(0, min(self.free, self.limit - self.own))
 
     @property
@@ -55,36 +55,36 @@ class GpuMemory:
 
     @property
     def others(self) -> int:
-        """Held by other processes."""
+        """Bytes that other processes hold."""
         return max(0, self.total - self.free - self.own - CONTEXT_BYTES)
 
     @property
     def is_crowded(self) -> bool:
-        """True if other processes hold some of what this one may take."""
+        """True if other processes hold a part of this one's limit."""
         return self.others > self.total - self.limit + CONTEXT_BYTES
 
     def describe(self) -> str:
-        """For a message."""
+        """Name and size, for a message."""
         if self.is_shared:
             return f"a share of {self.name} ({self.limit / GIB:.1f} of {self.total / GIB:.0f} GiB)"
         return f"{self.name} ({self.total / GIB:.0f} GiB)"
 
     def propose_share(self, needed: int) -> str:
-        """The part of the GPU that has room for `needed` bytes of torch's, for a message; empty: none has."""
+        """Smallest share with room for `needed` bytes of tensors, for a message; empty if the whole GPU has none."""
         share = math.ceil((needed + CONTEXT_BYTES) / self.total * 100) / 100
         return f"{share:g}" if share <= 1 else ""
 
     def explain_others(self) -> str:
-        """What others hold, and the remedy; empty where they leave this process its part."""
+        """Memory of other processes and the remedy; empty if they leave this process its limit."""
         if not self.is_crowded:
             return ""
         return f"other processes hold {self.others / GIB:.1f} of {self.total / GIB:.0f} GiB of {self.name}: {REMEDY}"
 
 
 def limit_memory(device: torch.device, share: float) -> None:
-    """Let this process's torch hold its share of a GPU and no more; called again for another training.
+    """Limit this process's torch to its share of a GPU. Call it again before the next training.
 
-    UserError where the share has no room for CUDA itself, or others have filled the GPU.
+    UserError if the share has no room for CUDA itself, or if other processes fill the GPU.
     """
     if device.type != "cuda":
         return

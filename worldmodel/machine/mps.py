@@ -8,18 +8,18 @@ from pathlib import Path
 import psutil
 
 PIPES = "CUDA_MPS_PIPE_DIRECTORY"
-"""Environment variable: where CUDA finds the service. It reads it once, when a process first asks for a GPU."""
+"""Environment variable that tells CUDA where the service is; read once, when a process first uses a GPU."""
 
 
 def find_folder() -> Path:
-    """Where `cluster/mps.sh` lets the service of this user listen."""
+    """The folder of this user's service, as in `cluster/mps.sh`."""
     return Path(f"/tmp/worldmodel-mps-{os.getuid()}")
 
 
 def use_mps(share: float) -> bool:
-    """Let this process use a service that runs, where it holds a part of a GPU; True if it does.
+    """Use a running service if this process holds a part of a GPU; True if it does. Call it before CUDA starts.
 
-    A service that is gone would let CUDA fail, so its process is looked for.
+    CUDA would fail on the files of a service that has ended, so the service's process is checked.
     """
     folder = find_folder()
     try:

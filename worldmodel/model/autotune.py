@@ -1,4 +1,4 @@
-"""A shorter choice of block sizes for mamba_ssm's kernels, which are compiled at a process's first step."""
+"""Fewer block sizes to try for mamba_ssm's kernels, which are compiled in a process's first step."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ KEPT = 3
 """Configurations of each kernel that are tried."""
 SIDES = {"BLOCK_SIZE_M": 64, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 32, "BLOCK_SIZE_CS": 32, "BLOCK_SIZE_H": 8}
 SIDES |= {"BLOCK_SIZE": 512}
-"""Tiles that chunks of 32 to 128 frames and heads of 64 numbers fill, and whose operands fit into an L4's shared memory
-in float32; of two that are as near, the smaller one stays."""
+"""Block sizes to stay near: chunks of 32 to 128 frames and heads of 64 numbers fill them, and the operands fit into an
+L4's shared memory in float32. Of two that are equally near, the smaller one stays."""
 
 
 def shorten_autotune(package: str = "mamba_ssm") -> int:
-    """Cut the lists of all kernels that a package has imported; returns how many configurations are left.
+    """Cut the lists of all imported kernels of a package; returns the number of configurations left.
 
-    Scans in both directions compile 42 in place of 110 then. Rounding may differ between block sizes: with
-    MAMBA_DETERMINISTIC=1, set before the import, mamba_ssm itself leaves one.
+    A scan, forward and backward, compiles 42 instead of 110. Block sizes change rounding: mamba_ssm leaves one
+    configuration if MAMBA_DETERMINISTIC=1 is set before the import.
     """
     left = 0
     for kernel in find_kernels(package):

@@ -136,9 +136,9 @@ def _carry_out(
 
 
 def check_device(config: ExperimentConfig, workers: int) -> dict[str, Any]:
-    """What is known here of the device that trains, see `describe_device`. UserError where there is none.
+    """Facts of the device that trains, see `describe_device`. UserError if there is none.
 
-    Workers on a cluster have GPUs that this machine may not have: the first worker says which.
+    A cluster's workers have GPUs that this process may not see; the first worker records them.
     """
     if workers > 1 and config.training.device == "cuda" and is_on_cluster():
         return {"type": "cuda"}

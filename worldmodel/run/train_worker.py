@@ -74,7 +74,7 @@ def train_worker(settings: dict[str, Any]) -> None:
 
 
 def note_gpu(run: Run, job: Job, device: torch.device) -> None:
-    """Let the record say which GPU it is, where the process that started the workers has none to look at."""
+    """Record GPU and price if the process that started the workers could not see them."""
     if device.type != "cuda" or "gpu" in run.record.device:
         return
     found = describe_device(device)
@@ -82,7 +82,7 @@ def note_gpu(run: Run, job: Job, device: torch.device) -> None:
 
 
 def prepare_kernels(config: ExperimentConfig, device: torch.device) -> list[str]:
-    """Leave out what a GPU, or its machine, cannot do; what people should know of it."""
+    """Switch off what this GPU or its machine cannot do; returns notes on it for the user."""
     if device.type != "cuda":
         return []
     notes = []

@@ -65,7 +65,7 @@ def explaining_full_memory(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def explaining_full_start(device: torch.device) -> Iterator[None]:
-    """While it lasts, full memory ends in a `DeviceFullError`: a trainer that cannot be made has no pass to try."""
+    """Turn an out-of-memory error of a trainer under construction into a `DeviceFullError`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -198,7 +198,7 @@ def _release(trainer: Trainer) -> None:
 
 
 def check_model_fits(model: nn.Module, device: torch.device) -> None:
-    """DeviceFullError where weights, gradients and AdamW's moments need more of a GPU than this process may take."""
+    """DeviceFullError if weights, gradients and AdamW's moments exceed what this process may take of a GPU."""
     if device.type != "cuda":
         return
     memory, needed = GpuMemory.measure(device), 4 * sum(p.numel() * p.element_size() for p in model.parameters())
@@ -228,8 +228,7 @@ def _larger_share(device: torch.device) -> str:
 
 
 def _propose_share(device: torch.device, times: float) -> str:
-    """The share in which a pass has room that is so many `times` as large as the one that was tried last; a sentence's
-    end."""
+    """End of a sentence: the share that a pass needs which is `times` as large as the last one that was tried."""
     if device.type != "cuda" or not (memory := GpuMemory.measure(device)).is_shared:
         return ""
     held, peak = torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
