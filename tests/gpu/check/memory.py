@@ -51,7 +51,7 @@ def fill_memory(report: Report) -> str:
 def _measure_step(trainer: Trainer) -> int:
     """Bytes of device memory that steps of the whole batch take."""
     torch.cuda.reset_peak_memory_stats()
-    train(trainer, 2, lambda interval: None)
+    train(trainer, 2)
     found = torch.cuda.max_memory_reserved()
     del trainer
     release_memory()
@@ -83,7 +83,7 @@ def _explain(trainer: Trainer) -> Row:
     said = "nothing: the batch fits"
     try:
         with explaining_full_memory(trainer):
-            train(trainer, 1, lambda interval: None)
+            train(trainer, 1)
     except DeviceFullError as error:
         said = str(error)
     return judge({"said": said}, "--auto-batch" in said, "an error that names --auto-batch")

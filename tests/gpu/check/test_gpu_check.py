@@ -18,7 +18,7 @@ from tests.gpu.check.page import render_page
 from tests.gpu.check.parts import PARTS, TOTAL_SECONDS
 from tests.gpu.check.report import Failed, Report, Skipped
 from tests.gpu.check.runner import ROOT
-from tests.gpu.check.training import count_events
+from tests.gpu.check.training import WATCHED, count_events
 
 FAKE = """
 import json, os, signal, subprocess, sys, time
@@ -133,16 +133,15 @@ def test_cases_without_time_are_left_out(tmp_path: Path) -> None:
 
 
 def test_launches_are_counted_by_name() -> None:
-    from collections import Counter
     from types import SimpleNamespace
 
     host, device = torch.autograd.DeviceType.CPU, torch.autograd.DeviceType.CUDA
     names = ["cudaLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch", "cudaMemcpyAsync", "aten::mm"]
     events = [SimpleNamespace(name=name, device_type=host) for name in names]
     events += [SimpleNamespace(name="gemm", device_type=device, time_range=SimpleNamespace(elapsed_us=lambda: 7.2))]
-    found: Counter[str] = Counter()
-    count_events(SimpleNamespace(events=lambda: events), found)
-    assert found == {"launches": 2, "graph launches": 1, "copies": 1, "kernel us": 7}
+    found = count_events(events * WATCHED)
+    assert (found["launches"], found["graph launches"], found["copies"]) == (2, 1, 1)
+    assert found["kernels ms"] == 0.007 and found["top"] == ["gemm 7 us"]
 
 
 @pytest.mark.slow

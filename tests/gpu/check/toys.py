@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -76,14 +76,31 @@ def begin(blocks: Path, config: ExperimentConfig, device: torch.device, share: f
     return trainer
 
 
-def train(trainer: Trainer, steps: int, look: Callable[[Interval], None]) -> None:
-    """Train to a step; `look` sees every interval."""
+def train(
+    trainer: Trainer,
+    steps: int,
+    look: Callable[[Interval], None] = lambda interval: None,
+    before: Mapping[int, Callable[[], object]] | None = None,
+) -> list[str]:
+    """Train to a step; returns what the run notes, such as why steps are not captured.
+
+    `look` sees every interval; `before`: number of a step to what is called before it.
+    """
+
+    def stop() -> str | None:
+        (before or {}).get(trainer.step, lambda: None)()
+        return "done" if trainer.step >= steps else None
+
+    notes: list[str] = []
+    more = {"on_note": notes.append} if "on_note" in Hooks.__dataclass_fields__ else {}
     trainer.run(
         Hooks(
             on_interval=lambda interval, values: look(interval),
-            stop_reason=lambda: "done" if trainer.step >= steps else None,
+            stop_reason=stop,
+            **more,
         )
     )
+    return notes
 
 
 def list_modes(report: Report) -> list[str]:
