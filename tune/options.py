@@ -45,9 +45,9 @@ class Round1:
     """Trials per experiment, with seeds 0, 1, ..."""
     arch: Literal["mamba2", "mlp"] = "mamba2"
     """Architecture of all trials."""
-    preset: Literal["laptop", "round1"] = "laptop"
-    """laptop: 1.3 million parameters, minutes on two cores; round1: the published setting. $WORLDMODEL_PRESET says the
-    default."""
+    preset: Literal["laptop", "round1", "a100", "h100", "l4"] = "laptop"
+    """laptop: 1.3 million parameters, minutes on two cores; round1: the published setting; a100, h100, l4: each file's
+    own model in batches for that GPU. $WORLDMODEL_PRESET says the default."""
     targets: Literal["all", "published"] = "all"
     """What is predicted; published: the 14 numbers and 4 classes of Round 1's time."""
     epochs: int | None = None

@@ -75,6 +75,21 @@ class FeatureLayout:
         found = fields(Kind.CATEGORY)
         return (*found, field_named("state_age")) if self.config.state_age_as_embed else found
 
+    @cached_property
+    def number_columns(self) -> dict[str, slice]:
+        """Continuous field or flag to its columns among a player's numbers."""
+        found = {field.name: slice(place, place + 1) for place, field in enumerate(self.continuous)}
+        place = self.continuous_width
+        for field in self.flags:
+            found[field.name] = slice(place, place + field.bits)
+            place += field.bits
+        return found
+
+    @cached_property
+    def class_columns(self) -> dict[str, int]:
+        """Category to its column among a player's classes."""
+        return {field.name: place for place, field in enumerate(self.categories)}
+
     @property
     def field_names(self) -> frozenset[str]:
         """Names of all fields that the model sees or predicts, the stage's included."""

@@ -84,8 +84,7 @@ def _make(options: Options, config: ExperimentConfig, odd: int, name: str) -> Co
 
     def run() -> float:
         for step in range(odd, 2 * STEPS, 2):
-            trainer.step = step
-            trainer._learn(trainer.feed.batches(step))
+            trainer.learner.run(step, trainer.find_rate(step), trainer.feed.batches(step))
         return STEPS
 
     return Contestant(name=name, run=run)

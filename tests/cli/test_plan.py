@@ -15,8 +15,9 @@ EXPERIMENT = {
     "model": {"d_model": 32, "d_state": 8, "headdim": 16, "n_layers": 1, "context_len": 4},
     "training": {"sequence_length": 8, "batch_size": 6, "device": "cpu", "threads": 1},
 }
+PEAK = {"value": 312, "date": "2021-06", "source": "data sheet"}
 PRICES = {
-    "gpus": {"A100": {"pattern": "A100", "bf16_tflops": {"value": 312, "date": "2021-06", "source": "data sheet"}}},
+    "gpus": {"A100": {"pattern": "A100", "bf16_tflops": PEAK, "memory_tb_s": {**PEAK, "value": 2}}},
     "providers": {"modal": {"gpu_hour": {"A100": {"value": 2.5, "date": "2026-02", "source": "notes"}}}},
 }
 

@@ -95,4 +95,4 @@ def test_a_gpu_without_kernels_is_slow_and_no_failure(monkeypatch: pytest.Monkey
 
 def test_the_case_is_the_same_everywhere() -> None:
     first, second = draw_case(CPU), draw_case(CPU)
-    assert all(torch.equal(getattr(first, name), getattr(second, name)) for name in vars(first))
+    assert all(torch.equal(getattr(first, name), getattr(second, name)) for name in first._fields)

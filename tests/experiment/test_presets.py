@@ -52,3 +52,14 @@ def test_the_laptop_preset_trains_a_third_of_the_full_models_width_on_sequences(
     assert config.model.arch == "mamba2"
     assert config.training.mode == "sequence"
     assert config.model.d_model < ModelConfig().d_model
+
+
+@pytest.mark.parametrize(("name", "batch"), [("a100", 256), ("h100", 512), ("l4", 64)])
+@pytest.mark.parametrize("arch", ["mamba2", "mlp"])
+def test_gpu_presets_keep_the_experiments_model(name: str, batch: int, arch: str) -> None:
+    model = ModelConfig(arch="mlp" if arch == "mlp" else "mamba2", d_model=256)
+    config, _ = apply_preset(name, ExperimentConfig(model=model, training=TrainingConfig(mode="window", amp=False)))
+    assert config.model == model
+    assert config.training.amp
+    expected = ("window", 512) if arch == "mlp" else ("sequence", batch)
+    assert (config.training.mode, config.training.batch_size) == expected

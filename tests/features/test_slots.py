@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -101,3 +102,21 @@ def test_no_thread_is_left_behind() -> None:
     while time.monotonic() < deadline and any(t.name == "block loader" for t in threading.enumerate()):
         time.sleep(0.01)
     assert not [thread for thread in threading.enumerate() if thread.name == "block loader"]
+
+
+@given(rounds=st.lists(needs, min_size=2, max_size=12), slots=st.integers(3, 6), loaders=st.integers(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_what_is_held_stays_until_it_is_released(rounds: list[list[int]], slots: int, loaders: int) -> None:
+    memory = Memory(slots, loaders)
+    memory.slots.hold(rounds[0])
+    for held, coming in pairwise(rounds):
+        maker = threading.Thread(target=memory.slots.hold, args=(coming,))
+        maker.start()  # as the next packet is made while a step is launched
+        if len({*held, *coming}) <= slots:
+            maker.join(10)
+        assert set(held) <= set(memory.content)
+        memory.slots.expect(coming[::-1])
+        assert set(held) <= set(memory.content)
+        memory.slots.release()
+        maker.join(10)
+        assert not maker.is_alive() and set(coming) <= set(memory.content)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from tests.games_on_disk import Columns, as_file, encode_here, name_of, toy_columns, write_folder
+from tests.training.tiny_runs import write_blocks
 from worldmodel.blocks.block import Block
 from worldmodel.blocks.index import Index, read_index
 from worldmodel.encoding import EncodingConfig
@@ -256,3 +259,12 @@ def test_an_index_of_another_schema_is_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"schema_hash": "', '"schema_hash": "x'))
     with pytest.raises(UserError, match="another folder"):
         read_index(Location.of(tmp_path / "out"))
+
+
+@pytest.mark.slow
+def test_what_a_gpu_compiles_gives_the_same_to_the_last_bit(tmp_path: Path) -> None:
+    blocks = write_blocks(tmp_path)
+    asked = [sys.executable, "-m", "tests.features.chains_compiled", str(blocks)]
+    run = subprocess.run(asked, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=230)
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) == 0

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.infra.watched_run import DEVICE, HOST, train_watched
+from tests.infra.watched_run import DEVICE, HOST, PEAK, train_watched
 from tests.training.tiny_runs import configure, write_blocks
 from worldmodel.experiment.config_file import to_yaml
 from worldmodel.run.gauges import GAUGES, PREFIX
@@ -166,6 +166,7 @@ def test_prometheus_has_every_gauge_of_a_run_with_its_last_value(run: Location, 
     assert found["loss"] == record.metrics["batch/loss"]
     assert found["epoch"] == pytest.approx(record.metrics["epoch"])
     assert (found["host_share"], found["device_share"]) == (HOST, DEVICE)
+    assert found["mfu"] == found["targets_per_second"] / PEAK
     assert (found["gpu_use"], found["gpu_memory_bytes"]) == (0.5, 2.0**31)
     assert found["cost_usd"] == pytest.approx(found["seconds"], rel=1e-6)  # a dollar a second
     assert 0 < found["seconds"] <= record.seconds.total

@@ -10,7 +10,7 @@ import contextlib
 import json
 import types
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -116,7 +116,7 @@ def draw_inputs(case: Scan) -> tuple[dict[str, Tensor], Tensor]:
         "c": normal(batch, case.length, state).to(case.dtype),
         "d": normal(heads),
     }
-    assert inputs.keys() == {f.name for f in fields(scan.ScanInputs)}
+    assert inputs.keys() == set(scan.ScanInputs._fields)
     return inputs, normal(batch, heads, width, state)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.s3_server import serve_s3, use_s3
 from tests.training.tiny_runs import CPU, configure, open_data, write_blocks
@@ -202,13 +203,14 @@ def test_a_spike_of_the_loss_is_noted_with_its_step(blocks: Path, tmp_path: Path
     with run.recording(), Journal(run, config, io.StringIO()) as journal:
         trainer, recovery = make_trainer(job, config, Workers(device=CPU))
         journal.begin(trainer, recovery)
-        learn, at = trainer._learn, 14
+        learn, at = trainer.learner.learn, 14
 
-        def learn_badly(batches: list[Batch]) -> Any:
-            loss, terms, norm = learn(batches)
-            return (loss * 50 if trainer.step == at else loss), terms, norm
+        def learn_badly(batches: list[Batch], **options: Any) -> torch.Tensor:
+            values = learn(batches, **options)
+            values[0] *= 50 if trainer.step == at else 1
+            return values
 
-        trainer._learn = learn_badly  # type: ignore[method-assign]
+        trainer.learner.learn = learn_badly  # type: ignore[method-assign]
         trainer.run(journal.hooks)
     spikes = [note for note in read_record(run.location).notes if "loss spike" in note]
     assert len(spikes) == 1

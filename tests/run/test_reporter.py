@@ -82,3 +82,7 @@ def test_counts_and_times_are_short_and_right() -> None:
 def test_on_a_gpu_host_and_device_have_shares_of_their_own() -> None:
     line = format_interval(replace(INTERVAL, host_share=0.25, device_share=0.97))
     assert "data 0.4% host 25.0% device 97.0% | eta" in line and "compute" not in line
+
+
+def test_mfu_stands_in_the_line_where_it_is_known() -> None:
+    assert "device 97.0% mfu 7.3% | eta" in format_interval(replace(INTERVAL, device_share=0.97, mfu=0.0731))

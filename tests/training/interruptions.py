@@ -37,6 +37,7 @@ from worldmodel.training.checkpoint_list import newest_good
 from worldmodel.training.feed import Batch, Feed
 from worldmodel.training.job import Job
 from worldmodel.training.loop import Trainer
+from worldmodel.training.step import Learner, Made
 from worldmodel.training.workers import Workers
 
 BAD_VALUE = "bad value"
@@ -174,17 +175,17 @@ def _work(job: Job, ending: Ending, *, rank: int, meeting: str) -> None:
 
 def _log_samples(file: Path) -> None:
     """Writes which samples each step was trained on."""
-    learn = Trainer._learn
+    run = Learner.run
 
-    def learn_and_tell(self: Trainer, batches: list[Batch]) -> Any:
+    def run_and_tell(self: Learner, step: int, rate: float, made: Made) -> None:
         with file.open("a") as stream:
-            for part in self.feed.parts_of(self.step):
+            for part in self.feed.parts_of(step):
                 swapped = [False] * len(part) if part.swapped is None else part.swapped.tolist()
                 for game, start, swap in zip(part.games.tolist(), part.starts.tolist(), swapped, strict=True):
-                    stream.write(f"{self.step} {game} {start} {bool(swap)}\n")
-        return learn(self, batches)
+                    stream.write(f"{step} {game} {start} {bool(swap)}\n")
+        run(self, step, rate, made)
 
-    Trainer._learn = learn_and_tell  # type: ignore[method-assign]
+    Learner.run = run_and_tell  # type: ignore[method-assign]
 
 
 def _prepare(ending: Ending) -> None:

@@ -20,7 +20,7 @@ from worldmodel.training.checkpoint_list import newest_good
 
 def train(blocks: Path, log: Log, resume_from: Path | None = None, **changes: Any) -> Log:
     """A short run, compiled unless it is asked otherwise."""
-    shared = {"training.compile": "default", "training.max_steps": 8, "model.copy_prior": 2.0}
+    shared = {"training.compile": "compile", "training.max_steps": 8, "model.copy_prior": 2.0}
     log.run(begin(configure({**shared, **changes}), blocks, resume_from))
     return log
 

@@ -15,7 +15,7 @@ import torch
 from tests.training.tiny_runs import begin, configure, write_blocks
 from worldmodel.errors import UserError
 from worldmodel.training import compiled
-from worldmodel.training.compiled import check_compiler, choose_mode, compile_pass, note_graphs
+from worldmodel.training.compiled import captures, check_compiler, choose_mode, compile_pass
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -25,41 +25,51 @@ def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_blocks(tmp_path_factory.mktemp("games"))
 
 
-def test_nothing_is_asked_of_a_machine_that_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mode", ["auto", "off", "graph"])
+def test_nothing_is_asked_of_a_machine_that_does_not_compile(monkeypatch: pytest.MonkeyPatch, mode: Any) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    for device in (CPU, GPU):
-        check_compiler("off", device)
+    check_compiler(mode, GPU)
+    if mode != "graph":
+        check_compiler(mode, CPU)
 
 
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match=r"'no-such-compiler' is not found here: install g\+\+"):
-        check_compiler("default", CPU)
+        check_compiler("compile", CPU)
 
 
-@pytest.mark.parametrize("mode", ["cuda_graphs", "max_autotune"])
+@pytest.mark.parametrize("mode", ["graph", "compile_graph"])
 def test_graphs_are_refused_on_a_cpu(mode: Any) -> None:
-    with pytest.raises(UserError, match=f"{mode}.* needs a GPU"):
+    with pytest.raises(UserError, match=f"'{mode}' needs a GPU, the run is on a CPU: set it to 'auto'"):
         check_compiler(mode, CPU)
 
 
 def test_a_gpu_without_triton_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs Triton"):
-        check_compiler("default", GPU)
+        check_compiler("compile", GPU)
 
 
-@pytest.mark.parametrize("mode", ["default", "cuda_graphs", "max_autotune"])
-def test_parts_whose_gradients_add_up_are_never_replayed_as_graphs(mode: Any) -> None:
-    assert choose_mode(mode, parts=2) in ("default", "max-autotune-no-cudagraphs")
-    assert choose_mode(mode, parts=1) in ("default", "reduce-overhead", "max-autotune")
-    assert len(note_graphs(mode, parts=2)) == (mode != "default")
-    assert note_graphs(mode, parts=1) == []
+def test_auto_captures_steps_on_a_gpu_and_does_nothing_on_a_cpu() -> None:
+    assert (choose_mode("auto", GPU), choose_mode("auto", CPU)) == ("graph", "off")
+    for mode, expected in (("off", False), ("graph", True), ("compile", False), ("compile_graph", True)):
+        assert choose_mode(mode, GPU) == mode
+        assert captures(mode) is expected
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("default", "compile"), ("cuda_graphs", "graph"), ("max_autotune", "compile_graph")]
+)
+def test_a_mode_of_old_is_told_its_new_name(old: str, new: str) -> None:
+    with pytest.raises(UserError, match=f"found \"{old}\", expected 'auto'.*is called '{new}' now"):
+        configure({"training.compile": old})
 
 
 def test_a_pass_that_is_not_compiled_is_the_model_itself(blocks: Path) -> None:
-    trainer = begin(configure(), blocks)
-    assert compile_pass(trainer.model, trainer.parallel, "off", 1) is trainer.parallel
+    learner = begin(configure(), blocks).learner
+    assert learner.compute_pass is learner.parallel
+    assert compile_pass(learner.model, learner.parallel, "compile", CPU) is not learner.parallel
 
 
 @pytest.mark.slow

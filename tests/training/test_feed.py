@@ -20,7 +20,7 @@ from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.features.plan import Plan, SampleShape
 from worldmodel.model.build import build_model
 from worldmodel.model.world_model import WorldModel
-from worldmodel.training.feed import Feed, Worker, check_shares
+from worldmodel.training.feed import Feed, Worker, bound_part, check_shares
 from worldmodel.training.loss import compute_loss, count_terms
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -88,10 +88,10 @@ def test_denominators_count_the_whole_batch(blocks: Path, kind: str, world: int)
     config = configure(KINDS[kind])
     whole = open_feed(blocks, config)
     for step in range(min(4, whole.plan.steps_per_epoch)):
-        expected = {name: float(count) / world for name, count in count_terms(whole.batch(step).targets).items()}
+        expected = torch.stack(list(count_terms(whole.batch(step).targets).values())) / world
         for rank in range(world):
             batch = open_feed(blocks, config, rank, world).batch(step)
-            assert batch.denominators == pytest.approx(expected)
+            torch.testing.assert_close(batch.denominators, expected)
             assert batch.targets_in_all == int(whole.batch(step).targets.valid.sum())
 
 
@@ -151,3 +151,42 @@ def test_a_worker_without_games_is_refused_before_training(partitions: list[int]
         else:
             with pytest.raises(UserError, match="use fewer workers"):
                 check_shares(plan, world)
+
+
+def test_steps_of_one_size_hold_every_share_whoever_computes_it(blocks: Path) -> None:
+    for parts, size in ((1, 6), (2, 12), (4, 24), (8, 12)):
+        feed = open_feed(blocks, configure({"training.batch_parts": parts, "training.batch_size": size}))
+        feed.keeps_size = True
+        for step in range(3 * feed.plan.steps_per_epoch):
+            own, batches = feed.parts_of(step), feed.batches(step)
+            most = [bound_part(feed.plan, part, parts) for part in range(parts)]
+            assert [len(batch.inputs.floats) for batch in batches] == [max(1, count) for count in most]
+            valid = [batch.targets.valid.any(1).sum() for batch in batches]
+            assert [int(count) for count in valid] == [len(some) for some in own]
+
+
+@given(
+    shares=st.lists(st.integers(0, 400), min_size=PARTITIONS, max_size=PARTITIONS).filter(any),
+    size=st.integers(1, 300), parts=st.sampled_from([2, 4, 8]), epoch=st.integers(0, 3),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_no_part_of_a_batch_is_larger_than_its_bound(shares: list[int], size: int, parts: int, epoch: int) -> None:
+    games = [replace(entry_in(p, 0), frames=1 + 8 * count) for p, count in enumerate(shares)]
+    plan = Plan(games, SampleShape(mode="sequence", context=4, length=8), size, 0)
+    for step in range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch):
+        for part in range(parts):
+            assert len(plan.batch(step, part, parts)) <= bound_part(plan, part, parts)
+
+
+def test_streamed_packets_give_the_batches_whose_blocks_are_held(blocks: Path) -> None:
+    config = configure({"encoding.projectiles": True, "training.swap_players": True})
+    dataset = open_data(config, blocks)
+    streaming, resident = (Feed(dataset, config, Worker(device=CPU, resident_bytes=room)) for room in (0, 1 << 40))
+    made = [streaming.packet(step, 1e-3) for step in (0, 1)]  # the second one is made before the first one is opened
+    for step, packet in enumerate(made):
+        assert packet is not None
+        (found,), (expected,) = streaming.open(packet), resident.batches(step)
+        streaming.store.release()
+        assert torch.equal(found.inputs.floats, expected.inputs.floats)
+        assert torch.equal(found.targets.valid, expected.targets.valid)
+        assert torch.equal(found.denominators, expected.denominators)

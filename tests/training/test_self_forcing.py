@@ -131,8 +131,8 @@ def test_frames_behind_a_games_end_do_not_count(blocks: Path, kind: str) -> None
         said, due = go_alone(trainer.model, config.training.mode, excursion, feedback, trainer.parallel)
         assert said.numbers["continuous"].shape[:2] == due.valid.shape
         ordinary = count_terms(batch.targets)
-        for term, own in count_terms(due).items():
-            assert batch.denominators[term] == pytest.approx(max(float(own), float(ordinary[term])))
+        for (term, own), found in zip(count_terms(due).items(), batch.denominators, strict=True):
+            assert float(found) == pytest.approx(max(float(own), float(ordinary[term])))
         assert batch.targets_in_all == int(due.valid.sum())
         seen += int((~due.valid).sum())
         if seen:
@@ -161,8 +161,8 @@ def test_a_model_learns_alone(blocks: Path) -> None:
     trainer = begin(configure(changes), blocks)
     losses = []
     for step in range(0, 40):
-        trainer.step = step
-        loss, _, _ = trainer._learn(trainer.feed.batches(step))
+        trainer.learner.run(step, trainer.find_rate(step), trainer.feed.batches(step))
         if step % 2:
-            losses.append(float(loss))
+            losses.append(float(trainer.learner.sums.totals[0]))
+        trainer.learner.sums.reset()
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])

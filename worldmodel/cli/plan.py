@@ -16,7 +16,8 @@ PROBE_SECONDS = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(ExperimentVerb):
-    """Say what an experiment would take: frames, steps, hours and dollars, measured by some seconds of training."""
+    """Predict frames, steps, hours and dollars of an experiment: measured here by some seconds of training; on other
+    GPUs by the pace of a finished run under --storage, else by a roofline."""
 
     trials: Annotated[int, metavar("N")] = 1
     """Runs of a grid, all like this one."""

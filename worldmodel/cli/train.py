@@ -25,8 +25,10 @@ class ExperimentVerb(Verb):
     """Folder or URI of games or blocks; None: the file's data.dataset_dir."""
     epochs: Annotated[int | None, metavar("N")] = None
     """Epochs in total, also after a resume; None: the file's training.num_epochs."""
-    preset: Annotated[str | None, metavar("laptop|round1")] = None
-    """Named overrides: laptop (two CPU cores, minutes) or round1 (the published setting)."""
+    preset: Annotated[str | None, metavar("laptop|round1|a100|h100|l4")] = None
+    """Named overrides: laptop (two CPU cores, minutes), round1 (the published setting), a100, h100, l4 (one GPU)."""
+    storage: Annotated[str | None, metavar("DIR")] = None
+    """Folder or URI that holds run folders; None: the file's save_dir (runs)."""
     budget_usd: Annotated[float | None, metavar("DOLLARS")] = None
     """Dollars that may be spent; None: any amount."""
 
@@ -53,7 +55,7 @@ class ExperimentVerb(Verb):
 
     def list_options(self) -> dict[str, Any]:
         """Dotted keys and values that the options set."""
-        options = {"data.dataset_dir": self.data, "training.num_epochs": self.epochs}
+        options = {"data.dataset_dir": self.data, "training.num_epochs": self.epochs, "save_dir": self.storage}
         return {key: value for key, value in options.items() if value is not None}
 
 
@@ -61,8 +63,6 @@ class ExperimentVerb(Verb):
 class Train(ExperimentVerb):
     """Train an experiment; whatever ends the run is written into its folder."""
 
-    storage: Annotated[str | None, metavar("DIR")] = None
-    """Folder or URI that holds run folders; None: the file's save_dir (runs)."""
     run_name: Annotated[str | None, metavar("NAME")] = None
     """Name of the run; None: the file's own (its stem)."""
     workers: int = 1
@@ -122,7 +122,7 @@ class Train(ExperimentVerb):
         return Budget(hours=self.budget_hours, usd=self.budget_usd)
 
     def list_options(self) -> dict[str, Any]:
-        options = {"name": self.run_name, "save_dir": self.storage, "data.allow": self.allow or None}
+        options = {"name": self.run_name, "data.allow": self.allow or None}
         return {**super().list_options(), **{key: value for key, value in options.items() if value is not None}}
 
 

@@ -16,7 +16,7 @@ from worldmodel.model.config import ModelConfig
 
 Count = Annotated[int, Field(ge=1)]
 Identifier = Annotated[int, Field(ge=0)]
-CompileMode = Literal["off", "default", "cuda_graphs", "max_autotune"]
+CompileMode = Literal["auto", "off", "graph", "compile", "compile_graph"]
 PartCount = Literal[1, 2, 4, 8]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -89,10 +89,11 @@ class TrainingConfig:
     """Share (0 to 1) of the games that are trained on; the others validate."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; `auto`: CUDA where there is one. `null` in a file is `auto`."""
-    compile: CompileMode = "off"
-    """Compile the model's training pass (torch.compile; about a minute at the start): `default`; on a GPU also
-    `cuda_graphs`, which replays a whole pass as one launch, and `max_autotune`, which tries kernels for minutes
-    besides. Speed only: results differ by rounding and by what dropout draws."""
+    compile: CompileMode = "auto"
+    """How training steps reach the device. `graph`: each is captured once as a CUDA graph and replayed, as one launch;
+    the losses are those of `off`, to the last bit. `compile`: the model's pass by torch.compile (about a minute at the
+    start), which differs by rounding and by what dropout draws. `compile_graph`: both. `auto`: `graph` on a GPU, `off`
+    on a CPU. Speed only."""
     deterministic: bool = False
     """Deterministic kernels, for a resume on a GPU that is exact to the last bit; slower. CPUs need none."""
     threads: Count | None = None

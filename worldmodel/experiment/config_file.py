@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from worldmodel.errors import UserError, nearest
 from worldmodel.experiment.config import ExperimentConfig, find_conflicts
-from worldmodel.experiment.config_keys import REFUSED, find_fixed_keys
+from worldmodel.experiment.config_keys import REFUSED, RENAMED, find_fixed_keys
 
 _FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 _TEXT_RULES = {
@@ -269,7 +269,9 @@ def _explain(error: ValidationError, known: Mapping[str, Any]) -> dict[str, str]
         path = path[:2] if path[0] in _sections() else path[:1]
         rule = _TEXT_RULES.get(item["type"], item["msg"].removeprefix("Input should be "))
         if item["type"] == "literal_error":
-            rule += nearest(str(item["input"]), re.findall(r"'([^']*)'", rule))
+            renamed = RENAMED.get((".".join(path), str(item["input"])))
+            own = nearest(str(item["input"]), re.findall(r"'([^']*)'", rule))
+            rule += f"; what it was is called {renamed!r} now" if renamed else own
         expected.setdefault(path, []).append("a section of keys" if item["type"] == "dataclass_type" else rule)
     return {
         ".".join(path): f"{'.'.join(path)}: found {_quote(_pick(known, path))}, "

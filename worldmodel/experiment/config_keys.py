@@ -45,6 +45,14 @@ REFUSED = {
 """Dotted key to the reason why no file may set it: a key that changed nothing would be believed."""
 
 
+RENAMED = {
+    ("training.compile", "default"): "compile",
+    ("training.compile", "cuda_graphs"): "graph",
+    ("training.compile", "max_autotune"): "compile_graph",
+}
+"""Dotted key and a value that it once had, to what that is called now."""
+
+
 @cache
 def find_fixed_keys() -> dict[str, float]:
     """Dotted keys of the users' `encoding` section whose values are the schema's, with those values.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -51,3 +52,7 @@ class Predictions:
     """Term to scaled deltas, scaled values, or logits (binary)."""
     logits: dict[str, Float[Tensor, "batch position player vocabulary"]]
     """Term to unnormalised log probabilities."""
+
+
+for _kind in (Inputs, Targets, Predictions):
+    torch.export.register_dataclass(_kind)  # so that torch finds the tensors in them

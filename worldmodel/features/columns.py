@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node, tree_flatten, tree_unflatten
 
 from worldmodel.blocks.layout import Layout
 from worldmodel.encoding import FeatureLayout
@@ -22,6 +24,23 @@ class Source:
     field: Field
     bit: int
     place: int
+
+
+def register_tables(kind: type) -> None:
+    """Let a chain (`machine/fused.py`) take the tensors of such an object as inputs, and the rest as constants."""
+
+    def flatten(made: object) -> tuple[list[Tensor], Any]:
+        leaves, spec = tree_flatten(vars(made))
+        rest = [Tensor if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)], (spec, rest)
+
+    def build(tensors: Iterable[Any], context: Any) -> Any:
+        made: Any = object.__new__(kind)
+        (spec, rest), left = context, iter(tensors)
+        vars(made).update(tree_unflatten([next(left) if leaf is Tensor else leaf for leaf in rest], spec))
+        return made
+
+    register_pytree_node(kind, flatten, build)
 
 
 class ClassCode:
@@ -69,6 +88,7 @@ class ColumnPlan:
         )
         read = [*plain[Storage.FLOAT32], *plain[Storage.UINT16], *plain[Storage.UINT8], *coded, *plain[Storage.BIT]]
         self.number_order = torch.argsort(self._tensor([*(x.place for x in read), *items]))
+        self._positions = [[layout.places[p, name][1] for p in range(PLAYERS)] for name in ("x", "y")]
         self._plan_classes(features)
 
     def _plan_classes(self, features: FeatureLayout) -> None:
@@ -129,9 +149,12 @@ class ColumnPlan:
 
     def read_positions(self, columns: dict[Storage, Tensor]) -> tuple[Tensor, Tensor]:
         """x and y (B, T, P) of the players, Melee units."""
-        floats = columns[Storage.FLOAT32]
-        x, y = ([self._layout.places[p, name][1] for p in range(PLAYERS)] for name in ("x", "y"))
-        return floats[..., x], floats[..., y]
+        x, y = (torch.stack([columns[Storage.FLOAT32][..., n] for n in places], -1) for places in self._positions)
+        return x, y
+
+
+register_tables(ClassCode)
+register_tables(ColumnPlan)
 
 
 def widen(values: Tensor, storage: Storage) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldmodel.encoding import FeatureLayout
 from worldmodel.features.batch import Inputs
-from worldmodel.schema import PLAYERS, Field, Kind, field_named
+from worldmodel.schema import PLAYERS, Field, field_named
 
 Speed = Callable[[str], Float[Tensor, "batch position player"]]
 """Name of a speed field to its value, Melee units per frame."""
@@ -33,17 +33,12 @@ class ContextFrames:
 
     def numbers(self, field: Field) -> Float[Tensor, "batch position player bit"]:
         """The numbers of a continuous field or flag as the model sees them."""
-        if field.kind is Kind.FLAG:
-            before = self.layout.flags[: self.layout.flags.index(field)]
-            start = self.layout.continuous_width + sum(f.bits for f in before)
-        else:
-            start = self.layout.continuous.index(field)
-        values: Tensor = self.floats[..., start : start + field.bits]
+        values: Tensor = self.floats[..., self.layout.number_columns[field.name]]
         return values
 
     def category(self, name: str) -> Int[Tensor, "batch position player"]:
         """The class index of a category."""
-        values: Tensor = self.classes[..., [f.name for f in self.layout.categories].index(name)]
+        values: Tensor = self.classes[..., self.layout.class_columns[name]]
         return values
 
 

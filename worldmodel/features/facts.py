@@ -18,7 +18,8 @@ from worldmodel.blocks.layout import layout_named
 from worldmodel.encoding import EncodingConfig, FeatureLayout
 from worldmodel.features.columns import ClassCode, ColumnPlan
 from worldmodel.features.plan import Samples
-from worldmodel.features.store import FrameStore
+from worldmodel.features.spots import send, swap_players
+from worldmodel.features.store import Frames, FrameStore, Parts
 from worldmodel.features.view import FeatureView
 from worldmodel.schema import FIELDS, PLAYERS, STAGE, Field, Kind, field_named, fields
 
@@ -96,14 +97,11 @@ class Facts:
         items = None if self.items is None else self.items.detach()
         return Facts(self.numbers.detach(), self.classes, self.stages, items)
 
-    def swap_players(self, rows: Tensor) -> Facts:
-        """The players of some games (B, bool) in each other's place."""
-
-        def swap(values: Tensor) -> Tensor:
-            return torch.where(rows.view(-1, 1, 1, 1), values.flip(2), values)
-
-        items = None if self.items is None else swap(self.items)
-        return Facts(swap(self.numbers), swap(self.classes), self.stages, items)
+    def swap_players(self, swapped: Tensor) -> Facts:
+        """The players of some games (B, 1 or 0) in each other's place."""
+        items = None if self.items is None else swap_players(self.items, swapped, 2)
+        numbers, classes = (swap_players(values, swapped, 2) for values in (self.numbers, self.classes))
+        return Facts(numbers, classes, self.stages, items)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Field name to (B, T, P) array in the type that the game stores it in; eight bits are packed, lowest first."""
@@ -161,21 +159,31 @@ class FactReader:
 
     def read(self, store: FrameStore, samples: Samples, frames: int) -> Facts:
         """`frames` frames of each sample, from its start on; beyond a game's end its last frame is repeated."""
-        stages = store.stages[torch.from_numpy(samples.games).to(self._device)]
-        numbers = torch.empty(len(samples), frames, PLAYERS, CONTROL_PLACES.stop, device=self._device)
-        shape = (len(samples), frames, PLAYERS, len(CATEGORIES))
-        classes = torch.empty(shape, dtype=torch.int64, device=self._device)
-        for places, found in store.gather(samples, frames):
-            plan, place = self._plans[found.layout.name], torch.from_numpy(places).to(self._device)
-            read = plan.read_numbers(found.columns).index_select(-1, plan.number_order)
-            numbers[place] = read.view(*read.shape[:-1], *numbers.shape[2:])
-            classes[place] = plan.read_stored(found.columns).view(-1, *shape[1:])
-        return Facts(numbers, classes, stages, self._read_items(store, samples, frames))
+        return self.open(store.gather(samples, frames), store.stages[send(samples.games, self._device)], frames)
 
-    def _read_items(self, store: FrameStore, samples: Samples, frames: int) -> Tensor | None:
+    def open(self, parts: Parts, stages: Tensor, frames: int) -> Facts:
+        """`read` of what was gathered, on the device; `stages`: of each sample's game."""
+        if len(parts) == 1:
+            numbers, classes = self._read(parts[0][1])
+        else:
+            numbers = torch.empty(len(stages), frames, PLAYERS, CONTROL_PLACES.stop, device=self._device)
+            shape = (len(stages), frames, PLAYERS, len(CATEGORIES))
+            classes = torch.empty(shape, dtype=torch.int64, device=self._device)
+            for places, found in parts:
+                place = send(places, self._device)
+                numbers[place], classes[place] = self._read(found)
+        return Facts(numbers, classes, stages, self._read_items(parts, stages, frames))
+
+    def _read(self, found: Frames) -> tuple[Tensor, Tensor]:
+        plan = self._plans[found.layout.name]
+        numbers = plan.read_numbers(found.columns).index_select(-1, plan.number_order)
+        shape = (*numbers.shape[:2], PLAYERS, -1)
+        return numbers.view(shape), plan.read_stored(found.columns).view(shape)
+
+    def _read_items(self, parts: Parts, stages: Tensor, frames: int) -> Tensor | None:
         if not self._view.config.projectiles:
             return None
-        seen = self._view.decode(store, samples, frames).numbers.unflatten(-1, (PLAYERS, -1))  # type: ignore[no-untyped-call]
+        seen = self._view.merge(parts, frames, stages).numbers.unflatten(-1, (PLAYERS, -1))  # type: ignore[no-untyped-call]
         layout = self._view.layout
         items: Tensor = seen[..., len(layout.continuous) : layout.continuous_width]
         return items

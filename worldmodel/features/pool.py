@@ -16,12 +16,17 @@ from worldmodel.blocks.layout import Layout, layout_named
 from worldmodel.features.rows import ITEMS, ItemMatrix, RowFormat, RowMatrix
 from worldmodel.features.shelf import Shelf
 from worldmodel.features.slots import BlockSlots
+from worldmodel.features.spots import Spots, copying, send
 from worldmodel.schema import SPARSE, Storage
 
 ITEM_BYTES = 1 + sum(
     np.dtype(kind).itemsize for group in SPARSE if group.name == ITEMS for _, kind in group.fields if kind != "bool"
 )
 """Bytes that an item takes in a block at least: its slot and its numbers."""
+
+
+MOST_ITEMS = next(len(group.paths) for group in SPARSE if group.name == ITEMS)
+"""Items of a frame at most."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,8 @@ class BlockPool:
         self._shelf.verify(self.entries)
         rows, items = int(self._frames.max()), int(self._item_room.max())
         self._allocate(slots * rows, slots * items)
+        if self.format.with_items and self._device.type == "cuda":
+            self._most_items = MOST_ITEMS  # a step's shapes must not depend on the blocks at hand
 
         def load(number: int, slot: int) -> None:
             self._first_row[number], self._first_item[number] = slot * rows, slot * items
@@ -118,10 +125,37 @@ class BlockPool:
         if self._slots:
             self._slots.expect(blocks)
 
+    def hold(self, blocks: np.ndarray) -> bool:
+        """Whether blocks have room together; they are at hand then, until `release`."""
+        if self._slots is None:
+            return True
+        needed = sorted(set(blocks.tolist()))
+        if len(needed) > self._slots.count:
+            return False
+        self._slots.hold(needed)
+        return True
+
+    def release(self) -> None:
+        """The blocks that were held first may go."""
+        if self._slots:
+            self._slots.release()
+
     def gather(self, pieces: Pieces, frames: int) -> Iterator[tuple[np.ndarray, Frames]]:
         """(places, frames) of so many rows from each piece's first; in one part where all blocks have room together."""
         for places in self._require(pieces.blocks):
-            yield places, self._take(pieces if len(places) == len(pieces.blocks) else pieces.choose(places), frames)
+            some = pieces if len(places) == len(pieces.blocks) else pieces.choose(places)
+            yield places, self.take(Spots(*send(self.locate(some), self._device).unbind()), frames)
+
+    def locate(self, pieces: Pieces) -> np.ndarray:
+        """(3, B) `Spots` of pieces whose blocks are at hand."""
+        base = self._first_row[pieces.blocks]
+        return np.stack([base + pieces.rows, base + pieces.last, self._first_item[pieces.blocks]])
+
+    def take(self, spots: Spots, frames: int) -> Frames:
+        """So many rows from each spot's first."""
+        rows = self._rows.take(spots.first, spots.last, frames)
+        items = self._take_items(rows, spots.items) if self.format.with_items else None
+        return Frames(self.format.layout, self.format.read(rows), items)
 
     def _require(self, blocks: np.ndarray) -> Iterator[np.ndarray]:
         """Places of the batch whose blocks are at hand now, part by part."""
@@ -134,19 +168,13 @@ class BlockPool:
             self._slots.require(some)
             yield np.arange(len(blocks)) if some == needed else np.flatnonzero(np.isin(blocks, some))
 
-    def _take(self, pieces: Pieces, frames: int) -> Frames:
-        base = self._first_row[pieces.blocks]
-        rows = self._rows.take(base + pieces.rows, base + pieces.last, frames)
-        items = self._take_items(rows, self._first_item[pieces.blocks]) if self.format.with_items else None
-        return Frames(self.format.layout, self.format.read(rows), items)
-
-    def _take_items(self, rows: UInt8[Tensor, "batch time byte"], base: np.ndarray) -> Items | None:
+    def _take_items(self, rows: UInt8[Tensor, "batch time byte"], base: Tensor) -> Items | None:
         if not self._most_items:
             return None
         first, count = self.format.read_items(rows)
         number = torch.arange(self._most_items, device=self._device)
         there = number < count[..., None]
-        start = first + torch.from_numpy(base).to(self._device)[:, None]
+        start = first + base[:, None]
         x, y, exists = self._items.take(torch.where(there, start[..., None] + number, 0))
         return Items(x, y, exists & there)
 
@@ -156,10 +184,12 @@ class BlockPool:
 
     def _load(self, number: int) -> None:
         block: Block = self._shelf.open(self.entries[number])
-        self._rows.put(int(self._first_row[number]), block)
         column = block.sparse.get(ITEMS)
+        with copying(self._device):
+            self._rows.put(int(self._first_row[number]), block)
+            if self.format.with_items and column is not None:
+                self._items.put(int(self._first_item[number]), column)
         if self.format.with_items and column is not None:
-            self._items.put(int(self._first_item[number]), column)
             self._most_items = max(self._most_items, int(np.diff(column.offsets).max()))
 
 

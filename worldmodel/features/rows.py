@@ -1,7 +1,7 @@
 """Frames as rows of bytes: all storages of a frame side by side, so that one gather brings everything of it.
 
-A sample is consecutive rows of one game, which lie in one piece: B samples are gathered as B pieces of memory, and not
-as B x T rows.
+A sample is consecutive rows of one game, which lie in one piece: a CPU copies B samples as B pieces of memory, and not
+as B x T rows. A GPU computes the rows' numbers itself, the same way for every batch.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from worldmodel.blocks.block import Block, SparseColumn
 from worldmodel.blocks.layout import Layout
+from worldmodel.machine.fused import fused
 from worldmodel.schema import Storage
 
 WORD = 4
@@ -26,7 +27,7 @@ WORD = 4
 WRITE_ROWS = 2048
 """Rows written at a time, so that they are still in the processor's cache when the next column comes."""
 MOST_CUT = 16
-"""Samples of a batch that are mended one by one because their game ends within them; more are gathered row by row."""
+"""Samples that a CPU mends one by one because their game ends within them; more are gathered row by row."""
 ITEMS = "items"
 DTYPES = {Storage.FLOAT32: torch.float32, Storage.UINT16: torch.int16, Storage.UINT8: torch.uint8,
           Storage.BIT: torch.uint8}  # fmt: skip
@@ -113,24 +114,28 @@ class RowMatrix:
         return self._words.numel() * WORD
 
     def put(self, first: int, block: Block) -> None:
-        """Write a block's frames, its first one to row `first`."""
+        """Write a block's frames, its first one to row `first`; a GPU does it when it comes to it."""
         count = len(block.matrices[Storage.FLOAT32])
         target = self._words[first : first + count]
-        here = target if target.device.type == "cpu" else torch.empty(target.shape, dtype=target.dtype)
+        apart = target.is_cuda
+        here = torch.empty(target.shape, dtype=target.dtype, pin_memory=True) if apart else target
         self.format.write(here.numpy().view(np.uint8), block)
-        if here is not target:
-            target.copy_(here)
+        if apart:
+            target.copy_(here, non_blocking=True)
 
-    def take(self, starts: np.ndarray, last: np.ndarray, frames: int) -> UInt8[Tensor, "batch time byte"]:
-        """Rows `starts .. starts + frames` of each sample; beyond its `last` row that one is repeated."""
-        left = last - starts + 1
+    def take(self, first: Tensor, last: Tensor, frames: int) -> UInt8[Tensor, "batch time byte"]:
+        """Rows `first .. first + frames` of each sample; beyond its `last` row that one is repeated."""
+        if not self._is_here:
+            return self._select_rows(spread(first, last, frames))
+        starts, ends = first.numpy(), last.numpy()
+        left = ends - starts + 1
         cut = np.flatnonzero(left < frames)
         if len(cut) > MOST_CUT or starts.max() > self.count - frames:
-            return self._take_rows(starts, last, frames)
-        found = self._pieces(frames)[starts] if self._is_here else self._select_pieces(starts, frames)
+            return self._select_rows(spread(first, last, frames))
+        found = self._pieces(frames)[starts]
         for place in cut.tolist():
             found[place, left[place] :] = found[place, left[place] - 1]
-        return torch.from_numpy(found) if isinstance(found, np.ndarray) else found.view(torch.uint8)
+        return torch.from_numpy(found)
 
     def _pieces(self, frames: int) -> np.ndarray:
         """The matrix seen as overlapping pieces (first row, frame, byte), of which none is made."""
@@ -140,20 +145,16 @@ class RowMatrix:
             self._seen = {frames: np.lib.stride_tricks.as_strided(self._bytes, shape, strides, writeable=False)}
         return self._seen[frames]
 
-    def _select_pieces(self, starts: np.ndarray, frames: int) -> Int32[Tensor, "batch time word"]:
-        """Each sample as one piece of the device's memory."""
-        words = self.format.width // WORD
-        pieces = self._words.as_strided((self.count - frames + 1, frames * words), (words, 1))
-        return pieces.index_select(0, self._send(starts)).view(-1, frames, words)
+    def _select_rows(self, rows: Int[Tensor, "batch time"]) -> UInt8[Tensor, "batch time byte"]:
+        found = self._words.index_select(0, rows.flatten())
+        return found.view(torch.uint8).view(*rows.shape, -1)
 
-    def _take_rows(self, starts: np.ndarray, last: np.ndarray, frames: int) -> UInt8[Tensor, "batch time byte"]:
-        rows = np.minimum(starts[:, None] + np.arange(frames), last[:, None])
-        found = self._words.index_select(0, self._send(rows.reshape(-1)))
-        return found.view(torch.uint8).view(len(starts), frames, -1)
 
-    def _send(self, numbers: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(numbers)
-        return tensor.to(self._words.device, non_blocking=True) if self._words.is_cuda else tensor
+@fused
+def spread(first: Tensor, last: Tensor, frames: int) -> Int[Tensor, "batch time"]:
+    """Row numbers of `frames` frames of each sample; on a device the same operations for all samples."""
+    steps = torch.arange(frames, device=first.device)
+    return torch.minimum(first[:, None] + steps, last[:, None])
 
 
 class ItemMatrix:
@@ -165,13 +166,13 @@ class ItemMatrix:
 
     def __init__(self, items: int, device: torch.device) -> None:
         self._values = {name: torch.zeros(items, dtype=kind, device=device) for name, kind in self.KINDS.items()}
-        self._device = device
 
     def put(self, first: int, column: SparseColumn) -> None:
-        """Write a block's items, its first one to place `first`."""
+        """Write a block's items, its first one to place `first`; a GPU does it when it comes to it."""
         for name, target in self._values.items():
             source = _as_tensor(column.values[name])
-            target[first : first + len(source)] = source.to(self._device)
+            source = source.pin_memory() if target.is_cuda else source
+            target[first : first + len(source)].copy_(source, non_blocking=True)
 
     def take(self, places: Int[Tensor, "batch time item"]) -> tuple[Tensor, Tensor, Tensor]:
         """x, y and existence at some places."""

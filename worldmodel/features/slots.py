@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 Load = Callable[[int, int], None]
 """Puts a block (by number) into a slot (by number)."""
@@ -24,6 +25,7 @@ class BlockSlots:
         """Block at hand to its slot, the longest unused first."""
         self._coming: set[int] = set()
         self._now: tuple[int, ...] = ()
+        self._held: list[tuple[int, ...]] = []
         self._next: tuple[int, ...] = ()
         self._running = 0
         self._error: Exception | None = None
@@ -41,15 +43,30 @@ class BlockSlots:
         Raises:
             Exception: what kept one of them from being loaded.
         """
-        assert len(blocks) <= self.count
         with self._change:
             self._now = tuple(blocks)
+            self._wait_for(blocks)
+
+    def hold(self, blocks: Sequence[int]) -> None:
+        """`require`, but they stay until `release`, which may be what makes room for them. Raises as it does."""
+        with self._change:
+            self._held.append(tuple(blocks))
+            self._wait_for(blocks)
+
+    def release(self) -> None:
+        """The blocks that were held first may go; nothing where none are held."""
+        with self._change:
+            del self._held[:1]
             self._wake()
-            self._change.wait_for(lambda: self._error is not None or self._slot_of.keys() >= set(blocks))
-            if self._error is not None:
-                raise self._error
-            for block in blocks:
-                self._slot_of[block] = self._slot_of.pop(block)
+
+    def _wait_for(self, blocks: Sequence[int]) -> None:
+        assert len(blocks) <= self.count
+        self._wake()
+        self._change.wait_for(lambda: self._error is not None or self._slot_of.keys() >= set(blocks))
+        if self._error is not None:
+            raise self._error
+        for block in blocks:
+            self._slot_of[block] = self._slot_of.pop(block)
 
     def _wake(self) -> None:
         while self._running < self._loaders and (job := self._pick()):
@@ -58,7 +75,7 @@ class BlockSlots:
 
     def _pick(self) -> tuple[int, int] | None:
         """The next block to load and the slot for it, which from now on are this caller's."""
-        wanted = list(dict.fromkeys((*self._now, *self._next)))[: self.count]
+        wanted = list(dict.fromkeys((*chain(*self._held), *self._now, *self._next)))[: self.count]
         for block in wanted:
             if block in self._slot_of or block in self._coming:
                 continue

@@ -20,9 +20,12 @@ from worldmodel.blocks.index import BlockEntry, GameEntry, Index
 from worldmodel.features.plan import Samples
 from worldmodel.features.pool import BlockPool, Frames, Items, Pieces
 from worldmodel.features.shelf import LocalShelf, Shelf
+from worldmodel.features.spots import Spots, send
 from worldmodel.schema import PLAYER_FIELDS, PLAYERS
 
 __all__ = ["FrameStore", "Frames", "Items", "StoreOptions"]
+Parts = Sequence[tuple[np.ndarray, Frames]]
+"""Frames of a batch, and of which of its samples each of them are."""
 LEAST_BLOCKS = 16
 """Blocks that a store which streams has room for at least, unless it is told otherwise."""
 
@@ -51,7 +54,7 @@ class FrameStore:
         self.shelf: Shelf = LocalShelf(blocks) if isinstance(blocks, Path) else blocks
         self.room = options.resident_bytes
         self.stages = torch.tensor([game.stage for game in games], device=self.device)
-        self._missing = torch.from_numpy(_missing_table(games)).to(self.device)
+        self.recorded = torch.from_numpy(_missing_table(games)).to(self.device)
         entries = _needed(index, games, options.partitions)
         self.shelf.check(entries)
         self._pools = self._make_pools(entries, options.with_items)
@@ -71,17 +74,45 @@ class FrameStore:
 
         Returns (places in the batch, frames) per part: one where all games share a layout and all blocks have room.
         """
-        games = samples.games
-        row = self._row[games]
-        pieces = Pieces(self._block_of[games], row + samples.starts, row + self._last[games])
+        pieces = self._cut(samples)
         if len(self._pools) == 1:
             return self._gather(self._pools[0], pieces, frames)
         found = []
-        for number in np.unique(self._pool_of[games]):
-            mine = np.flatnonzero(self._pool_of[games] == number)
+        for number in np.unique(self._pool_of[samples.games]):
+            mine = np.flatnonzero(self._pool_of[samples.games] == number)
             parts = self._gather(self._pools[number], pieces.choose(mine), frames)
             found += [(mine[places], part) for places, part in parts]
         return found
+
+    def take(self, spots: Spots, frames: int) -> Frames:
+        """`gather` on the device alone, of samples that lie at some spots of the only pool."""
+        (pool,) = self._pools
+        return pool.take(spots, frames)
+
+    def hold(self, parts: Sequence[Samples]) -> list[np.ndarray] | None:
+        """(3, B) `Spots` of each part of a batch, all of one layout; their blocks stay at hand until `release`.
+
+        None: they have no room together.
+        """
+        (pool,) = self._pools
+        pieces = [self._cut(samples) for samples in parts]
+        if not pool.hold(np.concatenate([some.blocks for some in pieces])):
+            return None
+        return [pool.locate(some) for some in pieces]
+
+    def release(self) -> None:
+        """What was held first is no longer needed: all that reads it has been launched."""
+        for pool in self._pools:
+            pool.release()
+
+    def describe_samples(self, samples: Samples) -> np.ndarray:
+        """(3, B) `Traits` of some samples."""
+        swapped = np.zeros(len(samples), dtype=np.int64) if samples.swapped is None else samples.swapped
+        return np.stack([samples.games, self.game_lengths(samples) - samples.starts, swapped])
+
+    def _cut(self, samples: Samples) -> Pieces:
+        row = self._row[samples.games]
+        return Pieces(self._block_of[samples.games], row + samples.starts, row + self._last[samples.games])
 
     def expect(self, blocks: Sequence[str]) -> None:
         """Say which blocks come next, in order: where frames stream, they are loaded ahead."""
@@ -93,12 +124,17 @@ class FrameStore:
 
     def present(self, samples: Samples) -> Float[Tensor, "batch player field"]:
         """1.0 where the game records a field of `PLAYER_FIELDS`, 0.0 where its replay lacks it."""
-        return self._missing[torch.from_numpy(samples.games).to(self.device)]
+        return self.recorded[send(samples.games, self.device)]
 
     def game_lengths(self, samples: Samples) -> np.ndarray:
         """(B,) frames of each sample's game."""
         lengths: np.ndarray = self._last[samples.games] + 1
         return lengths
+
+    @property
+    def is_of_one_layout(self) -> bool:
+        """Whether all frames lie in one matrix."""
+        return len(self._pools) == 1
 
     @property
     def game_count(self) -> int:

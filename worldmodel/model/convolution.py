@@ -24,9 +24,19 @@ def convolve(
 
     Computed in the type of `frames`.
     """
+    if torch.compiler.is_compiling():
+        return _convolve_plainly(frames, weight, bias)
     taps = weight.mT.to(frames.dtype).contiguous()
     y: Tensor = _Convolution.apply(frames, taps, bias.to(frames.dtype))  # type: ignore[no-untyped-call]
     return y
+
+
+def _convolve_plainly(frames: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The formula, for a compiler. Sums are in the type of `weight`."""
+    kernel, length = weight.size(1), frames.size(1)
+    padded = F.pad(frames, (0, 0, kernel - 1, 0))
+    mixed = bias + sum(padded[:, tap : tap + length] * weight[:, tap] for tap in range(kernel))
+    return F.silu(mixed).to(frames.dtype)
 
 
 class _Convolution(torch.autograd.Function):

@@ -17,22 +17,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.errors import UserError
+from worldmodel.model.autotune import shorten_autotune
 from worldmodel.model.scan import ScanInputs
 
 Backend = Literal["auto", "torch", "kernels"]
 PACKAGE, SCAN = "mamba_ssm", "mamba_ssm.ops.triton.ssd_combined"
-SMALLEST_CHUNK = 16
-"""The scan's kernels take chunks of a power of two from here on."""
-CHANNEL_STEP = 8
-"""causal_conv1d takes multiples of this many channels."""
+SMALLEST_CHUNK, LONG_CHUNK = 16, 128
+"""The scan's kernels take chunks of a power of two from here on; for sequences of `LONG_CHUNK` frames and more that
+many, which writes fewer states."""
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 @cache
 def is_installed() -> bool:
     """Whether mamba_ssm and Triton are there to be imported."""
     return find_spec(PACKAGE) is not None and find_spec("triton") is not None
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 @cache
 def has_convolution() -> bool:
     """Whether causal_conv1d is there to be imported."""
@@ -53,9 +55,14 @@ def is_chosen(backend: Backend, device: torch.device) -> bool:
             "model.backend is 'kernels', but mamba_ssm and Triton are not installed here: run `make gpu`, "
             "or set model.backend to 'auto' or 'torch'."
         )
-    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+    if device.type == "cpu" and not is_interpreted():
         raise UserError("model.backend is 'kernels', which need a GPU; set it to 'auto' or 'torch' to run on a CPU.")
     return True
+
+
+def is_interpreted() -> bool:
+    """True if Triton's kernels run on the CPU, in its interpreter."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def scan_chunks(
@@ -72,12 +79,17 @@ def scan_chunks(
         inputs.a,
         inputs.b.unsqueeze(2),
         inputs.c.unsqueeze(2),
-        max(SMALLEST_CHUNK, 1 << (chunk - 1).bit_length()),
+        choose_chunk(chunk, inputs.x.size(1)),
         D=inputs.d,
         initial_states=initial,
         return_final_states=wants_state,
     )
     return y if wants_state else (y, None)
+
+
+def choose_chunk(chunk: int, length: int) -> int:
+    """Frames of a chunk of the kernels, for sequences of `length` frames."""
+    return max(LONG_CHUNK * (length >= LONG_CHUNK), SMALLEST_CHUNK, 1 << (chunk - 1).bit_length())
 
 
 def convolve(
@@ -86,8 +98,13 @@ def convolve(
     bias: Float[Tensor, " channel"],
 ) -> Float[Tensor, "batch time channel"]:
     """SiLU of the causal depthwise convolution, as if zeros came before the first frame."""
-    y: Tensor = _import("causal_conv1d").causal_conv1d_fn(frames.mT, weight, bias, activation="silu")
+    y: Tensor = import_convolution().causal_conv1d_fn(frames.mT, weight, bias, activation="silu")
     return y.mT
+
+
+def import_convolution() -> Any:
+    """causal_conv1d. UserError where it cannot be imported."""
+    return _import("causal_conv1d")
 
 
 @cache
@@ -100,7 +117,9 @@ def import_scan() -> Any:
     """
     if PACKAGE not in sys.modules and (spec := find_spec(PACKAGE)) is not None:
         sys.modules[PACKAGE] = module_from_spec(spec)
-    return _import(SCAN)
+    module = _import(SCAN)
+    shorten_autotune(PACKAGE)
+    return module
 
 
 def _import(name: str) -> Any:

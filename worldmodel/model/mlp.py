@@ -33,7 +33,7 @@ class FrameStackMLP(WorldModel):
         self, inputs: Inputs, state: State | None = None, *, wants_state: bool = True
     ) -> tuple[Predictions, State]:
         """See `WorldModel.forward`. Raises `UserError` where a position has fewer than K frames before it."""
-        frames = self.embed_frames(inputs)
+        frames = self.embed_frames(inputs.floats, inputs.classes)
         if state is not None:
             frames = torch.cat([*state.tensors, frames], 1)
         windows = self._stack(frames, inputs.controls.size(1))

@@ -28,8 +28,15 @@ class RMSNorm(nn.Module):
         """The scaled vectors: computed in float32 or better; under autocast given in its type, else as computed."""
         device, precise = x.device.type, torch.promote_types(x.dtype, self.weight.dtype)
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else precise
+        if torch.compiler.is_compiling():
+            return normalise(x.to(precise), self.weight).to(dtype)
         y: Tensor = _Norm.apply(x.to(precise), self.weight, dtype)  # type: ignore[no-untyped-call]
         return y
+
+
+def normalise(x: Float[Tensor, "*batch width"], weight: Float[Tensor, " width"]) -> Float[Tensor, "*batch width"]:
+    """RMSNorm as a formula, for a compiler: weight * x / sqrt(mean of x^2 + epsilon)."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPSILON) * weight
 
 
 def project_gated(
@@ -42,6 +49,10 @@ def project_gated(
 
     The norm's weight joins the matrix and its scale the narrower output; the product is in the type of `y`.
     """
+    if torch.compiler.is_compiling():
+        precise = torch.promote_types(y.dtype, norm.dtype)
+        gated = normalise(y.to(precise) * F.silu(gate.to(precise)), norm)
+        return F.linear(gated.to(y.dtype), matrix.to(y.dtype)).to(precise)
     out: Tensor = _GatedProjection.apply(y, gate, norm, matrix)  # type: ignore[no-untyped-call]
     return out
 

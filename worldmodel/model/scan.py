@@ -10,8 +10,7 @@ Axes: batch B, time T, head H, width P (of a head), state N. There is one group:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScanInputs:
+class ScanInputs(NamedTuple):
     """What drives a scan over T frames. Matrix products run in the type of `x`, decays and states in that of `dt`."""
 
     x: Float[Tensor, "batch time head width"]
@@ -53,10 +51,11 @@ def scan_chunks(
     size, keep = length if length <= 2 * chunk else chunk, keep or length  # two chunks: rather one, without states
     x, b, c = _cut(inputs.x, size), _cut(inputs.b, size), _cut(inputs.c, size)
     dt = _cut(inputs.dt, size).transpose(2, 3).contiguous()
-    decay = (dt * inputs.a[:, None]).cumsum(-1)
+    decay = _add_up(dt * inputs.a[:, None])
     rows = keep if x.size(1) == 1 else size
     c = c[:, :, -rows:]
-    y: Tensor = _Mixing.apply(x, dt, decay, b, c, inputs.d)  # type: ignore[no-untyped-call]
+    mix = _mix if torch.compiler.is_compiling() else _Mixing.apply
+    y: Tensor = mix(x, dt, decay, b, c, inputs.d)  # type: ignore[no-untyped-call]
     if x.size(1) == 1 and initial is None and not wants_state:
         return y.flatten(1, 2), None
     start = None if initial is None else initial.permute(0, 3, 1, 2).to(dt.dtype)
@@ -82,6 +81,26 @@ def _cut(t: Tensor, size: int) -> Tensor:
     missing = -t.size(1) % size
     padded = F.pad(t, (0, 0) * (t.dim() - 2) + (0, missing)) if missing else t
     return padded.reshape(t.size(0), -1, size, *t.shape[2:])
+
+
+def _add_up(t: Tensor) -> Tensor:
+    """Cumulated sum over the last axis."""
+    if not torch.compiler.is_compiling() and not torch.are_deterministic_algorithms_enabled():
+        return t.cumsum(-1)
+    past = torch.ones(t.size(-1), t.size(-1), dtype=torch.bool, device=t.device).tril()
+    return torch.where(past, t.unsqueeze(-2), 0).sum(-1)  # CUDA's cumsum is not deterministic
+
+
+def _mix(x: Tensor, dt: Tensor, decay: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """`_Mixing` as a formula, for a compiler."""
+    rows, length = c.size(2), dt.size(-1)
+    ahead = length - rows
+    past = torch.ones(rows, length, dtype=torch.bool, device=x.device).tril(ahead)
+    here = torch.eye(length, dtype=torch.bool, device=x.device)[ahead:]
+    fade = torch.where(past, decay[..., ahead:].unsqueeze(-1) - decay.unsqueeze(-2), -torch.inf).exp()
+    overlap = (c @ b.mT).unsqueeze(2)
+    weights = fade * dt.unsqueeze(-2) * overlap + torch.where(here, d[:, None, None], 0)
+    return (weights.to(x.dtype) @ x.transpose(2, 3)).transpose(2, 3)
 
 
 class _Mixing(torch.autograd.Function):

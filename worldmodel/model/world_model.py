@@ -13,6 +13,7 @@ from worldmodel.encoding import FeatureLayout
 from worldmodel.errors import UserError
 from worldmodel.features.batch import Inputs, Predictions
 from worldmodel.features.context import ContextFrames, compute_drift
+from worldmodel.machine.fused import fused
 from worldmodel.model.config import ModelConfig
 from worldmodel.model.mamba2 import Mamba2Layer
 from worldmodel.model.norm import RMSNorm
@@ -34,6 +35,7 @@ class WorldModel(nn.Module):
     def __init__(self, config: ModelConfig, layout: FeatureLayout) -> None:
         super().__init__()
         self.config, self.layout = config, layout
+        _ = layout.number_columns, layout.class_columns  # cached now: torch.compile cannot make them
         for field in (*layout.categories, STAGE):
             self.add_module(f"{field.short}_embed", nn.Embedding(field.vocabulary, field.embedding))
 
@@ -73,12 +75,14 @@ class WorldModel(nn.Module):
         if self.config.rule_prior:
             self.stay_logit = nn.Parameter(torch.full((len(self._staying_terms()),), STAY))
 
-    def embed_frames(self, inputs: Inputs) -> Float[Tensor, "batch time frame"]:
+    def embed_frames(
+        self, floats: Float[Tensor, "batch time float"], classes: Int[Tensor, "batch time class"]
+    ) -> Float[Tensor, "batch time frame"]:
         """A frame's whole input: its numbers, player 0's embeddings, player 1's, the stage's."""
-        players = inputs.classes[..., :-1].reshape(*inputs.classes.shape[:-1], PLAYERS, -1)
+        players = classes[..., :-1].reshape(*classes.shape[:-1], PLAYERS, -1)
         parts = [self._embed(f.short, players[..., place]) for place, f in enumerate(self.layout.categories)]
-        stage = self._embed(STAGE.short, inputs.classes[..., -1])
-        return torch.cat([inputs.floats, torch.cat(parts, -1).flatten(-2), stage], -1)
+        stage = self._embed(STAGE.short, classes[..., -1])
+        return torch.cat([floats, torch.cat(parts, -1).flatten(-2), stage], -1)
 
     def predict(self, hidden: Float[Tensor, "batch position hidden"]) -> Predictions:
         """All heads, as one matrix product."""
@@ -87,7 +91,7 @@ class WorldModel(nn.Module):
         labels = [field.short for field in self.layout.class_targets.values()]
         names = [*numbers, *(f"p{player}_{label}" for label in labels for player in range(PLAYERS))]
         weight, bias = (
-            torch.cat([self.get_parameter(f"{name}_head.{part}") for name in names]) for part in ("weight", "bias")
+            torch.cat([getattr(getattr(self, f"{name}_head"), part) for name in names]) for part in ("weight", "bias")
         )
         widths = [PLAYERS * width for width in (*numbers.values(), *logits.values())]
         joint = torch.split(F.linear(hidden, weight, bias), widths, -1)
@@ -113,8 +117,7 @@ class WorldModel(nn.Module):
             numbers |= self._add_drift(numbers, frames)
         if self.config.copy_prior:
             held = frames.category(ACTION).unsqueeze(-1)
-            free = logits[ACTION].to(torch.promote_types(logits[ACTION].dtype, self.copy_logit.dtype))
-            logits[ACTION] = free.scatter_add(-1, held, self.copy_logit.expand(held.shape))
+            logits[ACTION] = _raise_logit(logits[ACTION], held, self.copy_logit)
         return Predictions(numbers, logits)
 
     def _relative_terms(self) -> list[str]:
@@ -139,8 +142,7 @@ class WorldModel(nn.Module):
                 numbers[term] = numbers[term].float() + weight * (2 * now - 1)
             else:
                 held = frames.category(self.layout.class_targets[term].name).unsqueeze(-1)
-                free = logits[term].float()
-                logits[term] = free.scatter_add(-1, held, weight.expand(held.shape))
+                logits[term] = _raise_logit(logits[term], held, weight)
 
     def _follow_rule(self, field: Field, now: Tensor) -> Tensor:
         if field.rule is not Rule.COUNT_DOWN:
@@ -154,20 +156,29 @@ class WorldModel(nn.Module):
             field = field_named(name)
             if field.loss not in numbers:  # the speeds of the frame before are the best guess
                 return frames.number(name)
-            change = numbers[field.loss][..., self.layout.number_targets[field.loss].index(field)]
+            place = [f.name for f in self.layout.number_targets[field.loss]].index(name)
+            change = numbers[field.loss][..., place]
             return frames.number(name) + change / field.scale
 
         found: dict[str, Tensor] = {}
         for name, drift in compute_drift(frames, speed).items():
             field = field_named(name)
             fields = self.layout.number_targets[field.loss]
-            place = fields.index(field)
+            place = [f.name for f in fields].index(name)
             step = F.pad(drift[..., None] * field.scale, (place, len(fields) - place - 1))
             found[field.loss] = found.get(field.loss, numbers[field.loss]) + step
         return found
 
     def _embed(self, label: str, classes: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch width"]:
-        return F.embedding(classes, self.get_parameter(f"{label}_embed.weight"))
+        return F.embedding(classes, getattr(self, f"{label}_embed").weight)
+
+
+def _raise_logit(logits: Tensor, held: Int[Tensor, "*batch 1"], weight: Float[Tensor, ""]) -> Tensor:
+    """Logits with `weight` added to that of the class held."""
+    logits = logits.to(torch.promote_types(logits.dtype, weight.dtype))
+    if torch.compiler.is_compiling():
+        return logits + torch.where(held == torch.arange(logits.size(-1), device=held.device), weight, 0)
+    return logits.scatter_add(-1, held, weight.expand(held.shape))
 
 
 class Mamba2WorldModel(WorldModel):
@@ -189,15 +200,15 @@ class Mamba2WorldModel(WorldModel):
         self, inputs: Inputs, state: State | None = None, *, wants_state: bool = True
     ) -> tuple[Predictions, State]:
         """See `WorldModel.forward`."""
-        x = self.dropout(self.frame_proj(self.embed_frames(inputs))).to(self.frame_proj.weight.dtype)
+        x = self.dropout(_read_frames(self, inputs.floats, inputs.classes)).to(self.frame_proj.weight.dtype)
         found: list[Tensor] = []
         positions = inputs.controls.size(1)
         for layer, before in zip(self.layers, self._share(state), strict=True):
             keep = positions if layer is self.layers[-1] else x.size(1)
             x, after = layer(x, before, keep=keep, wants_state=wants_state)
             found += after or ()
-        hidden = self.final_norm(x) + self.ctrl_proj(inputs.controls)
-        return self.add_priors(self.predict(hidden), inputs), State(tuple(found))
+        predictions = _say(self, x, inputs.floats, inputs.classes, inputs.controls)
+        return Predictions(*predictions), State(tuple(found))
 
     def empty_state(self, batch: int) -> State:
         """See `WorldModel.empty_state`."""
@@ -213,3 +224,20 @@ class Mamba2WorldModel(WorldModel):
                 "which keep two each: take it from this model, called with wants_state."
             )
         return list(zip(state.tensors[::2], state.tensors[1::2], strict=True))
+
+
+@fused
+def _read_frames(model: Mamba2WorldModel, floats: Tensor, classes: Tensor) -> Tensor:
+    """The residual stream before the first layer."""
+    x: Tensor = model.frame_proj(model.embed_frames(floats, classes))
+    return x
+
+
+@fused
+def _say(
+    model: Mamba2WorldModel, x: Tensor, floats: Tensor, classes: Tensor, controls: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Numbers and logits, for the residual stream behind the last layer."""
+    hidden = model.final_norm(x) + model.ctrl_proj(controls)
+    found = model.add_priors(model.predict(hidden), Inputs(floats, classes, controls))
+    return found.numbers, found.logits

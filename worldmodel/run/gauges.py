@@ -26,6 +26,7 @@ GAUGES = {
     "data_share": "share (0 to 1) of the time spent waiting for data",
     "host_share": "share (0 to 1) of the time in which the host prepared work for the GPU; absent on a CPU",
     "device_share": "share (0 to 1) of the time in which steps ran on the GPU; absent on a CPU",
+    "mfu": "share (0 to 1) of the GPUs' peak that the model's operations are; absent on a CPU or an unknown GPU",
     "epoch": "epochs done, with the part of the one under way",
     "step": "optimizer steps done",
     "best_metric": "best value so far of the metric named by the tag `metric`",
@@ -104,6 +105,7 @@ def describe_interval(interval: Interval) -> dict[str, float | None]:
         "data_share": interval.data_share,
         "host_share": interval.host_share,
         "device_share": interval.device_share,
+        "mfu": interval.mfu,
     }
 
 

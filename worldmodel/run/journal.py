@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
+from dataclasses import replace
 from io import IOBase
 from types import TracebackType
 
@@ -13,6 +14,7 @@ from worldmodel.machine.gpu import Gpu
 from worldmodel.object_store import StorageError
 from worldmodel.run.gauges import Gauges, describe_interval, describe_progress
 from worldmodel.run.log_file import LogFile
+from worldmodel.run.mfu import find_peak_rate
 from worldmodel.run.record import Seconds
 from worldmodel.run.reporter import Reporter
 from worldmodel.run.run import Run
@@ -59,6 +61,7 @@ class Journal:
             on_interval=self._note_interval,
             on_epoch=self._note_epoch,
             on_checkpoint=self._save,
+            on_note=self._note,
             stop_reason=self.run.should_stop,
         )
 
@@ -68,6 +71,7 @@ class Journal:
         plan, schedule = trainer.feed.plan, trainer.schedule
         parameters = sum(p.numel() for p in trainer.model.parameters())
         frames = trainer.feed.store.describe()
+        self._peak_rate = find_peak_rate(self.config, trainer.device, trainer.workers.world)
         self.run.watch(trainer.pulse, Gpu.open(trainer.device))
         self.run.update(total_steps=schedule.total_steps, parameters=parameters, frames=frames)
         self.reporter = Reporter(schedule.total_steps, keep=self._keep, stream=self._stream)
@@ -118,16 +122,22 @@ class Journal:
         """Show a line, and keep it with the run's last lines."""
         self.reporter.say(text)
 
+    def _note(self, text: str) -> None:
+        self.run.note(text)
+        self.say(f"note: {text}")
+
     def _keep(self, line: str) -> None:
         self.run.lines.append(line)
         self._log.write(line)
 
     def _note_interval(self, interval: Interval, values: dict[str, float]) -> None:
+        if self._peak_rate is not None:
+            mfu = interval.targets_per_second / self._peak_rate
+            interval, values = replace(interval, mfu=mfu), {**values, "speed/mfu": mfu}
         self.tracker.log(values, interval.step)
         self.reporter.show(interval)
         if spike := self._spikes.judge(interval.loss, interval.peak_loss, interval.peak_step):
-            self.run.note(spike)
-            self.say(f"note: {spike}")
+            self._note(spike)
         self.run.note_step(
             interval.step, seconds=self._seconds(), metrics=self._merge(values), wandb=self.tracker.address
         )

@@ -1,9 +1,9 @@
-"""What an experiment, or a grid of them, would take: steps, hours and dollars, before anything is spent."""
+"""Steps, hours and dollars of an experiment, or of a grid of them, before anything is spent."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,66 +11,63 @@ from worldmodel.errors import UserError
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.machine.device import pick_device
 from worldmodel.run.budget import Budget
-from worldmodel.run.estimate import FORWARD_SHARE, Work, estimate_left
+from worldmodel.run.estimate import Work, estimate_left
 from worldmodel.run.extent import Extent, measure_extent
+from worldmodel.run.forecast import Forecast, PastPace, find_paces
 from worldmodel.run.prices import Figure, Prices, find_price, read_prices
 from worldmodel.run.probe import Probe, run_probe
+from worldmodel.run.step_work import StepWork, count_step
 from worldmodel.storage import Location
 from worldmodel.training.data import require_source
 from worldmodel.training.validation import check_metric
 
-ASSUMED_SHARE = 0.2
-"""Share of a GPU's peak that training is taken to reach where nothing was measured on a GPU. Small models reach little;
-a third would be good."""
-LEAST_STEP_SECONDS = 0.01
-"""Shortest step on a GPU that is not at hand: a thousand small kernels, at 10 microseconds a launch."""
 CHECKPOINT_BYTES = 12
 """Bytes of a checkpoint for each parameter: the weight and AdamW's two means, in float32."""
-GIGA, TERA = 1e9, 1e12
+GIGA = 1e9
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """What is planned."""
+    """An experiment to plan."""
 
     config: ExperimentConfig
     trials: int = 1
     """Runs like this one, for the grid's columns."""
     budget: Budget = field(default_factory=Budget)
-    """Its dollars: how far they reach is told."""
+    """The plan says how many runs its dollars pay for."""
     probe_seconds: float
     """Seconds of training that are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeRow:
-    """What a run takes on one kind of machine of one provider."""
+    """Hours and dollars of a run on one kind of machine of one provider."""
 
     device: str
     provider: str
-    """Whose price it is; empty: nobody's is known."""
+    """Empty: no price is known."""
     hours: float | None
-    """Hours of a run on one such GPU (of the machine at hand: on that); None: unknown."""
+    """Hours of a run on one such GPU, or on this machine; None: unknown."""
     basis: str
-    """Where the hours come from, or why they are unknown."""
+    """Origin of the hours, or the reason why they are unknown."""
     usd_per_hour: float | None
     """None: unknown."""
     price_date: str
-    """Of what time the price is."""
+    """Date of the price."""
     usd: float | None
     """Dollars of a run; None: unknown."""
     grid_hours: float | None
     """Hours of all trials, one after another."""
     grid_usd: float | None
     affordable_trials: float | None
-    """Runs that the budget pays for; None: there is none, or the price is unknown."""
+    """Runs that the budget pays for; None: no budget, or an unknown price."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeepingRow:
-    """What it costs to keep blocks and checkpoints, and to fetch a checkpoint of each run."""
+    """Dollars to keep blocks and checkpoints, and to fetch a checkpoint of each run."""
 
     provider: str
     storage_usd_month: float | None
@@ -81,31 +78,33 @@ class KeepingRow:
 
 @dataclass(frozen=True, kw_only=True)
 class CostPlan:
-    """What an experiment takes."""
+    """The plan of an experiment."""
 
     name: str
     trials: int
     is_exact: bool
-    """Whether frames and steps were counted; else they are told from a sample of the games."""
+    """True if frames and steps were counted; else they are estimated from a sample of the games."""
     games: int
     frames: int
     work: Work
     probe: Probe
+    step: StepWork
+    """Counted, not measured."""
     compute: list[ComputeRow]
     price_note: str
-    """Where the price of the machine at hand comes from, or why it is unknown and what to set."""
+    """Origin of this machine's price, or why it is unknown and what to set."""
     block_bytes: int
     checkpoint_bytes: int
     """Of one checkpoint."""
     checkpoints: int
-    """That a run keeps."""
+    """Checkpoints that a run keeps."""
     keeping: list[KeepingRow]
     assumptions: list[str]
-    """What the figures rest on."""
+    """Basis of the figures."""
 
 
 def plan_costs(request: PlanRequest, report: Report = print) -> CostPlan:
-    """Count the work, train for a few seconds, and work out what a run and a grid take. Nothing is left behind.
+    """Count the work, train for a few seconds, and work out what a run and a grid take. No file stays.
 
     Raises:
         UserError: the experiment cannot be trained on these data here, a price file cannot be understood, or dollars
@@ -122,13 +121,23 @@ def plan_costs(request: PlanRequest, report: Report = print) -> CostPlan:
         extent = measure_extent(source, config, Path(scratch))
         report(f"{extent.games:,} games counted; training for {request.probe_seconds:.0f} s to measure a step")
         probe = run_probe(extent.dataset, config, request.probe_seconds)
-    return make_plan(request, extent, probe, prices)
+    return make_plan(request, extent, probe, prices, find_paces(Location.of(config.save_dir), config, prices))
 
 
-def make_plan(request: PlanRequest, extent: Extent, probe: Probe, prices: Prices | None) -> CostPlan:
-    """The plan from what was counted and measured. UserError as `plan_costs`."""
-    price = find_price(probe.device, prices)
-    rows = _list_compute(request, extent.work, probe, prices)
+def make_plan(
+    request: PlanRequest, extent: Extent, probe: Probe, prices: Prices | None, paces: Mapping[str, PastPace] = {}
+) -> CostPlan:
+    """The plan from what was counted and measured; `paces`: see `find_paces`. UserError as `plan_costs`."""
+    price, step = find_price(probe.device, prices), count_step(request.config)
+    forecast = Forecast(
+        amp=request.config.training.amp,
+        work=step,
+        probe=probe,
+        prices=prices,
+        is_captured=_is_captured(request.config),
+        paces=paces,
+    )
+    rows = _list_compute(request, extent.work, probe, prices, forecast)
     if request.budget.usd is not None and all(row.usd_per_hour is None for row in rows):
         raise UserError(f"--budget-usd {request.budget.usd:g} needs a price, which is unknown: {price.origin}")
     size = CHECKPOINT_BYTES * probe.parameters
@@ -142,29 +151,38 @@ def make_plan(request: PlanRequest, extent: Extent, probe: Probe, prices: Prices
         frames=extent.frames,
         work=extent.work,
         probe=probe,
+        step=step,
         compute=rows,
         price_note=price.origin,
         block_bytes=extent.block_bytes,
         checkpoint_bytes=size,
         checkpoints=kept,
         keeping=_list_keeping(prices, stored / GIGA, request.trials * size / GIGA),
-        assumptions=_list_assumptions(extent, probe, prices),
+        assumptions=_list_assumptions(extent, prices, forecast),
     )
 
 
-def _list_compute(request: PlanRequest, work: Work, probe: Probe, prices: Prices | None) -> list[ComputeRow]:
-    """The machine at hand first, then every kind of GPU and provider of the price file."""
+def _is_captured(config: ExperimentConfig) -> bool:
+    """True if a GPU replays the experiment's steps as CUDA graphs."""
+    draws_anew = config.training.batch_parts > 1 and config.model.dropout > 0
+    return config.training.compile not in ("off", "compile") and not draws_anew
+
+
+def _list_compute(
+    request: PlanRequest, work: Work, probe: Probe, prices: Prices | None, forecast: Forecast
+) -> list[ComputeRow]:
+    """This machine first, then every kind of GPU and provider of the price file."""
     measured = measure_hours(work, probe)
     own = find_price(probe.device, prices)
     here = str(probe.device.get("gpu") or probe.device.get("name"))
     rows = [_make_row(request, f"here: {here}", "", measured, "measured here", own.usd_per_hour, "")]
-    at_hand = prices.find_kind(here) if prices else None
     for kind in prices.gpus if prices else ():
         assert prices is not None
         offers: dict[str, Figure | None]
         offers = {name: p.gpu_hour[kind] for name, p in prices.providers.items() if kind in p.gpu_hour}
-        hours, basis = work_out_hours(work, probe, prices, kind, request.config)
-        if kind == at_hand:
+        step_seconds, basis = forecast.find_step_seconds(kind)
+        hours = None if step_seconds is None else estimate_left(work, 0, step_seconds) / 3600
+        if kind == forecast.kind_here:
             hours, basis = measured, "measured here"
         for provider, offer in (offers or {"": None}).items():
             cost, date = (offer.value, offer.date) if offer else (None, "")
@@ -192,44 +210,9 @@ def _make_row(
 
 
 def measure_hours(work: Work, probe: Probe) -> float:
-    """Hours of a run on the machine at hand, by its probe."""
+    """Hours of a run on this machine, by its probe."""
     validation = probe.validation_target_seconds * work.validation_targets
     return estimate_left(work, 0, probe.step_seconds, validation) / 3600
-
-
-def work_out_hours(
-    work: Work, probe: Probe, prices: Prices, kind: str, config: ExperimentConfig
-) -> tuple[float | None, str]:
-    """Hours of a run on a kind of GPU, by its peak, and what they rest on."""
-    is_bfloat16 = config.training.amp
-    peak = find_peak(prices, kind, is_bfloat16)
-    if peak is None:
-        return None, f"unknown: no peak in {'bfloat16' if is_bfloat16 else 'float32'}"
-    share, origin = find_share(work, probe, prices, is_bfloat16)
-    validations = work.count_validations(0) * work.validation_targets
-    targets = work.total_steps * work.targets_per_step + FORWARD_SHARE * validations
-    seconds = targets * probe.operations_per_target / (peak * share)
-    if seconds < (least := work.total_steps * LEAST_STEP_SECONDS):
-        seconds, origin = least, f"{1000 * LEAST_STEP_SECONDS:g} ms a step: assumed, not measured"
-    return seconds / 3600, origin
-
-
-def find_peak(prices: Prices, kind: str | None, is_bfloat16: bool) -> float | None:
-    """Operations per second of a kind of GPU by its data sheet; None: unknown."""
-    if kind is None:
-        return None
-    figure = prices.gpus[kind].bf16_tflops if is_bfloat16 else prices.gpus[kind].fp32_tflops
-    return figure.value * TERA if figure else None
-
-
-def find_share(work: Work, probe: Probe, prices: Prices, is_bfloat16: bool) -> tuple[float, str]:
-    """Share of its peak that a GPU is taken to reach: that of the GPU at hand, else `ASSUMED_SHARE`."""
-    kind = prices.find_kind(str(probe.device.get("gpu", "")))
-    peak = find_peak(prices, kind, is_bfloat16)
-    if peak is None:
-        return ASSUMED_SHARE, f"{ASSUMED_SHARE:.0%} of peak: assumed, not measured"
-    share = work.targets_per_step * probe.operations_per_target / probe.step_seconds / peak
-    return share, f"{share:.2g} of peak, as {kind} reaches here: assumed, not measured"
 
 
 def _list_keeping(prices: Prices | None, stored_gb: float, fetched_gb: float) -> list[KeepingRow]:
@@ -246,11 +229,9 @@ def _list_keeping(prices: Prices | None, stored_gb: float, fetched_gb: float) ->
     ]
 
 
-def _list_assumptions(extent: Extent, probe: Probe, prices: Prices | None) -> list[str]:
-    found = [] if extent.is_exact else ["games and frames are about right: they are told from a sample"]
-    found.append(
-        f"{probe.operations_per_target / 1e6:.3g} million operations per target (matrix products, forward and "
-        "backward, as torch.utils.flop_counter counts them); peaks are the data sheets'"
-    )
+def _list_assumptions(extent: Extent, prices: Prices | None, forecast: Forecast) -> list[str]:
+    found = [] if extent.is_exact else ["games and frames are estimated from a sample"]
+    if prices:
+        found += forecast.list_assumptions()
     found.append("hours leave out starting a machine, installing and encoding; a grid's are one trial after another")
     return found if prices else [*found, "there is no price file: no other machine is known"]

@@ -55,6 +55,8 @@ class GpuKind(_Strict):
     """Peak of dense matrix products in bfloat16, 10^12 operations per second; None: unknown."""
     fp32_tflops: Figure | None = None
     """Peak in float32 without tensor cores (torch's default), 10^12 operations per second; None: unknown."""
+    memory_tb_s: Figure | None = None
+    """Memory bandwidth, 10^12 bytes per second; None: unknown."""
 
 
 class Provider(_Strict):

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.experiment.config_file import override
-from worldmodel.features.batch import Inputs, Predictions
 from worldmodel.machine.device import describe_device, pick_device
-from worldmodel.model.build import build_model
 from worldmodel.run.estimate import Pace
 from worldmodel.training.data import Dataset
 from worldmodel.training.interval import Interval
@@ -28,10 +24,10 @@ from worldmodel.training.workers import Workers
 WARMUP_STEPS = 2
 LEAST_STEPS = 3
 """Steps that are measured, however long they take."""
+LARGE_BATCH = 128
+"""Samples from which on a probe computes a batch in parts, on a CPU."""
 ENDLESS = 1 << 20
 """Epochs of a probe, which time ends."""
-COUNTED_SAMPLES = 2
-"""Samples whose operations are counted; every sample has as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +42,6 @@ class Probe:
     """Mean seconds of a training step."""
     validation_target_seconds: float
     """Seconds of a validation for each frame that it predicts."""
-    operations_per_target: float
-    """Floating-point operations of a training step for each target: those of matrix products, forward and backward, as
-    `torch.utils.flop_counter` counts them."""
     parameters: int
     """Numbers that the model learns."""
 
@@ -59,6 +52,8 @@ def run_probe(dataset: Dataset, config: ExperimentConfig, seconds: float) -> Pro
     torch.set_num_threads(config.training.threads or len(os.sched_getaffinity(0)))
     changes = {"training.num_epochs": ENDLESS, "training.max_steps": None}
     changes["training.log_interval"] = 1 if device.type == "cpu" else None  # a GPU is not to be waited for every step
+    if device.type == "cpu" and config.training.batch_size >= LARGE_BATCH:
+        changes["training.batch_parts"] = 8  # the machine at hand need not hold a GPU's batch
     trainer = build_trainer(dataset, override(config, changes), Workers(device=device))
     steps, step_seconds = _measure_steps(trainer, seconds)
     return Probe(
@@ -66,7 +61,6 @@ def run_probe(dataset: Dataset, config: ExperimentConfig, seconds: float) -> Pro
         steps=steps,
         step_seconds=step_seconds,
         validation_target_seconds=_measure_validation(trainer),
-        operations_per_target=count_operations(trainer),
         parameters=sum(p.numel() for p in trainer.model.parameters()),
     )
 
@@ -104,24 +98,3 @@ def _measure_validation(trainer: Trainer) -> float:
                 break
             began = time.perf_counter()
     return rates[-1]
-
-
-def count_operations(trainer: Trainer) -> float:
-    """Floating-point operations per target of a training step, counted on the CPU and in plain torch."""
-    config, feed = trainer.config, trainer.feed
-    model = build_model(replace(config.model, backend="torch"), config.encoding.layout)
-    inputs = _cut(feed.batch(0).inputs)
-    with FlopCounterMode(display=False) as counter:
-        predictions, _ = model(inputs, wants_state=False)
-        _add_up(predictions).backward()  # type: ignore[no-untyped-call]
-    return float(counter.get_total_flops()) / (len(inputs.floats) * feed.shape.positions)
-
-
-def _cut(inputs: Inputs) -> Inputs:
-    first = slice(0, COUNTED_SAMPLES)
-    return Inputs(inputs.floats[first].cpu(), inputs.classes[first].cpu(), inputs.controls[first].cpu())
-
-
-def _add_up(predictions: Predictions) -> Tensor:
-    parts = [*predictions.numbers.values(), *predictions.logits.values()]
-    return torch.stack([part.sum() for part in parts]).sum()

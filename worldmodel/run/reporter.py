@@ -92,10 +92,11 @@ def format_interval(interval: Interval) -> str:
 
 
 def _format_shares(interval: Interval) -> str:
-    """Where a step's time goes; host and device work at the same time, where they are two."""
+    """Shares of a step's time, and MFU; host and device work at the same time, where they are two."""
     shares = {"data": interval.data_share, "host": interval.host_share, "device": interval.device_share}
     if interval.device_share is None:
         shares["compute"] = 1 - interval.data_share
+    shares["mfu"] = interval.mfu
     return " ".join(f"{name} {100 * share:.1f}%" for name, share in shares.items() if share is not None)
 
 

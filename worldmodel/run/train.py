@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from worldmodel.run.run_folder import check_same, describe_end, find_older, read
 from worldmodel.run.timeline import CHECKS, DATA, begin_timeline
 from worldmodel.run.train_worker import train_worker
 from worldmodel.storage import Location
-from worldmodel.training.compiled import check_compiler, note_graphs
+from worldmodel.training.compiled import check_compiler
 from worldmodel.training.data import Dataset, open_dataset, prepare_blocks, require_source
 from worldmodel.training.feed import check_shares, plan_training
 from worldmodel.training.job import Job, build_trainer
@@ -100,7 +99,6 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     check_budget(cost, request.budget, older)
     if request.auto_batch:
         config = fit_batch(dataset, request, report)
-    notes += note_graphs(config.training.compile, lcm(config.training.batch_parts, request.workers) // request.workers)
     timeline.mark(CHECKS)
     facts = {
         **cost, "data_fingerprint": dataset.fingerprint, "phases": timeline.phases, "world_size": request.workers,

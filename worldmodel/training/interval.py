@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
+from worldmodel.machine.fused import fused
 from worldmodel.training.stopwatch import Stopwatch
 from worldmodel.training.workers import Workers
 
@@ -41,48 +44,48 @@ class Interval:
     """Share that the host worked; None: host and device are one, as on a CPU. See `stopwatch.py`."""
     device_share: float | None = None
     """Share that the device worked; it overlaps with the host's."""
+    mfu: float | None = None
+    """Share of the GPUs' peak that the model's operations are, see `worldmodel.run.mfu`; None: unknown, or a CPU."""
 
 
-@dataclass(kw_only=True)
 class Sums:
-    """What is measured of the steps of an interval, on the device: only `read` waits for it."""
+    """What is measured of the steps of an interval, on the device: only reading it waits.
 
-    device: torch.device
-    names: tuple[str, ...] = ()
-    """What the tensors below hold a number of: "loss", the loss terms, "norm" (of the gradient)."""
-    totals: Tensor = field(init=False)
-    """Sums over the steps."""
-    first_bad: Tensor = field(init=False)
-    """The first step (from 0) in which each was no number; `NEVER` where it always was one."""
-    peaks: Tensor = field(init=False)
-    """The largest value of a step."""
-    peak_steps: Tensor = field(init=False)
-    """That step, from 0."""
-    steps: int = 0
-    targets: int = 0
-    watch: Stopwatch = field(init=False)
+    Its tensors keep their places in memory, as a captured step needs; `reset` begins another interval.
+    """
 
-    def __post_init__(self) -> None:
-        self.totals = self.peaks = torch.zeros((), device=self.device)
-        self.first_bad = self.peak_steps = torch.full((), NEVER, device=self.device)
-        self.watch = Stopwatch(self.device)
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        """`names`: what a step's values are: "loss", the loss terms, "norm" (of the gradient)."""
+        self.names, self._device = tuple(names), device
+        self.totals, self.peaks = (torch.zeros(len(names), device=device) for _ in range(2))
+        self.first_bad, self.peak_steps = (torch.full((len(names),), NEVER, device=device) for _ in range(2))
+        self.reset()
 
-    def add(self, step: int, values: dict[str, Tensor], targets: int, *, can_peak: bool = True) -> None:
-        """Take in step `step` (from 0).
+    def reset(self) -> None:
+        """Forget all."""
+        for values in (self.totals, self.peaks):
+            values.zero_()
+        for steps in (self.first_bad, self.peak_steps):
+            steps.fill_(NEVER)
+        self.steps = self.targets = 0
+        self.watch = Stopwatch(self._device)
+
+    def add(self, step: Int64[Tensor, ""], values: Float[Tensor, " value"], *, can_peak: bool = True) -> None:
+        """Take in step `step` (from 0); all on the device.
 
         Args:
             step: the step.
-            values: its scalars on the device, "loss" first, the same names in every step.
-            targets: how many frames it predicted, over all workers.
+            values: in the order of `names`.
             can_peak: whether its loss may count as the interval's largest.
         """
-        self.names, found = tuple(values), torch.stack(list(values.values()))
-        self.totals = self.totals + found
-        self.first_bad = torch.where(torch.isfinite(found), self.first_bad, self.first_bad.clamp(max=step))
-        if not can_peak:
-            found = torch.zeros_like(found)
-        self.peak_steps = torch.where(found > self.peaks, step, self.peak_steps)
-        self.peaks = torch.maximum(self.peaks, found)
+        totals, peaks, *steps = _take_in(
+            self.totals, self.peaks, self.first_bad, self.peak_steps, step, values, can_peak
+        )
+        torch._foreach_copy_([self.totals, self.peaks], [totals, peaks])
+        torch._foreach_copy_([self.first_bad, self.peak_steps], steps)
+
+    def count(self, targets: int) -> None:
+        """Count a step that predicts so many frames, over all workers."""
         self.steps += 1
         self.targets += targets
 
@@ -96,3 +99,13 @@ class Sums:
         first = dict(zip(self.names, workers.least(self.first_bad), strict=True))
         step = min(first.values())
         return step, [name for name, bad in first.items() if bad == step]
+
+
+@fused
+def _take_in(
+    totals: Tensor, peaks: Tensor, first_bad: Tensor, peak_steps: Tensor, step: Tensor, values: Tensor, can_peak: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The sums with one step more."""
+    bad = torch.where(torch.isfinite(values), first_bad, torch.minimum(first_bad, step))
+    found = values if can_peak else torch.zeros_like(values)
+    return totals + values, torch.maximum(peaks, found), bad, torch.where(found > peaks, step, peak_steps)

@@ -63,9 +63,9 @@ class Metrics:
     @torch.no_grad()
     def update(self, predictions: Predictions, targets: Targets) -> None:
         """Adds a batch."""
-        counts = count_terms(targets)
-        for term, total in sum_terms(predictions, targets, self.weights).items():
-            self._add(f"loss/{term}", total, counts[term])
+        totals = sum_terms(predictions, targets, self.weights.action_change_weight)
+        for (term, count), total in zip(count_terms(targets).items(), totals.unbind(), strict=True):
+            self._add(f"loss/{term}", total, count)
         for term in self.fields:
             mask = mask_term(targets, term)
             error = (predictions.numbers[term].to(mask.dtype) - targets.numbers[term]).abs() * mask

@@ -44,4 +44,7 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state:
         slots.setdefault(name, {})[slot] = value.clone()
     # load_state_dict knows where each variant of AdamW (fused, capturable) wants its tensors.
     inner = {index: slots[names[parameter]] for index, parameter in enumerate(ordered) if names[parameter] in slots}
+    rates = [group["lr"] for group in optimizer.param_groups]
     optimizer.load_state_dict({"state": inner, "param_groups": optimizer.state_dict()["param_groups"]})
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate  # the tensor itself, and not the copy that was made of it

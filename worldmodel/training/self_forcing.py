@@ -14,7 +14,7 @@ window is left at its end.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,8 @@ from worldmodel.features.batch import Predictions, Targets
 from worldmodel.features.facts import FactReader, Facts, stack_games
 from worldmodel.features.feedback import Feedback
 from worldmodel.features.plan import Samples, SampleShape
-from worldmodel.features.store import FrameStore
+from worldmodel.features.spots import Traits
+from worldmodel.features.store import FrameStore, Parts
 from worldmodel.model.unroll import Unroller, make_memory
 from worldmodel.model.world_model import WorldModel
 from worldmodel.training.loss import ACTION_TERM
@@ -60,13 +61,9 @@ class Excursion:
     length: int
     """Frames from each end on."""
     lengths: Tensor
-    """(B,) frames of each sample that its game has."""
+    """(B,) frames of each sample that its game has; 0: nothing of it counts."""
     present: dict[str, Tensor]
     """See `Targets`."""
-
-    def forbid(self) -> Excursion:
-        """The same, of which nothing counts."""
-        return replace(self, lengths=torch.zeros_like(self.lengths))
 
     @property
     def valid(self) -> Tensor:
@@ -81,15 +78,20 @@ class ExcursionReader:
     def __init__(self, store: FrameStore, reader: FactReader, shape: SampleShape) -> None:
         self._store, self._reader, self._shape = store, reader, shape
 
-    def read(self, samples: Samples, length: int, present: dict[str, Tensor]) -> Excursion:
-        """Frames of `samples`, to be left for `length` frames."""
+    def count_frames(self, length: int) -> int:
+        """Frames that are read of each sample."""
+        return find_ends(self._shape, length)[-1] + length
+
+    def open(
+        self, parts: Parts, traits: Traits, length: int, present: dict[str, Tensor], *,
+        swaps: bool,
+    ) -> Excursion:  # fmt: skip
+        """Samples to be left for `length` frames, of which `count_frames` were gathered; all on the device."""
+        facts = self._reader.open(parts, self._store.stages[traits.games], self.count_frames(length))
+        if swaps:
+            facts = facts.swap_players(traits.swapped)
         ends = find_ends(self._shape, length)
-        facts = self._reader.read(self._store, samples, ends[-1] + length)
-        device = facts.numbers.device
-        if samples.swapped is not None:
-            facts = facts.swap_players(torch.from_numpy(samples.swapped).to(device))
-        lengths = torch.from_numpy(self._store.game_lengths(samples) - samples.starts).to(device)
-        return Excursion(facts=facts, ends=ends, length=length, lengths=lengths, present=present)
+        return Excursion(facts=facts, ends=ends, length=length, lengths=traits.left, present=present)
 
     def count(self, samples: Samples, length: int) -> np.ndarray:
         """(B,) frames that the model makes of each sample within its game."""
