@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import psutil
 import torch
 from torch import Tensor
@@ -87,13 +85,9 @@ def reach_far_rows(report: Report) -> str:
     for place in places:
         far.put(place, block)
 
-    def send(numbers: list[int]) -> Any:
-        on_device = "first" in inspect.signature(RowMatrix.take).parameters
-        return torch.tensor(numbers, device=report.device) if on_device else np.array(numbers)
-
     def work(frames: int, at: int) -> Row:
-        starts = send([0, 3, entry.frames // 2, entry.frames - 2])
-        last = send([entry.frames - 1] * len(starts))
+        starts = torch.tensor([0, 3, entry.frames // 2, entry.frames - 2], device=report.device)
+        last = torch.full_like(starts, entry.frames - 1)
         found, expected = far.take(at + starts, at + last, frames), near.take(starts, last, frames)
         is_equal = torch.equal(found[..., :used], expected[..., :used])
         return judge({"word": at * form.width // WORD}, is_equal, "the rows that were written")

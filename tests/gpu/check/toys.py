@@ -92,12 +92,11 @@ def train(
         return "done" if trainer.step >= steps else None
 
     notes: list[str] = []
-    more = {"on_note": notes.append} if "on_note" in Hooks.__dataclass_fields__ else {}
     trainer.run(
         Hooks(
             on_interval=lambda interval, values: look(interval),
             stop_reason=stop,
-            **more,
+            on_note=notes.append,
         )
     )
     return notes

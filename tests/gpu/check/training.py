@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -28,8 +27,7 @@ from tests.gpu.check.toys import (
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.machine.fused import reset_fusing
 from worldmodel.machine.process import release_memory
-from worldmodel.run.prices import read_prices
-from worldmodel.run.probe import count_operations
+from worldmodel.run.mfu import find_peak_rate
 from worldmodel.training.interval import Interval
 from worldmodel.training.loop import Trainer
 
@@ -149,10 +147,11 @@ def measure_pace(trainer: Trainer) -> Row:
     hits = sum("synchronizing" in str(warning.message) for warning in caught)
     measured = intervals[1:INTERVALS]
     pace = statistics.median(interval.targets_per_second for interval in measured)
+    peak = find_peak_rate(trainer.config, trainer.device, 1)
     values = {
         "ms": 1000 * statistics.median(interval.step_seconds for interval in measured),
         "targets/s": round(pace),
-        "MFU": getattr(measured[-1], "mfu", None) or find_mfu(trainer, pace),
+        "MFU": pace / peak if peak else None,
         "sync hits": round(hits / WATCHED, 1),
         "host share": measured[-1].host_share, "device share": measured[-1].device_share,
         "peak GiB": round(torch.cuda.max_memory_allocated() / 2**30, 2) if has_gpu else None,
@@ -202,17 +201,3 @@ def count_events(events: Iterable[Any]) -> Row:
     found: Row = {name: round(count / WATCHED, 1) for name, count in sorted(counts.items())}
     top = [f"{name} {us // WATCHED} us" for name, us in kernels.most_common(6)]
     return {**found, "kernels ms": kernels.total() / WATCHED / 1000, "top": top}
-
-
-def find_mfu(trainer: Trainer, pace: float) -> float | None:
-    """Share of the data sheet's peak in bfloat16 (float32 without `amp`); None: the peak is unknown, or this fails."""
-    try:
-        prices = read_prices()
-        kind = prices.find_kind(torch.cuda.get_device_name(0)) if prices and trainer.device.type == "cuda" else None
-        if prices is None or kind is None:
-            return None
-        peak = prices.gpus[kind].bf16_tflops if trainer.training.amp else prices.gpus[kind].fp32_tflops
-        return pace * count_operations(trainer) / (peak.value * 1e12) if peak else None
-    except Exception:  # noqa: BLE001  (a measured pace must not be lost with it)
-        traceback.print_exc()
-        return None
