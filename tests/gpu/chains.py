@@ -2,17 +2,18 @@
 
 A chain is traced as torch.compile does: AOTAutograd makes a forward and a backward graph, inductor lowers each to
 Triton kernels and matrix products. Nothing runs: a call returns empty tensors of the right shapes and adds the graph's
-counts to the recorder. The traffic of a graph is what goes in and what comes out, each once.
+counts to the recorder. The traffic of a graph is what each of its kernels and products reads and writes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.utils._triton
@@ -30,9 +31,10 @@ from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.fx_passes.post_grad import view_to_reshape
 from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from tests.gpu.arguments import Rebuild, take_apart
 from tests.gpu.recorder import PRODUCTS, Recorder, count_flops
+from worldmodel.machine import fused
 
 if find_spec("triton") is None:  # inductor writes Triton programs without it, once it believes that it is there
     scheduler.has_triton = lambda: True
@@ -48,51 +50,55 @@ class Cost:
     products: tuple[str, ...]
     """Kernels of others, such as matrix products."""
     bytes: int
-    """Of what goes in and what comes out."""
-    kernel_bytes: int
-    """What the kernels read and write, buffers between them included."""
+    """What kernels and products read and write, buffers between them included."""
+    ends: int
+    """Bytes of what goes into the graph and what comes out: its traffic if it were one kernel."""
     flops: int
     source: str
     """The generated program."""
 
 
 class ChainCompiler:
-    """Takes the place of `fused.compile_chain`."""
+    """Takes the place of `fused.compile_chain`; keeps the traces of a process."""
 
-    def __init__(self, recorder: Recorder, lowers: bool = True) -> None:
-        self.recorder, self.lowers = recorder, lowers
-        self.costs: list[tuple[str, Cost]] = []
-        """Of each graph: the chain's name and which of its graphs it is, and the cost."""
+    def __init__(self) -> None:
+        self.recorder, self.lowers, self.is_tracing = Recorder(), True, False
+        self._traced: dict[Any, Callable[..., Any]] = {}
 
     def compile_chain(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A form of `function` that counts. One trace serves all calls of the same shapes, types and constants."""
-        if not self.lowers:
-            return function
-        traced: dict[Any, Callable[..., Any]] = {}
 
         def run(*args: Any, **options: Any) -> Any:
-            leaves, spec = tree_flatten((args, options))
-            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-            key = (spec, tuple(map(_describe, leaves)), _same_tensors(tensors), *_autocast())
-            if key in traced:
-                return traced[key](*tensors)
-            constants = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-            traced[key] = self._trace(function, constants, places, spec)
-            with self.recorder.paused():  # the first call traces
-                return traced[key](*tensors)
+            if self.is_tracing or not self.lowers:
+                return function(*args, **options)
+            tensors: list[Tensor] = []
+            key: list[Any] = [function, torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")]
+            rebuild = take_apart((args, options), tensors, key)
+            known = tuple(key)
+            if known in self._traced:
+                return self._traced[known](*tensors)
+            self._traced[known] = self._trace(function, rebuild)
+            with self._tracing():  # the first call traces
+                return self._traced[known](*tensors)
 
         return run
 
-    def _trace(self, function: Callable[..., Any], constants: list[Any], places: list[int], spec: Any) -> Any:
-        def on_tensors(*tensors: Tensor) -> Any:
-            leaves = list(constants)
-            for place, tensor in zip(places, tensors, strict=True):
-                leaves[place] = tensor
-            args, options = tree_unflatten(leaves, spec)
-            return function(*args, **options)
+    @contextlib.contextmanager
+    def _tracing(self) -> Iterator[None]:
+        self.is_tracing = True
+        try:
+            with self.recorder.paused():
+                yield
+        finally:
+            self.is_tracing = False
 
-        name = getattr(function, "__qualname__", str(function))
+    def _trace(self, function: Callable[..., Any], rebuild: Rebuild) -> Callable[..., Any]:
+        def on_tensors(*tensors: Tensor) -> Any:
+            with contextlib.ExitStack() as stack:
+                args, options = rebuild(tensors, stack)
+                return function(*args, **options)
+
+        name = f"{function.__module__}.{function.__qualname__}"
         return aot_function(
             on_tensors,
             fw_compiler=lambda graph, inputs: self._lower(f"{name} forward", graph, inputs),
@@ -105,23 +111,20 @@ class ChainCompiler:
         outputs = [_plan_output(graph, node) for node in _outputs(graph)]
         with self.recorder.paused():
             cost = lower(graph, inputs)
-        self.costs.append((name, cost))
 
         def run(args: list[Any]) -> list[Any]:
             given = list(args)
             args.clear()
-            self._add(cost)
+            self._add(name, cost)
             with self.recorder.paused():
                 return [make(given) for make in outputs]
 
         run._boxed_call = True  # type: ignore[attr-defined]
         return run
 
-    def _add(self, cost: Cost) -> None:
+    def _add(self, name: str, cost: Cost) -> None:
         recorder = self.recorder
-        recorder.fused += cost.kernels
-        recorder.graphs += 1
-        recorder.kernel_bytes += cost.kernel_bytes - cost.bytes
+        recorder.chains.setdefault(name, []).append(cost)
         recorder.ops[recorder.phase].update(cost.products)
         recorder.bytes[recorder.phase] += cost.bytes
         recorder.flops[recorder.phase] += cost.flops
@@ -140,17 +143,18 @@ def lower(graph: torch.fx.GraphModule, inputs: list[Any]) -> Cost:
             metrics.reset()
             lowering.run(*inputs)
             code = lowering.codegen()[0]
-            kernel_bytes = int(lowering.count_bytes()[0])
+            traffic = int(lowering.count_bytes()[0])
     source = code.value if hasattr(code, "value") else str(code)
     body = source.rpartition("def call(")[2]
     products = re.findall(r"extern_kernels\.(\w+)\(|torch\.ops\.aten\.(\w+)", body)
     made = [n for n in _outputs(graph) if isinstance(n, torch.fx.Node) and n.op != "placeholder"]
-    ends = [*inputs, *(node.meta["val"] for node in made)]
+    read = [node for node in graph.graph.find_nodes(op="placeholder") if any(u.op != "output" for u in node.users)]
+    ends = [node.meta["val"] for node in dict.fromkeys([*read, *made])]
     return Cost(
         kernels=len(re.findall(r"^\s*\w+\.run\(", body, re.MULTILINE)),
         products=tuple(a or b for a, b in products),
-        bytes=sum(_count_distinct(t) for t in ends if isinstance(t, Tensor) and t.device.type == "cuda"),
-        kernel_bytes=kernel_bytes,
+        bytes=traffic,
+        ends=sum(_count_distinct(t) for t in ends if isinstance(t, Tensor) and t.device.type == "cuda"),
         flops=sum(_count_flops(node) for node in graph.graph.nodes),
         source=source,
     )
@@ -162,7 +166,8 @@ def _outputs(graph: torch.fx.GraphModule) -> Any:
 
 def _partition(joint: torch.fx.GraphModule, inputs: Any, **options: Any) -> Any:
     mode = torch._guards.detect_fake_mode(inputs)
-    with config.patch(joint_graph_constant_folding=False), V.set_fake_mode(mode):  # it computes constants on the GPU
+    on_gpu = {"joint_graph_constant_folding": False, "shape_padding": False}  # they compute or measure on the GPU
+    with config.patch(on_gpu), V.set_fake_mode(mode):
         _recursive_joint_graph_passes(joint)
     return min_cut_rematerialization_partition(joint, inputs, **options, compiler="inductor")
 
@@ -198,32 +203,14 @@ def _count_distinct(tensor: Tensor) -> int:
     return int(count * tensor.element_size())
 
 
-def _describe(leaf: Any) -> Any:
-    if isinstance(leaf, Tensor):
-        return tuple(leaf.shape), leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
-    return leaf
-
-
-def _same_tensors(tensors: list[Tensor]) -> tuple[int, ...]:
-    """Which of the tensors are the same object."""
-    first: dict[int, int] = {}
-    return tuple(first.setdefault(id(tensor), place) for place, tensor in enumerate(tensors))
-
-
-def _autocast() -> tuple[bool, torch.dtype]:
-    return torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+COMPILER = ChainCompiler()
 
 
 @contextlib.contextmanager
-def counting(recorder: Recorder, *, lowers: bool = True) -> Any:
-    """Count chains instead of compiling them; gives the compiler. Without `lowers` they run as written."""
-    from worldmodel.machine import fused
-
-    compiler, before = ChainCompiler(recorder, lowers), fused.compile_chain
-    fused.compile_chain = compiler.compile_chain  # type: ignore[assignment]
+def counting(recorder: Recorder, *, lowers: bool = True) -> Iterator[None]:
+    """Count chains instead of compiling them. Without `lowers` they run as written."""
+    COMPILER.recorder, COMPILER.lowers = recorder, lowers
     fused._compiled.clear()
-    try:
-        yield compiler
-    finally:
-        fused.compile_chain = before
-        fused._compiled.clear()
+    with mock.patch.object(fused, "compile_chain", COMPILER.compile_chain):
+        yield
+    fused._compiled.clear()

@@ -14,6 +14,7 @@ import torch.nn.parallel.distributed as parallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests.gpu import project
+from tests.gpu.recorder import FAKE, Recorder
 
 Parallel = parallel.DistributedDataParallel
 
@@ -59,7 +60,7 @@ def _sum(state, bucket):  # type: ignore[no-untyped-def]  # torch checks annotat
     return future
 
 
-def in_thread(mode: Any, recorder: Any, make: Callable[[int], Any]) -> Callable[[int], Any]:
+def in_thread(recorder: Recorder, make: Callable[[int], Any]) -> Callable[[int], Any]:
     """`make` in a new thread, whose current device is 0 as that of every new thread; the caller waits for it.
 
     A FakeTensorMode serves one thread at a time.
@@ -69,7 +70,7 @@ def in_thread(mode: Any, recorder: Any, make: Callable[[int], Any]) -> Callable[
         found: list[Any] = []
 
         def work() -> None:
-            with mode, recorder:
+            with FAKE, recorder:
                 try:
                     found.append(make(step))
                 except Exception as error:  # noqa: BLE001  (raised where the result is asked for)

@@ -25,13 +25,13 @@ from worldmodel.machine.device import pick_device
 from worldmodel.model import kernels
 from worldmodel.model.build import build_model
 from worldmodel.run import train_worker
-from worldmodel.training import loop
+from worldmodel.training import loop, validation
 from worldmodel.training.data import open_dataset
 from worldmodel.training.feed import Feed, Worker
 from worldmodel.training.job import Job
 from worldmodel.training.loop import Trainer
 from worldmodel.training.plausibility import Watch
-from worldmodel.training.validation import measure_rollouts, open_validation, validate
+from worldmodel.training.validation import open_validation
 from worldmodel.training.workers import Workers
 
 ORDINARY_STEP = 1
@@ -175,13 +175,14 @@ def choose_steps(trainer: Trainer) -> list[int]:
 
 
 def run_validation(trainer: Trainer, blocks: str, config: ExperimentConfig) -> None:
-    """A validation and its rollouts, but for what is computed from their sums in the end."""
+    """A validation and short rollouts, but for what is computed from their sums in the end."""
     dataset = open_dataset(blocks, config)
-    validation = open_validation(dataset, config, trainer.feed.worker, trainer.feed.view)
-    validation = replace(validation, games=validation.games[:1])
-    validate(trainer.model, validation, config.loss_weights, amp=config.training.amp)
-    assert validation.rollouts is not None
-    measure_rollouts(trainer.model, validation)
+    data = open_validation(dataset, config, trainer.feed.worker, trainer.feed.view)
+    assert data.rollouts is not None
+    data = replace(data, games=data.games[:1], batch_size=2048, rollouts=replace(data.rollouts, horizon=3))
+    with mock.patch.object(validation, "CHUNK", 2048):
+        validation.validate(trainer.model, data, config.loss_weights, amp=config.training.amp)
+    validation.measure_rollouts(trainer.model, data)
 
 
 def count_targets(trainer: Trainer) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from tests.gpu import fake_triton
@@ -30,6 +30,10 @@ PRODUCTS = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2)}
 """Matrix products, and the places of their two factors."""
 
 
+FAKE = FakeTensorMode(allow_non_fake_inputs=True)
+"""The mode of all fake tensors in a process: the project keeps some of them from one training to the next."""
+
+
 def count_bytes(tensors: list[Tensor]) -> int:
     """Bytes of the tensors that are on the GPU."""
     return sum(t.numel() * t.element_size() for t in tensors if _is_on_gpu(t))
@@ -41,7 +45,7 @@ def count_flops(left: Tensor, right: Tensor) -> int:
 
 
 class Recorder(TorchDispatchMode):
-    """Records what reaches the GPU, by phase of the step. Enter it inside of a FakeTensorMode.
+    """Records what reaches the GPU, by phase of the step. Enter it inside of `FAKE`.
 
     Tensors of the host are real under it, with their values; those of a GPU are fake.
     """
@@ -61,8 +65,8 @@ class Recorder(TorchDispatchMode):
         self.waits: Counter[str] = Counter()
         self.sequence: list[str] = []
         """All operations in order, with the shapes of what they make."""
-        self.fused, self.graphs, self.kernel_bytes = 0, 0, 0
-        """Triton kernels that inductor made, graphs of chains, and bytes that its kernels read and write."""
+        self.chains: dict[str, list[Any]] = {}
+        """Name of a chain's graph to the costs (`chains.Cost`) of its runs."""
 
     @contextlib.contextmanager
     def during(self, phase: str) -> Iterator[None]:
@@ -75,11 +79,15 @@ class Recorder(TorchDispatchMode):
     def paused(self) -> Iterator[None]:
         """Count nothing."""
         before, self.is_paused = self.is_paused, True
-        yield
-        self.is_paused = before
+        try:
+            yield
+        finally:
+            self.is_paused = before
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.is_paused:
+            return func(*args, **kwargs)
         if func.namespace == "aten" and torch.is_inference_mode_enabled() and func._can_decompose():
             with self:
                 return func.decompose(*args, **kwargs)
@@ -89,8 +97,7 @@ class Recorder(TorchDispatchMode):
             with _disable_current_modes():
                 return func(*args, **kwargs)
         out = func(*args, **kwargs)
-        if not self.is_paused:
-            self._record(func._schema.name.split("::")[1], args, kwargs, out)
+        self._record(func._schema.name.split("::")[1], args, kwargs, out)
         return out
 
     def _record(self, name: str, args: Any, kwargs: dict[str, Any], out: Any) -> None:

@@ -17,11 +17,10 @@ from tests.gpu import fake_cuda  # noqa: F401  (before torch)
 
 warnings.simplefilter("ignore")
 
-from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 from tests.gpu import chains, fake_convolution, fake_triton, fake_workers, project  # noqa: E402
 from tests.gpu.cases import KERNELS, TORCH, Case  # noqa: E402
-from tests.gpu.recorder import Recorder  # noqa: E402
+from tests.gpu.recorder import FAKE, Recorder  # noqa: E402
 from tests.gpu.step_cost import summarise  # noqa: E402
 
 
@@ -40,7 +39,7 @@ def _run_on(case: Case, blocks: str, recorder: Recorder, workers: Any) -> dict[s
     layers = {} if case.is_measured else {"model.n_layers": 2}
     config = project.make_config({**layers, **case.changes, "model.backend": case.backend}, name=case.experiment)
     found: dict[str, Any] = {"error": None, "waits": [], "differences": []}
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, recorder:
+    with FAKE, recorder:
         trainer = project.open_trainer(config, blocks, workers)
         expected: list[str] | None = None
         for step in project.choose_steps(trainer):
@@ -56,8 +55,8 @@ def _run_on(case: Case, blocks: str, recorder: Recorder, workers: Any) -> dict[s
         if case.has_validation:
             project.run_validation(trainer, blocks, config)
     if case.rank is not None:
-        with mode, recorder:
-            project.run_ahead(trainer, partial(fake_workers.in_thread, mode, recorder), steps=3)
+        with FAKE, recorder:
+            project.run_ahead(trainer, partial(fake_workers.in_thread, recorder), steps=3)
     return found
 
 

@@ -1,12 +1,13 @@
 """What a training step would do on an A100, counted without one: launches, waits, memory traffic and a roofline.
 
-    .venv-kernels/bin/python -m tests.gpu.step_cost [--json] [--only NAME ...] [--backends torch kernels]
+    .venv-kernels/bin/python -m tests.gpu.step_cost [--json] [--chains] [--only NAME ...] [--backends torch kernels]
 
 A step of the project's own Trainer runs on fake cuda tensors (`fake_cuda`): host code runs, a mix of devices raises,
 and no kernel runs. An aten operator that is no view is one launch; its traffic is what it is given and what it makes.
 Triton kernels are recorded at their launch (`fake_triton`), and `@fused` chains as inductor lowers them for an A100
 (`chains`): their kernels count as Triton launches, their matrix products as aten launches, and their traffic is what
-goes in and out of each graph. Nothing is reused from the L2 cache.
+each kernel and product reads and writes. `KB_per_target_of_graphs` instead counts what goes in and out of a chain's
+graphs: what would remain if each graph were one kernel. Nothing is reused from the L2 cache.
 
 The estimate is the larger of launches (6.5 us each from aten, 30 us from Triton) and traffic (80 % of 1.55 TB/s, as on
 an A100 of 40 GB); the share of peak is of 312 TFLOP/s. These are assumptions, not measurements.
@@ -27,10 +28,9 @@ from tests.gpu import fake_cuda  # noqa: F401  (before torch)
 warnings.simplefilter("ignore")
 
 import torch  # noqa: E402
-from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 from tests.gpu import chains, fake_triton, project  # noqa: E402
-from tests.gpu.recorder import Recorder  # noqa: E402
+from tests.gpu.recorder import FAKE, Recorder  # noqa: E402
 from worldmodel.training.workers import Workers  # noqa: E402
 
 ATEN_US, TRITON_US = 6.5, 30.0
@@ -53,7 +53,7 @@ def measure(name: str, backend: str, blocks: str) -> dict[str, Any]:
     recorder = Recorder()
     with (
         project.on_backend(backend), project.without_values(), chains.counting(recorder),
-        FakeTensorMode(allow_non_fake_inputs=True), recorder,
+        FAKE, recorder,
     ):  # fmt: skip
         trainer = project.open_trainer(config, blocks, Workers(device=torch.device("cuda:0")))
         for step in range(project.ORDINARY_STEP + 1):
@@ -66,23 +66,37 @@ def measure(name: str, backend: str, blocks: str) -> dict[str, Any]:
 def summarise(recorder: Recorder, targets: int) -> dict[str, Any]:
     """What a step was counted to do, and how fast an A100 would do it."""
     aten = {phase: sum(ops.values()) for phase, ops in recorder.ops.items()}
-    triton = len(fake_triton.launches) + recorder.fused
+    graphs = [cost for costs in recorder.chains.values() for cost in costs]
+    fused = sum(cost.kernels for cost in graphs)
+    triton = len(fake_triton.launches) + fused
     traffic = sum(recorder.bytes.values()) + sum(launch.bytes for launch in fake_triton.launches)
     launch_us = sum(aten.values()) * ATEN_US + triton * TRITON_US
     step_us = max(launch_us, traffic / BYTES_PER_US)
     rate, flops = targets / step_us * 1e6, sum(recorder.flops.values())
     return {
-        "targets": targets, "aten": aten, "aten_total": sum(aten.values()), "triton": triton, "fused": recorder.fused,
-        "compiled_graphs": recorder.graphs, "waits": dict(recorder.waits), "waits_total": sum(recorder.waits.values()),
+        "targets": targets, "aten": aten, "aten_total": sum(aten.values()), "triton": triton, "fused": fused,
+        "compiled_graphs": len(graphs), "waits": dict(recorder.waits), "waits_total": sum(recorder.waits.values()),
         "KB_per_target": round(traffic / targets / 1e3, 1),
-        "KB_per_target_by_kernel": round((traffic + recorder.kernel_bytes) / targets / 1e3, 1),
+        "KB_per_target_of_graphs": round((traffic + sum(c.ends - c.bytes for c in graphs)) / targets / 1e3, 1),
         "launch_us": round(launch_us), "step_us": round(step_us),
         "bound": "launches" if launch_us >= traffic / BYTES_PER_US else "memory", "targets_per_s": round(rate),
+        "chains": {name: _describe(costs, targets) for name, costs in recorder.chains.items()},
         "share_of_peak": round(rate * flops / targets / (FLOPS_PER_US * 1e6), 4),
     }  # fmt: skip
 
 
-def show(row: dict[str, Any]) -> None:
+def _describe(costs: list[chains.Cost], targets: int) -> dict[str, Any]:
+    """All runs of one graph in a step."""
+    return {
+        "runs": len(costs),
+        "kernels": sum(cost.kernels for cost in costs),
+        "products": sum(len(cost.products) for cost in costs),
+        "KB_per_target": round(sum(cost.bytes for cost in costs) / targets / 1e3, 1),
+        "KB_per_target_of_graphs": round(sum(cost.ends for cost in costs) / targets / 1e3, 1),
+    }
+
+
+def show(row: dict[str, Any], with_chains: bool) -> None:
     """One row as a line."""
     phases = ", ".join(f"{phase} {count}" for phase, count in row["aten"].items())
     print(
@@ -91,6 +105,8 @@ def show(row: dict[str, Any]) -> None:
         f"({row['bound']}) | {row['targets_per_s']:,} targets/s | {row['share_of_peak']:.1%}",
         flush=True,
     )
+    for name, chain in row["chains"].items() if with_chains else ():
+        print(f"    {name:60} {', '.join(f'{key} {value}' for key, value in chain.items())}")
 
 
 def main() -> int:
@@ -99,6 +115,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", nargs="*", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--backends", nargs="*", choices=["torch", "kernels"], default=["torch", "kernels"])
+    parser.add_argument("--chains", action="store_true", help="show what each compiled chain costs")
     options = parser.parse_args()
     fake_triton.install()
     blocks, rows, status = project.make_blocks(), [], 0
@@ -111,7 +128,7 @@ def main() -> int:
             print(f"{name} {backend}: does not run on fake cuda tensors", file=sys.stderr)
             continue
         if not options.json:
-            show(rows[-1])
+            show(rows[-1], options.chains)
     if options.json:
         print(json.dumps(rows, indent=1))
     else:

@@ -41,6 +41,7 @@ def has_convolution() -> bool:
     return find_spec("causal_conv1d") is not None
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile need not look into it
 def is_chosen(backend: Backend, device: torch.device) -> bool:
     """Whether a scan on `device` runs on the kernels.
 
