@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
+from torch.utils._pytree import SUPPORTED_NODES
 
 Rebuild = Callable[[Sequence[Tensor], contextlib.ExitStack], Any]
 """Makes a value of other tensors; modules hold them until the stack ends."""
@@ -34,6 +35,12 @@ def take_apart(value: Any, tensors: list[Tensor], key: list[Any]) -> Rebuild:
         each = [take_apart(part, tensors, key) for part in value]
         make = type(value)._make if hasattr(value, "_make") else type(value)
         return lambda new, stack: make([part(new, stack) for part in each])
+    if type(value) in SUPPORTED_NODES:  # an object whose class tells torch which tensors it holds
+        node = SUPPORTED_NODES[type(value)]
+        held, context = node.flatten_fn(value)
+        key.append((type(value), str(context)))
+        inner = take_apart(list(held), tensors, key)
+        return lambda new, stack: node.unflatten_fn(inner(new, stack), context)
     key.append(value)
     return lambda new, stack: value
 

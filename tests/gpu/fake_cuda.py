@@ -123,7 +123,8 @@ def _replace_cuda() -> None:
         "get_device_properties": A100, "get_device_capability": (8, 0), "get_device_name": A100.name,
         "mem_get_info": (A100.total_memory, A100.total_memory), "memory_allocated": 0, "memory_reserved": 0,
         "max_memory_allocated": 0, "max_memory_reserved": 0, "empty_cache": None, "synchronize": None,
-        "reset_peak_memory_stats": None, "set_per_process_memory_fraction": None, "manual_seed_all": None,
+        "reset_peak_memory_stats": None, "set_per_process_memory_fraction": None,
+        "get_per_process_memory_fraction": 1.0, "manual_seed_all": None,
         "manual_seed": None, "_lazy_init": None, "is_current_stream_capturing": False, "set_rng_state": None,
     }  # fmt: skip
     for name, answer in answers.items():
@@ -134,6 +135,7 @@ def _replace_cuda() -> None:
     cuda.stream = lambda stream: contextlib.nullcontext()
     cuda.current_stream = cuda.default_stream = Moment
     FakeTensorMode.avoid_device_init = True  # type: ignore[assignment,method-assign]  # there is no driver to start
+    setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)  # noqa: B010
     cuda.amp.common.amp_definitely_not_available = lambda: False
     for owner in (CudaInterface, CudaInterface.Worker):
         for name in ("get_device_properties", "current_device", "is_available", "device_count"):
@@ -150,6 +152,7 @@ def _add_operators() -> None:
     tools._get_fused_kernels_supported_devices = lambda: ["cuda", "cpu"]
     library = torch.library.Library("aten", "IMPL")
     library.impl("silu_backward", lambda gradient, x: torch.empty_like(x), "CUDA")
+    library.impl("_fused_adamw_.tensor_lr", lambda *args, **options: None, "Meta")
     _keep.append(library)
 
 

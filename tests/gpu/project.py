@@ -25,12 +25,14 @@ from worldmodel.machine.device import pick_device
 from worldmodel.model import kernels
 from worldmodel.model.build import build_model
 from worldmodel.run import train_worker
-from worldmodel.training import loop, validation
+from worldmodel.training import step, validation
 from worldmodel.training.data import open_dataset
 from worldmodel.training.feed import Feed, Worker
 from worldmodel.training.job import Job
 from worldmodel.training.loop import Trainer
+from worldmodel.training.metrics import Metrics
 from worldmodel.training.plausibility import Watch
+from worldmodel.training.step import Learner
 from worldmodel.training.validation import open_validation
 from worldmodel.training.workers import Workers
 
@@ -48,11 +50,11 @@ def make_blocks() -> str:
 
 
 def make_config(changes: dict[str, Any], preset: str | None = None, name: str = "baseline") -> ExperimentConfig:
-    """An experiment of `tune/experiments`, with changes."""
+    """An experiment of `tune/experiments`, with changes; steps run as they are, uncaptured."""
     config = load_experiment(Path(f"tune/experiments/{name}.yaml"))
     if preset:
         config, _ = apply_preset(preset, config)
-    return override(config, changes, source="tests.gpu")
+    return override(config, {"training.compile": "off", **changes}, source="tests.gpu")
 
 
 @contextlib.contextmanager
@@ -105,11 +107,12 @@ def phases(recorder: Recorder) -> Iterator[None]:
 
             stack.enter_context(mock.patch.object(owner, attribute, run))
 
-        name(Feed, "batches", "view")
-        name(Trainer, "_predict", "forward")
-        name(loop, "compute_loss", "loss")
+        name(Learner, "make", "view")
+        name(Feed, "open", "view")
+        name(Learner, "_predict", "forward")
+        name(step, "compute_loss", "loss")
         name(torch.Tensor, "backward", "backward")
-        name(loop.Metrics, "update", "metrics")
+        name(Metrics, "update", "metrics")
         with recorder.during("rest"):
             yield
 
@@ -154,15 +157,15 @@ def _find(job: Job, config: ExperimentConfig, workers: Workers) -> None:
     raise _Found(workers)
 
 
-def run_step(trainer: Trainer, step: int) -> None:
+def run_step(trainer: Trainer, number: int) -> None:
     """One training step."""
-    trainer.step = step
+    trainer.step = number
     trainer._train_step()
 
 
 def run_ahead(trainer: Trainer, in_thread: Callable[[Any], Any], steps: int) -> None:
     """Some steps, the batch of each made in a thread, as in a run."""
-    trainer.step, trainer._ahead = 1, mock.Mock(take=in_thread(trainer.feed.batches))
+    trainer.step, trainer._ahead = 1, mock.Mock(take=in_thread(trainer._make))
     for _ in range(steps):
         trainer._train_step()
     trainer._ahead = None
@@ -171,7 +174,7 @@ def run_ahead(trainer: Trainer, in_thread: Callable[[Any], Any], steps: int) -> 
 def choose_steps(trainer: Trainer) -> list[int]:
     """Steps to look at: the first, which takes metrics, an ordinary one and the last of an epoch, which is short."""
     last = trainer.schedule.steps_per_epoch - 1
-    return [0, ORDINARY_STEP, last if last % loop.METRICS_EVERY else ORDINARY_STEP + 2]
+    return [0, ORDINARY_STEP, last if last % step.METRICS_EVERY else ORDINARY_STEP + 2]
 
 
 def run_validation(trainer: Trainer, blocks: str, config: ExperimentConfig) -> None:

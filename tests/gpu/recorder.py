@@ -97,10 +97,11 @@ class Recorder(TorchDispatchMode):
             with _disable_current_modes():
                 return func(*args, **kwargs)
         out = func(*args, **kwargs)
-        self._record(func._schema.name.split("::")[1], args, kwargs, out)
+        self._record(func, args, kwargs, out)
         return out
 
-    def _record(self, name: str, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+    def _record(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        name = func._schema.name.split("::")[1]
         given, made = _find_tensors((args, *kwargs.values())), _find_tensors((out,))
         if not any(_is_on_gpu(t) for t in given + made):
             return
@@ -110,7 +111,7 @@ class Recorder(TorchDispatchMode):
             return
         self.ops[self.phase][name] += 1
         self.sequence.append(f"{name} {[(tuple(t.shape), _is_on_gpu(t)) for t in made]}")
-        self.bytes[self.phase] += _count_traffic(name, given, made)
+        self.bytes[self.phase] += _count_traffic(func, args, given, made)
         if name in PRODUCTS:
             left, right = PRODUCTS[name]
             self.flops[self.phase] += count_flops(args[left], args[right])
@@ -165,9 +166,12 @@ def _is_pinned(tensor: Tensor) -> bool:
         return not isinstance(tensor, FakeTensor) and tensor.is_pinned()
 
 
-def _count_traffic(name: str, given: list[Tensor], made: list[Tensor]) -> int:
+def _count_traffic(func: Any, args: Any, given: list[Tensor], made: list[Tensor]) -> int:
+    name = func._schema.name.split("::")[1]
     if name in ("index_select", "embedding", "index"):  # reads only what it gives
         return 2 * count_bytes(made) + count_bytes(given[1:])
     if name in ("fill_", "zero_"):
         return count_bytes(given[:1])
-    return count_bytes(given) + count_bytes(given[:1] if name.endswith("_") else made)
+    marks = zip(func._schema.arguments, args, strict=False)
+    written = [arg for mark, arg in marks if mark.alias_info is not None and mark.alias_info.is_write]
+    return count_bytes(given) + count_bytes(_find_tensors(written) if written else made)

@@ -32,7 +32,7 @@ def run(case: Case, blocks: str) -> dict[str, Any]:
             with chains.counting(recorder, lowers=case.is_measured), fake_workers.place(case.rank) as workers:
                 return _run_on(case, blocks, recorder, workers)
         except Exception as error:  # noqa: BLE001  (it is what the tests look at)
-            return {"error": f"{type(error).__name__}: {error}"[:2000], "at": _find_places(error)}
+            return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:500], "at": _find_places(error)}
 
 
 def _run_on(case: Case, blocks: str, recorder: Recorder, workers: Any) -> dict[str, Any]:
