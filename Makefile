@@ -8,6 +8,7 @@
 #   make test-faults   runs are killed, starved and lied to, and lose nothing (FAULTS=long: for longer)
 #   make test-cluster  clusters are launched on hosts in namespaces, and every cloud's files checked (root, Linux)
 #   make gpu      adds the kernels of mamba_ssm, on a machine with an NVIDIA GPU
+#   make gpu-check  checks and measures this machine's GPU in ten minutes: runs/gpu-check/gpu-check.html (OUT=, ONLY=)
 #   make bench    measures speed against other libraries, on real games where they are at hand; minutes
 #   make check    ruff and mypy
 #   make clean    removes the environment and caches; data and runs stay
@@ -18,6 +19,8 @@ STORAGE ?= runs
 NAME ?= $(or $(notdir $(DATA:/=)),round1)
 SEEDS ?= 1
 FAULTS ?= short
+OUT ?= runs/gpu-check
+ONLY ?=
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -27,7 +30,7 @@ PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: round1 test slow bench test-browser test-faults test-cluster gpu kernels check clean
+.PHONY: round1 test slow bench test-browser test-faults test-cluster gpu gpu-check kernels check clean
 .DELETE_ON_ERROR:
 
 round1: $(STAMP)
@@ -67,6 +70,13 @@ check: $(STAMP)
 gpu: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[gpu]"
 	$(call install_kernels,$(BIN))
+
+# An environment that exists is enough: without a network the kernels are compared only if they are there already.
+gpu-check: $(if $(wildcard $(BIN)/python),,$(STAMP))
+	@if nvidia-smi >/dev/null 2>&1 && ! $(BIN)/python -c \
+		'from importlib.util import find_spec as f; exit(not all(map(f, ("einops", "triton", "mamba_ssm"))))'; then \
+		$(MAKE) --no-print-directory gpu || echo "make gpu failed: the check goes on with what is installed" >&2; fi
+	$(BIN)/python -m tests.gpu.check --out "$(OUT)" $(if $(ONLY),--only $(ONLY))
 
 kernels: $(KERNELS_STAMP)
 

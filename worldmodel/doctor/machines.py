@@ -52,7 +52,8 @@ def check_gpus(gpus: GpuFacts, expected: float) -> Iterator[Check]:
     """The GPUs that torch finds. `expected`: how many Ray, or the request, counts on."""
     name = "GPU"
     if gpus.count and gpus.count >= expected and gpus.names:
-        yield passed(name, f"{gpus.count} x {gpus.names[0]}, driver {gpus.driver or 'unknown'}, CUDA {gpus.built_for}")
+        found = f"{gpus.count} x {gpus.names[0]}, driver {gpus.driver or 'unknown'}, CUDA {gpus.built_for}"
+        yield passed(name, f"{found}; `make gpu-check` measures this GPU: ten minutes")
         return
     if not expected and not gpus.has_smi:
         yield skipped(name, "none here, none asked for")

@@ -146,6 +146,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig, device: torch.devic
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True, capturable=is_apart
     )
+    optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]  # its first steps are meant so
     for group in optimizer.param_groups:
         group["lr"] = torch.tensor(config.lr, dtype=torch.float32 if is_apart else torch.float64, device=device)
     return optimizer
