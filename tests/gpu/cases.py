@@ -23,6 +23,8 @@ class Case:
     """One of two workers on one machine, each with a GPU of its own; None: the only worker."""
     has_validation: bool = False
     """True if a validation and rollouts follow the steps."""
+    is_captured: bool = False
+    """True if steps of every kind are captured as CUDA graphs afterwards."""
     is_measured: bool = False
     """True if the costs are right: the whole model, its chains lowered by inductor, which takes seconds. False: two
     layers, chains as written."""
@@ -43,9 +45,9 @@ SWITCHES = {
 TORCH = [
     *(Case(name=f"experiment {name}", experiment=name) for name in EXPERIMENTS),
     *(Case(name=f"{key.rpartition('.')[2]} {value}", changes={key: value}) for key, value in SWITCHES.items()),
-    Case(name="windows", changes=WINDOWS, has_validation=True),
+    Case(name="windows", changes=WINDOWS),
     Case(name="mlp", changes={"model.arch": "mlp", **WINDOWS}, has_validation=True),
-    Case(name="self-forcing", changes=FORCING),
+    Case(name="self-forcing", changes=FORCING, is_captured=True),
     Case(name="validation", has_validation=True),
     Case(name="first of two workers", rank=0),
     Case(name="second of two workers", rank=1),
@@ -76,7 +78,7 @@ KERNELS = [
     *_measured(512),
     *_kernels("laptop", {"model.d_model": 192, "training.batch_parts": 2}),
     *_kernels("windows", WINDOWS, has_validation=True),
-    *_kernels("self-forcing", FORCING, has_validation=True),
+    *_kernels("self-forcing", FORCING, has_validation=True, is_captured=True),
     *_kernels("sequences of 256", {"training.sequence_length": 256}),
     *_kernels("second of two workers", {}, rank=1),
 ]

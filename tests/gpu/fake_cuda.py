@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -110,6 +111,27 @@ class Moment:
         torch.cuda.synchronize()
 
 
+class Graph:
+    """torch.cuda.CUDAGraph: its replay launches nothing."""
+
+    is_capturing = False
+
+    def pool(self) -> object:
+        return self
+
+    def replay(self) -> None: ...
+
+
+@contextlib.contextmanager
+def capture(graph: Graph, **options: Any) -> Iterator[None]:
+    """torch.cuda.graph: while it lasts, the recorder refuses what waits for the GPU."""
+    Graph.is_capturing = True
+    try:
+        yield
+    finally:
+        Graph.is_capturing = False
+
+
 def _choose(device: Any) -> None:
     index = device if isinstance(device, int) else torch.device(device).index
     if index is not None and index >= 0:
@@ -125,13 +147,14 @@ def _replace_cuda() -> None:
         "max_memory_allocated": 0, "max_memory_reserved": 0, "empty_cache": None, "synchronize": None,
         "reset_peak_memory_stats": None, "set_per_process_memory_fraction": None,
         "get_per_process_memory_fraction": 1.0, "manual_seed_all": None,
-        "manual_seed": None, "_lazy_init": None, "is_current_stream_capturing": False, "set_rng_state": None,
+        "manual_seed": None, "_lazy_init": None, "set_rng_state": None,
     }  # fmt: skip
     for name, answer in answers.items():
         setattr(cuda, name, lambda *args, answer=answer, **options: answer)
     cuda.get_rng_state = lambda *args, **options: torch.zeros(16, dtype=torch.uint8)
     cuda.current_device, cuda.set_device, cuda.device = get_device, _choose, Device
     cuda.Event = cuda.Stream = Moment
+    cuda.CUDAGraph, cuda.graph, cuda.is_current_stream_capturing = Graph, capture, lambda: Graph.is_capturing
     cuda.stream = lambda stream: contextlib.nullcontext()
     cuda.current_stream = cuda.default_stream = Moment
     FakeTensorMode.avoid_device_init = True  # type: ignore[assignment,method-assign]  # there is no driver to start

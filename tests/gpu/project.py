@@ -25,7 +25,7 @@ from worldmodel.machine.device import pick_device
 from worldmodel.model import kernels
 from worldmodel.model.build import build_model
 from worldmodel.run import train_worker
-from worldmodel.training import step, validation
+from worldmodel.training import capture, step, validation
 from worldmodel.training.data import open_dataset
 from worldmodel.training.feed import Feed, Worker
 from worldmodel.training.job import Job
@@ -174,6 +174,17 @@ def choose_steps(trainer: Trainer) -> tuple[list[int], list[int]]:
     first = [0, 1] if trainer.config.self_forcing.enabled else [0]
     some, last = first[-1] + len(first), trainer.schedule.steps_per_epoch - 1
     return first, [some, last if last % step.METRICS_EVERY else some + 2]
+
+
+def capture_steps(config: ExperimentConfig, blocks: str, workers: Workers) -> list[str]:
+    """Run steps of each kind until they are captured; returns what is said of those that cannot be."""
+    trainer = open_trainer(override(config, {"training.compile": "graph"}, source="tests.gpu"), blocks, workers)
+    said: list[str] = []
+    trainer.learner.tell(said.append)
+    with mock.patch.object(capture, "WARM_UP", 1):
+        for number in (0, step.METRICS_EVERY, 1, 3, 2, 4):  # with metrics, self-forcing where it is on, ordinary
+            run_step(trainer, number)
+    return said
 
 
 def run_validation(trainer: Trainer, blocks: str, config: ExperimentConfig) -> None:

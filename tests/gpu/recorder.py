@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from tests.gpu import fake_triton
+from tests.gpu import fake_cuda, fake_triton
 
 VIEWS = """
 _has_compatible_shallow_copy_type _reshape_alias _unsafe_view alias as_strided chunk detach device diagonal dim empty
@@ -134,6 +134,8 @@ class Recorder(TorchDispatchMode):
 
     def add_wait(self, what: str) -> None:
         """Note that the host waits for the GPU."""
+        if fake_cuda.Graph.is_capturing:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {what}")
         frames = [f for f in traceback.extract_stack() if "/worldmodel/" in f.filename]
         where = f"{frames[-1].filename.split('/worldmodel/')[-1]}:{frames[-1].lineno}" if frames else "torch"
         self.waits[f"{self.phase} {where} {what}"] += 1

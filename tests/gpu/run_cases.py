@@ -38,7 +38,7 @@ def run(case: Case, blocks: str) -> dict[str, Any]:
 def _run_on(case: Case, blocks: str, recorder: Recorder, workers: Any) -> dict[str, Any]:
     layers = {} if case.is_measured else {"model.n_layers": 2}
     config = project.make_config({**layers, **case.changes, "model.backend": case.backend}, name=case.experiment)
-    found: dict[str, Any] = {"error": None, "waits": [], "differences": []}
+    found: dict[str, Any] = {"error": None, "waits": [], "differences": [], "obstacles": []}
     with FAKE, recorder:
         trainer = project.open_trainer(config, blocks, workers)
         first, others = project.choose_steps(trainer)
@@ -52,6 +52,8 @@ def _run_on(case: Case, blocks: str, recorder: Recorder, workers: Any) -> dict[s
                 sequences.append(recorder.sequence)
         found["differences"] = _compare(*sequences)
         found["cost"] = summarise(recorder, project.count_targets(trainer))
+        if case.is_captured:
+            found["obstacles"] = project.capture_steps(config, blocks, workers)
         if case.has_validation:
             project.run_validation(trainer, blocks, config)
     if case.rank is not None:

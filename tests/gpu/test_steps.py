@@ -35,14 +35,15 @@ def run_cases(kind: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _list(is_measured: bool | None = None) -> list[Any]:
+def _list(only: str = "name") -> list[Any]:
+    """Cases of which an attribute is true."""
     group = pytest.mark.xdist_group("fake gpu")
     both = (("torch", TORCH, (group,)), ("kernels", KERNELS, (group, pytest.mark.slow)))
     return [
         pytest.param(kind, case, id=case.name, marks=marks)
         for kind, cases, marks in both
         for case in cases
-        if is_measured is None or case.is_measured == is_measured
+        if getattr(case, only)
     ]
 
 
@@ -67,7 +68,12 @@ def test_steps_issue_the_same_operations(kind: str, case: Case) -> None:
     assert _find(kind, case)["differences"] == []
 
 
-@pytest.mark.parametrize(("kind", "case"), _list(is_measured=True))
+@pytest.mark.parametrize(("kind", "case"), _list("is_captured"))
+def test_every_kind_of_step_can_be_captured(kind: str, case: Case) -> None:
+    assert _find(kind, case)["obstacles"] == []
+
+
+@pytest.mark.parametrize(("kind", "case"), _list("is_measured"))
 def test_step_keeps_to_its_budget(kind: str, case: Case) -> None:
     cost = _find(kind, case)["cost"]
     assert cost["aten_total"] <= MOST_ATEN and cost["triton"] <= MOST_TRITON

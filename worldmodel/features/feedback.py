@@ -14,7 +14,7 @@ from worldmodel.encoding import FeatureLayout
 from worldmodel.errors import UserError
 from worldmodel.features.batch import Predictions
 from worldmodel.features.columns import ClassCode
-from worldmodel.features.facts import CATEGORIES, CONTROL_PLACES, NUMBER_PLACES, Facts
+from worldmodel.features.facts import CATEGORIES, CONTROL_PLACES, NUMBER_PLACES, FactEncoder, Facts
 from worldmodel.schema import (
     AGE_STARTS,
     DEATHS,
@@ -78,7 +78,8 @@ class Feedback:
         self._code = ClassCode(classes, self.device)
         free = [f for f in PLAYER_FIELDS if f not in self._predicted and f not in classes]
         self._counts_down = self._columns([f for f in free if f.rule is Rule.COUNT_DOWN])
-        self._counts_up = [f.name for f in free if f.rule is Rule.COUNT_UP]
+        self._counts_up = [self._columns([f]) for f in free if f.rule is Rule.COUNT_UP]
+        self.encoder = FactEncoder(layout, self.device)
         self._age_starts = torch.zeros(field_named("action").vocabulary + 1, device=self.device)
         for age, actions in AGE_STARTS.items():
             self._age_starts[list(actions)] = age
@@ -102,9 +103,9 @@ class Feedback:
         classes = self._choose(predictions, last)
         numbers = numbers.index_copy(-1, self._places, self._decode(predictions, last))
         numbers = self._count_lives(numbers, last, classes)
-        for name in self._counts_up:
+        for place in self._counts_up:
             age = self._count_age(frames, classes[..., CATEGORIES.index(FIELDS["action"])])
-            numbers = numbers.index_copy(-1, self._columns([FIELDS[name]]), age.unsqueeze(-1))
+            numbers = numbers.index_copy(-1, place, age.unsqueeze(-1))
         return Facts(numbers, classes, last.stages, self._carry_items(last, numbers))
 
     def aim(

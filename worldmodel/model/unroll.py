@@ -25,7 +25,7 @@ from torch import Tensor
 
 from worldmodel.encoding import FeatureLayout
 from worldmodel.features.batch import Inputs, Predictions
-from worldmodel.features.facts import FactEncoder, Facts, stack_games
+from worldmodel.features.facts import Facts, stack_games
 from worldmodel.features.feedback import Feedback
 from worldmodel.model.state import State
 from worldmodel.model.world_model import WorldModel
@@ -126,7 +126,7 @@ class Unroller:
         self.memory, self.feedback = memory, feedback
         self.layout: FeatureLayout = feedback.layout
         self.lookahead = self.layout.config.lookahead
-        self.encoder = FactEncoder(self.layout, feedback.device)
+        self.encoder = feedback.encoder
         self._frames: Facts | None = None
         self._kept = max(2, 1 + self.lookahead)
 
