@@ -36,9 +36,6 @@ from worldmodel.training.step import Learner
 from worldmodel.training.validation import open_validation
 from worldmodel.training.workers import Workers
 
-ORDINARY_STEP = 1
-"""A step without metrics."""
-
 
 def make_blocks() -> str:
     """A few toy games as blocks, made once per machine."""
@@ -171,10 +168,12 @@ def run_ahead(trainer: Trainer, in_thread: Callable[[Any], Any], steps: int) -> 
     trainer._ahead = None
 
 
-def choose_steps(trainer: Trainer) -> list[int]:
-    """Steps to look at: the first, which takes metrics, an ordinary one and the last of an epoch, which is short."""
-    last = trainer.schedule.steps_per_epoch - 1
-    return [0, ORDINARY_STEP, last if last % step.METRICS_EVERY else ORDINARY_STEP + 2]
+def choose_steps(trainer: Trainer) -> tuple[list[int], list[int]]:
+    """First steps, which fill caches (step 0 takes metrics), and two that are looked at: one is an epoch's last, whose
+    batch is short."""
+    first = [0, 1] if trainer.config.self_forcing.enabled else [0]
+    some, last = first[-1] + len(first), trainer.schedule.steps_per_epoch - 1
+    return first, [some, last if last % step.METRICS_EVERY else some + 2]
 
 
 def run_validation(trainer: Trainer, blocks: str, config: ExperimentConfig) -> None:

@@ -41,17 +41,17 @@ def _run_on(case: Case, blocks: str, recorder: Recorder, workers: Any) -> dict[s
     found: dict[str, Any] = {"error": None, "waits": [], "differences": []}
     with FAKE, recorder:
         trainer = project.open_trainer(config, blocks, workers)
-        expected: list[str] | None = None
-        for step in project.choose_steps(trainer):
+        first, others = project.choose_steps(trainer)
+        sequences = []
+        for step in (*first, *others):
             recorder.reset()
             with project.phases(recorder):
                 project.run_step(trainer, step)
-            found["waits"] += [wait for wait in recorder.waits if wait not in found["waits"]]
-            if step == project.ORDINARY_STEP:
-                found["cost"] = summarise(recorder, project.count_targets(trainer))
-            if step:
-                expected = expected or recorder.sequence
-                found["differences"] += _compare(step, expected, recorder.sequence)
+            if step in others:
+                found["waits"] += [wait for wait in recorder.waits if wait not in found["waits"]]
+                sequences.append(recorder.sequence)
+        found["differences"] = _compare(*sequences)
+        found["cost"] = summarise(recorder, project.count_targets(trainer))
         if case.has_validation:
             project.run_validation(trainer, blocks, config)
     if case.rank is not None:
@@ -66,13 +66,11 @@ def _find_places(error: BaseException) -> list[str]:
     return [f"{Path(f.filename).name}:{f.lineno} {f.line}" for f in frames if "/worldmodel/" in f.filename]
 
 
-def _compare(step: int, expected: list[str], found: list[str]) -> list[str]:
+def _compare(expected: list[str], found: list[str]) -> list[str]:
     for place, (one, other) in enumerate(zip(expected, found, strict=False)):
         if one != other:
-            return [f"step {step}, operation {place}: {other} instead of {one}"]
-    if len(expected) != len(found):
-        return [f"step {step}: {len(found)} operations instead of {len(expected)}"]
-    return []
+            return [f"operation {place}: {other} instead of {one}"]
+    return [] if len(expected) == len(found) else [f"{len(found)} operations instead of {len(expected)}"]
 
 
 def main() -> None:

@@ -56,7 +56,8 @@ def measure(name: str, backend: str, blocks: str) -> dict[str, Any]:
         FAKE, recorder,
     ):  # fmt: skip
         trainer = project.open_trainer(config, blocks, Workers(device=torch.device("cuda:0")))
-        for step in range(project.ORDINARY_STEP + 1):
+        first, others = project.choose_steps(trainer)
+        for step in (*first, others[0]):
             recorder.reset()
             with project.phases(recorder):
                 project.run_step(trainer, step)
