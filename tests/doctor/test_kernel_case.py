@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from worldmodel.doctor.check import Outcome
-from worldmodel.doctor.kernel_case import check_kernels, compare_blocks, compare_kernels, draw_case
+from worldmodel.doctor.kernel_case import check_kernels, compare_blocks, compare_kernels, compare_layers, draw_case
 from worldmodel.model import kernels, scan
 
 CPU = torch.device("cpu")
@@ -52,6 +52,12 @@ def test_a_scan_that_differs_fails(wrong: str, monkeypatch: pytest.MonkeyPatch) 
     assert compute is err
     check = compare_kernels(CPU)
     assert check.is_failed and "differs from plain torch" in check.found and "model.backend=torch" in check.remedy
+
+
+def test_a_short_layer_is_compared_with_its_states() -> None:
+    found = compare_layers(CPU, torch.float32)
+    assert {"the short layer's y", "the short layer's gradient of mamba.in_proj.weight"} <= found.keys()
+    assert max(found.values()) < 1e-4
 
 
 @pytest.mark.parametrize("wrong", ["", "convolution"])

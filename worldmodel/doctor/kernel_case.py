@@ -13,7 +13,7 @@ from torch import Tensor
 from worldmodel.doctor.check import Check, failed, passed, skipped, warned
 from worldmodel.model import kernels, scan
 from worldmodel.model.config import ModelConfig
-from worldmodel.model.mamba2 import Mamba2
+from worldmodel.model.mamba2 import Mamba2, Mamba2Layer
 
 NAME = "kernels"
 TOLERANCES = {torch.float32: 1e-2, torch.bfloat16: 5e-2}
@@ -41,7 +41,9 @@ def compare_kernels(device: torch.device) -> Check:
     has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     for dtype in (torch.float32, torch.bfloat16)[: 1 + has_bfloat16]:
         try:
-            found = compare_scans(device, dtype) | (compare_blocks(device, dtype) if device.type == "cuda" else {})
+            found = compare_scans(device, dtype)
+            if device.type == "cuda":
+                found |= compare_blocks(device, dtype) | compare_layers(device, dtype)
         except Exception as error:  # noqa: BLE001  (compilers raise errors of their own kinds)
             text = " ".join(str(error).split())[:300]
             return failed(NAME, f"mamba_ssm's kernels do not run: {type(error).__name__}: {text}", REMEDY)
@@ -61,7 +63,7 @@ def compare_scans(device: torch.device, dtype: torch.dtype = torch.float32) -> d
     found: list[dict[str, Tensor]] = []
     for scan_chunks in (kernels.scan_chunks, scan.scan_chunks):
         inputs = draw_case(device, dtype)
-        leaves = {name: value.requires_grad_() for name, value in vars(inputs).items()}
+        leaves = {name: value.requires_grad_() for name, value in inputs._asdict().items()}
         y, state = scan_chunks(inputs, CHUNK, wants_state=True)
         assert state is not None
         found.append(_differentiate({"y": y, "state": state}, leaves))
@@ -81,6 +83,18 @@ def compare_blocks(device: torch.device, dtype: torch.dtype) -> dict[str, float]
             y, _ = block(u, None, keep=frames, wants_state=True)
         found.append(_differentiate({"y": y}, dict(block.named_parameters())))
     return {f"the block's {name}": _compare(found[0][name], found[1][name]) for name in found[0]}
+
+
+def compare_layers(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """Differences of a layer over a short sequence, which has kernels of its own where no state is wanted."""
+    config = ModelConfig(dropout=0.0, backend="torch")
+    layer, draw = Mamba2Layer(config).to(device), torch.Generator().manual_seed(FRAMES)
+    u, found = torch.randn(2, FRAMES, config.d_model, generator=draw).to(device), list[dict[str, Tensor]]()
+    for wants_state in (False, True):
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            y, _ = layer(u, None, keep=FRAMES, wants_state=wants_state)
+        found.append(_differentiate({"y": y}, dict(layer.named_parameters())))
+    return {f"the short layer's {name}": _compare(found[0][name], found[1][name]) for name in found[0]}
 
 
 def draw_case(device: torch.device, dtype: torch.dtype = torch.float32) -> scan.ScanInputs:

@@ -66,9 +66,14 @@ def _weigh(
     return (means * factors.to(means.dtype)).sum(), means
 
 
-@lru_cache(maxsize=64)
 def make_row(values: tuple[float, ...], device: torch.device) -> Float[Tensor, " value"]:
-    """Constants on a device, copied there once: a step must not wait for a copy."""
+    """Constants on a device."""
+    return torch.tensor(values) if device.type == "cpu" else _keep_row(values, device)
+
+
+@lru_cache(maxsize=64)
+def _keep_row(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Constants that were copied to a GPU once: a step must not wait for a copy."""
     return torch.tensor(values, device=device)
 
 
