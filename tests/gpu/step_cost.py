@@ -5,12 +5,13 @@
 A step of the project's own Trainer runs on fake cuda tensors (`fake_cuda`): host code runs, a mix of devices raises,
 and no kernel runs. An aten operator that is no view is one launch; its traffic is what it is given and what it makes.
 Triton kernels are recorded at their launch (`fake_triton`), and `@fused` chains as inductor lowers them for an A100
-(`chains`): their kernels count as Triton launches, their matrix products as aten launches, and their traffic is what
-each kernel and product reads and writes. `KB_per_target_of_graphs` instead counts what goes in and out of a chain's
-graphs: what would remain if each graph were one kernel. Nothing is reused from the L2 cache.
+(`chains`). `fused` counts the kernels of chains: inductor's compiled code launches them without Triton's launcher, at
+about the price of an aten operator. Their matrix products count as aten launches, and their traffic is what each kernel
+and product reads and writes. `KB_per_target_of_graphs` instead counts what goes in and out of a chain's graphs: what
+would remain if each graph were one kernel. Nothing is reused from the L2 cache.
 
-The estimate is the larger of launches (6.5 us each from aten, 30 us from Triton) and traffic (80 % of 1.55 TB/s, as on
-an A100 of 40 GB); the share of peak is of 312 TFLOP/s. These are assumptions, not measurements.
+The estimate is the larger of launches (6.5 us from aten or a chain, 30 us from Triton) and traffic (80 % of 1.55 TB/s,
+as on an A100 of 40 GB); the share of peak is of 312 TFLOP/s. These are assumptions, not measurements.
 """
 
 from __future__ import annotations
@@ -73,9 +74,9 @@ def summarise(recorder: Recorder, targets: int) -> dict[str, Any]:
     aten = {phase: sum(ops.values()) for phase, ops in recorder.ops.items()}
     graphs = [cost for costs in recorder.chains.values() for cost in costs]
     fused = sum(cost.kernels for cost in graphs)
-    triton = len(fake_triton.launches) + fused
+    triton = len(fake_triton.launches)
     traffic = sum(recorder.bytes.values()) + sum(launch.bytes for launch in fake_triton.launches)
-    launch_us = sum(aten.values()) * ATEN_US + triton * TRITON_US
+    launch_us = (sum(aten.values()) + fused) * ATEN_US + triton * TRITON_US
     step_us = max(launch_us, traffic / BYTES_PER_US)
     rate, flops = targets / step_us * 1e6, sum(recorder.flops.values())
     return {
@@ -105,8 +106,8 @@ def show(row: dict[str, Any], with_chains: bool) -> None:
     """One row as a line."""
     phases = ", ".join(f"{phase} {count}" for phase, count in row["aten"].items())
     print(
-        f"{row['setting']:18} {row['backend']:8} aten {row['aten_total']:5} ({phases}) + {row['triton']:3} T "
-        f"({row['fused']} fused) | waits {row['waits_total']} | {row['KB_per_target']:7} KB | {row['step_us']:6} us "
+        f"{row['setting']:18} {row['backend']:8} aten {row['aten_total']:5} ({phases}) + {row['fused']:3} fused "
+        f"+ {row['triton']:3} T | waits {row['waits_total']} | {row['KB_per_target']:7} KB | {row['step_us']:6} us "
         f"({row['bound']}) | {row['targets_per_s']:,} targets/s | {row['share_of_peak']:.1%}",
         flush=True,
     )

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests.training.recorded_steps import RecordedSteps, Recording, capture_here
 from tests.training.tiny_runs import Log, are_equal, begin, configure, take_state, write_blocks
+from worldmodel.machine import fused
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint_list import newest_good
 from worldmodel.training.loop import Hooks
@@ -167,3 +168,18 @@ def test_a_packet_holds_what_was_written(terms: int, sizes: list[int], step: int
     assert np.array_equal(form.denominators(numbers).numpy(), denominators)
     for part, table in zip(form.parts(numbers), tables, strict=True):
         assert np.array_equal(torch.stack([*part.spots, *part.traits]).numpy(), table)
+
+
+def test_failing_compiler_costs_no_step(blocks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **options: Any) -> Any:
+        raise RuntimeError("no ptxas here")
+
+    plain, log = run(blocks, KINDS["sequence"], None), Log()
+    monkeypatch.setattr(fused, "DEVICE", "cpu")
+    monkeypatch.setattr(fused, "compile_chain", lambda function: fail)
+    trainer, said = begin(configure({**SHORT, **KINDS["sequence"]}), blocks), list[str]()
+    monkeypatch.setattr(trainer.learner, "tell", lambda say: fused.tell_failures(said.append))
+    log.run(trainer)
+    fused.reset_fusing()
+    assert log.intervals == plain.intervals and log.epochs == plain.epochs
+    assert len(said) == 1 and "no ptxas here" in said[0] and "TORCHDYNAMO_DISABLE" in said[0]

@@ -17,8 +17,13 @@ from torch.utils._pytree import tree_leaves
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
+DEVICE = "cuda"
+"""Type of the devices that chains are compiled for."""
+OPTIONS: dict[str, Any] = {"combo_kernels": True}
+"""Kernels that do not depend on each other are launched as one: half as many launches in a step."""
+
 _compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
-_state = {"enabled": True}
+_state: dict[str, Any] = {"enabled": True, "say": lambda text: None}
 
 
 def fused(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -32,9 +37,16 @@ def fused(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     def run(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
         if not is_fusing(args, options):
             return function(*args, **options)
-        if function not in _compiled:
+        is_first = function not in _compiled
+        if is_first:
             _compiled[function] = compile_chain(function)
-        found: Result = _compiled[function](*args, **options)
+        try:
+            found: Result = _compiled[function](*args, **options)
+        except Exception as error:
+            if not is_first or isinstance(error, torch.OutOfMemoryError):
+                raise
+            give_up(error)
+            return function(*args, **options)
         return found
 
     return run
@@ -44,12 +56,17 @@ def is_fusing(*args: Any) -> bool:
     """True if a chain over these arguments runs compiled."""
     if not _state["enabled"] or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
-    return any(isinstance(leaf, Tensor) and leaf.device.type == "cuda" for leaf in tree_leaves(args))
+    return any(isinstance(leaf, Tensor) and leaf.device.type == DEVICE for leaf in tree_leaves(args))
 
 
 def compile_chain(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """The compiled form of a chain."""
-    return torch.compile(function, fullgraph=True, dynamic=False)
+    return torch.compile(function, fullgraph=True, dynamic=False, options=OPTIONS)
+
+
+def has_fused() -> bool:
+    """True if chains are compiled, and some were."""
+    return _state["enabled"] and bool(_compiled)
 
 
 def reset_fusing(*, enabled: bool = True) -> None:
@@ -69,6 +86,21 @@ def explain_missing_compiler(device: torch.device) -> str | None:
     except Exception as error:  # noqa: BLE001  (whatever a compiler or driver raises: training goes on without it)
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     return None
+
+
+def tell_failures(say: Callable[[str], None]) -> None:
+    """Who hears that chains run one operation at a time, and why."""
+    _state["say"] = say
+
+
+def give_up(error: Exception) -> None:
+    """Leave compiling out from now on, and say why."""
+    reset_fusing(enabled=False)
+    said = next(iter(str(error).strip().splitlines()), "")
+    _state["say"](
+        f"chains of small operations cannot be compiled and run one by one, which is slower ({type(error).__name__}: "
+        f"{said}); TORCHDYNAMO_DISABLE=1 leaves compiling out"
+    )
 
 
 def _probe(x: Tensor) -> Tensor:

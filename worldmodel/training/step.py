@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from worldmodel.experiment.config import ExperimentConfig, TrainingConfig
 from worldmodel.features.batch import Predictions, Targets
 from worldmodel.features.feedback import Feedback
+from worldmodel.machine.fused import give_up, has_fused, tell_failures
 from worldmodel.model.world_model import WorldModel
 from worldmodel.training.capture import CudaGraphs, Graphs, Seed, StepRunner
 from worldmodel.training.compiled import captures, choose_mode, compile_pass, find_obstacle
@@ -52,11 +53,13 @@ class Learner:
         self._step = torch.zeros((), dtype=torch.int64, device=self.device)
         self._feedback = Feedback(feed.view.layout, self.device)
         self._say: Callable[[str], None] = lambda text: None
+        self._has_learned = False
         self.forget_graphs()
 
     def tell(self, say: Callable[[str], None]) -> None:
         """Who hears, once, why steps are not captured."""
         self._say = say
+        tell_failures(say)
         if self._obstacle:
             say(self._obstacle)
 
@@ -91,7 +94,15 @@ class Learner:
         """The step of a packet: all that the device does."""
         self._step.copy_(packet.form.step(packet.numbers))
         self.optimizer.param_groups[0]["lr"].copy_(packet.form.rate(packet.numbers))
-        self._learn(self.feed.open(packet), takes_metrics, seed)
+        try:
+            self._learn(self.feed.open(packet), takes_metrics, seed)
+        except Exception as error:
+            if self._has_learned or not has_fused() or isinstance(error, torch.OutOfMemoryError):
+                raise
+            give_up(error)
+            self.optimizer.zero_grad(set_to_none=True)
+            self._learn(self.feed.open(packet), takes_metrics, seed)
+        self._has_learned = True
 
     def _give_up(self, why: str) -> None:
         """After a capture that failed: say so, and let go of what it has left behind."""

@@ -1,0 +1,42 @@
+"""Chains run compiled where they should, and as written elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from worldmodel.machine import fused
+
+
+@fused.fused
+def double(x: Tensor) -> Tensor:
+    return 2 * x
+
+
+def test_chains_run_as_written_on_a_cpu() -> None:
+    assert double(torch.ones(2)).tolist() == [2.0, 2.0]
+    assert not fused.has_fused()
+
+
+@pytest.mark.parametrize("records", [True, False])
+def test_chains_are_compiled_where_gradients_are_recorded(records: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    monkeypatch.setattr(fused, "compile_chain", lambda function: names.append(function.__name__) or function)
+    x = torch.ones(2, device="meta")
+    monkeypatch.setattr(fused, "DEVICE", "meta")
+    with torch.set_grad_enabled(records):
+        double(x)
+        double(x)
+    assert names == (["double"] if records else [])
+    assert fused.has_fused() == records
+    fused.reset_fusing()
+    assert not fused.has_fused()
+
+
+def test_disabled_chains_run_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "DEVICE", "cpu")
+    monkeypatch.setattr(fused, "compile_chain", lambda function: pytest.fail("compiled"))
+    fused.reset_fusing(enabled=False)
+    assert double(torch.ones(1)).item() == 2
+    fused.reset_fusing()
