@@ -41,10 +41,6 @@ if find_spec("triton") is None:  # inductor writes Triton programs without it, o
     torch.utils._triton.triton_hash_with_backend = lambda: ""
 
 
-OPTIONS: dict[str, Any] = getattr(fused, "OPTIONS", {})
-"""Inductor's options, as the project compiles with them."""
-
-
 @dataclass(frozen=True)
 class Cost:
     """What one graph costs each time it runs."""
@@ -139,7 +135,7 @@ def lower(graph: torch.fx.GraphModule, inputs: list[Any]) -> Cost:
     """What inductor makes of a graph."""
     mode = torch._guards.detect_fake_mode(inputs)
     view_to_reshape(graph)
-    with config.patch(OPTIONS), V.set_fake_mode(mode), V.set_debug_handler(DebugContext()):
+    with config.patch(fused.OPTIONS), V.set_fake_mode(mode), V.set_debug_handler(DebugContext()):
         fake_tensor_prop(graph, inputs)
         _recursive_post_grad_passes(graph, False)
         lowering = GraphLowering(graph, example_inputs=inputs, shape_env=mode.shape_env)
@@ -171,7 +167,7 @@ def _outputs(graph: torch.fx.GraphModule) -> Any:
 def _partition(joint: torch.fx.GraphModule, inputs: Any, **options: Any) -> Any:
     mode = torch._guards.detect_fake_mode(inputs)
     on_gpu = {"joint_graph_constant_folding": False, "shape_padding": False}  # they compute or measure on the GPU
-    with config.patch({**OPTIONS, **on_gpu}), V.set_fake_mode(mode):
+    with config.patch({**fused.OPTIONS, **on_gpu}), V.set_fake_mode(mode):
         _recursive_joint_graph_passes(joint)
     return min_cut_rematerialization_partition(joint, inputs, **options, compiler="inductor")
 
@@ -212,9 +208,16 @@ COMPILER = ChainCompiler()
 
 @contextlib.contextmanager
 def counting(recorder: Recorder, *, lowers: bool = True) -> Iterator[None]:
-    """Count chains instead of compiling them. Without `lowers` they run as written."""
+    """Count chains instead of compiling them. Without `lowers` they run as written. Chains that fail raise."""
     COMPILER.recorder, COMPILER.lowers = recorder, lowers
     fused._compiled.clear()
-    with mock.patch.object(fused, "compile_chain", COMPILER.compile_chain):
+    with (
+        mock.patch.object(fused, "compile_chain", COMPILER.compile_chain),
+        mock.patch.object(fused, "give_up", _raise),
+    ):
         yield
     fused._compiled.clear()
+
+
+def _raise(error: Exception) -> None:
+    raise error
