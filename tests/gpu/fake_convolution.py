@@ -19,10 +19,14 @@ STEP, ALIGNMENT = 8, 16
 
 def install() -> None:
     """Let `import causal_conv1d` find this."""
-    module = types.ModuleType("causal_conv1d")
-    module.__spec__ = ModuleSpec("causal_conv1d", None)
-    module.causal_conv1d_fn = causal_conv1d_fn
-    sys.modules["causal_conv1d"] = module
+    functions = {"causal_conv1d_fwd_function": forward, "causal_conv1d_bwd_function": backward}
+    for name, held in (
+        ("causal_conv1d", {"causal_conv1d_fn": causal_conv1d_fn}),
+        ("causal_conv1d.cpp_functions", {**functions, "causal_conv1d_update_function": None}),
+    ):
+        module = sys.modules[name] = types.ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        vars(module).update(held)
 
 
 def causal_conv1d_fn(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None) -> Tensor:
@@ -56,27 +60,41 @@ def _check_channels_last(name: str, tensor: Tensor) -> None:
     assert offset % ALIGNMENT == 0, f"{name} begins {offset} bytes into its memory, no multiple of {ALIGNMENT}"
 
 
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+    """`causal_conv1d.cpp_functions.causal_conv1d_fwd_function`."""
+    _check(x, weight, bias)
+    return torch.ops.fakeconv.forward(x, weight, bias)
+
+
+def backward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, gradient: Tensor, seq_idx: None = None, initial_states: None = None,
+    final_states: None = None, of_x: Tensor | None = None, *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor | None, None]:  # fmt: skip
+    """`causal_conv1d.cpp_functions.causal_conv1d_bwd_function`."""
+    if x.stride(1) == 1 and x.stride(2) > 1 and gradient.stride(1) != 1:
+        gradient = gradient.mT.contiguous().mT
+    _check(x, weight, bias, gradient)
+    of_weight, of_bias = (None if t is None else torch.zeros_like(t, dtype=torch.float32) for t in (weight, bias))
+    found = torch.ops.fakeconv.backward(x, weight, bias, gradient)
+    assert of_weight is not None
+    kind = weight.dtype
+    return found if of_x is None else of_x, of_weight.to(kind), None if of_bias is None else of_bias.to(kind), None
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if x.stride(2) != 1 and x.stride(1) != 1:
             x = x.contiguous()
-        _check(x, weight, bias)
         ctx.save_for_backward(x, weight, bias)
-        return torch.ops.fakeconv.forward(x, weight, bias)
+        return forward(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        x, weight, bias = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if gradient.stride(2) != 1 and gradient.stride(1) != 1:
             gradient = gradient.contiguous()
-        if x.stride(1) == 1 and x.stride(2) > 1 and gradient.stride(1) != 1:
-            gradient = gradient.mT.contiguous().mT
-        _check(x, weight, bias, gradient)
-        of_weight = torch.zeros_like(weight, dtype=torch.float32)
-        of_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
-        of_x = torch.ops.fakeconv.backward(x, weight, bias, gradient)
-        return of_x, of_weight.to(weight.dtype), None if of_bias is None else of_bias.to(weight.dtype)
+        x, weight, bias = ctx.saved_tensors
+        return backward(x, weight, bias, gradient)[:3]
 
 
 _library = torch.library.Library("fakeconv", "DEF")

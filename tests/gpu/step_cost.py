@@ -1,6 +1,7 @@
 """What a training step would do on an A100, counted without one: launches, waits, memory traffic and a roofline.
 
     .venv-kernels/bin/python -m tests.gpu.step_cost [--json] [--chains] [--only NAME ...] [--backends torch kernels]
+    .venv-kernels/bin/python -m tests.gpu.step_cost --operator
 
 A step of the project's own Trainer runs on fake cuda tensors (`fake_cuda`): host code runs, a mix of devices raises,
 and no kernel runs. An aten operator that is no view is one launch; its traffic is what it is given and what it makes.
@@ -30,7 +31,7 @@ warnings.simplefilter("ignore")
 
 import torch  # noqa: E402
 
-from tests.gpu import chains, fake_triton, project  # noqa: E402
+from tests.gpu import chains, fake_convolution, fake_triton, project  # noqa: E402
 from tests.gpu.recorder import FAKE, Recorder  # noqa: E402
 from worldmodel.training.workers import Workers  # noqa: E402
 
@@ -122,9 +123,17 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--backends", nargs="*", choices=["torch", "kernels"], default=["torch", "kernels"])
     parser.add_argument("--chains", action="store_true", help="show what each compiled chain costs")
+    parser.add_argument("--operator", action="store_true", help="compare a layer with mamba_ssm's fused operator")
     options = parser.parse_args()
     fake_triton.install()
+    fake_convolution.install()
     blocks, rows, status = project.make_blocks(), [], 0
+    if options.operator:
+        from tests.gpu.operator_cost import measure_operators
+
+        rows, options.only = measure_operators(), []
+        for row in rows if not options.json else ():
+            show(row, options.chains)
     for name, backend in ((name, backend) for name in options.only for backend in options.backends):
         try:
             rows.append(measure(name, backend, blocks))
