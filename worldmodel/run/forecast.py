@@ -101,9 +101,10 @@ class Forecast:
         host = f"{1e6 * GAP:g} us between two kernels"
         if not self.is_captured:
             host += f", {1e6 * LAUNCH:g} us for the host to launch a product and {1e6 * TRITON_LAUNCH:g} us a chain"
+        operations, traffic = (each / self.work.targets for each in (self.work.operations, self.work.memory_bytes))
         return [
-            f"a target takes {self.work.operations / self.work.targets / 1e6:.3g} million operations (matrix products, "
-            f"forward and backward) and {self.work.memory_bytes / self.work.targets / 1e3:,.0f} KB of memory traffic; a step is "
+            f"a target takes {operations / 1e6:.3g} million operations (matrix products, forward and backward) and "
+            f"{traffic / 1e3:,.0f} KB of memory traffic; a step is "
             f"{self.work.products} products and {self.work.chains} fused chains; all counted on CPU tensors, a chain "
             "as its inputs + outputs",
             f"roofline: {MEMORY_SHARE:.0%} of the data sheet's memory bandwidth, {PEAK_SHARE:.0%} of its peak, {host}, "
