@@ -25,6 +25,8 @@ class Case:
     """True if a validation and rollouts follow the steps."""
     is_captured: bool = False
     """True if steps of every kind are captured as CUDA graphs afterwards."""
+    is_compiled: bool = False
+    """True if the kernels of its chains are compiled for an A100."""
     is_measured: bool = False
     """True if the costs are right: the whole model, its chains lowered by inductor, which takes seconds. False: two
     layers, chains as written."""
@@ -64,7 +66,7 @@ def _measured(size: int) -> list[Case]:
     changes = {"training.batch_size": size, "training.sequence_length": 64}
     name = f"{size} x 64"
     return [
-        Case(name=f"{name}, torch", changes=changes, is_measured=True),
+        Case(name=f"{name}, torch", changes=changes, is_measured=True, is_compiled=size == 64),
         *_kernels(name, changes, is_measured=True),
     ]
 

@@ -5,6 +5,7 @@ python -m tests.gpu.run_cases torch|kernels [NAME ...]
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import traceback
@@ -20,6 +21,7 @@ warnings.simplefilter("ignore")
 
 from tests.gpu import chains, fake_convolution, fake_triton, fake_workers, project  # noqa: E402
 from tests.gpu.cases import KERNELS, TORCH, Case  # noqa: E402
+from tests.gpu.compile_kernels import compile_kernels  # noqa: E402
 from tests.gpu.recorder import FAKE, Recorder  # noqa: E402
 from tests.gpu.step_cost import summarise  # noqa: E402
 
@@ -52,6 +54,8 @@ def _run_on(case: Case, blocks: str, recorder: Recorder, workers: Any) -> dict[s
                 sequences.append(recorder.sequence)
         found["differences"] = _compare(*sequences)
         found["cost"] = summarise(recorder, project.count_targets(trainer))
+        if case.is_compiled:
+            found["kernels"] = compile_kernels(recorder)
         if case.is_captured:
             found["obstacles"] = project.capture_steps(config, blocks, workers)
         if case.has_validation:
@@ -77,6 +81,7 @@ def _compare(expected: list[str], found: list[str]) -> list[str]:
 
 def main() -> None:
     """Run the cases named, or all."""
+    gc.set_threshold(200_000)  # fake tensors are many and small
     cases, names = {"torch": TORCH, "kernels": KERNELS}[sys.argv[1]], sys.argv[2:]
     fake_triton.install()
     fake_convolution.install()

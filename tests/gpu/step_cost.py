@@ -49,12 +49,16 @@ SETTINGS: dict[str, tuple[str | None, dict[str, Any]]] = {
 
 def measure(name: str, backend: str, blocks: str) -> dict[str, Any]:
     """One row of the table."""
+    return {"setting": name, "backend": backend, **summarise(*run_steps(name, backend, blocks))}
+
+
+def run_steps(name: str, backend: str, blocks: str) -> tuple[Recorder, int]:
+    """What is recorded of a setting's step, and how many targets it has."""
     preset, changes = SETTINGS[name]
     config = project.make_config({"training.swap_players": True, **changes, "model.backend": backend}, preset)
     recorder = Recorder()
     with (
-        project.on_backend(backend), project.without_values(), chains.counting(recorder),
-        FAKE, recorder,
+        project.on_backend(backend), project.without_values(), chains.counting(recorder), FAKE, recorder,
     ):  # fmt: skip
         trainer = project.open_trainer(config, blocks, Workers(device=torch.device("cuda:0")))
         first, others = project.choose_steps(trainer)
@@ -62,7 +66,7 @@ def measure(name: str, backend: str, blocks: str) -> dict[str, Any]:
             recorder.reset()
             with project.phases(recorder):
                 project.run_step(trainer, step)
-    return {"setting": name, "backend": backend, **summarise(recorder, project.count_targets(trainer))}
+    return recorder, project.count_targets(trainer)
 
 
 def summarise(recorder: Recorder, targets: int) -> dict[str, Any]:

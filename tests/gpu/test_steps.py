@@ -73,6 +73,12 @@ def test_every_kind_of_step_can_be_captured(kind: str, case: Case) -> None:
     assert _find(kind, case)["obstacles"] == []
 
 
+@pytest.mark.parametrize(("kind", "case"), _list("is_compiled"))
+def test_kernels_of_chains_compile_for_an_a100(kind: str, case: Case) -> None:
+    kernels = _find(kind, case)["kernels"]
+    assert kernels and {name: error for name, error in kernels.items() if error} == {}
+
+
 @pytest.mark.parametrize(("kind", "case"), _list("is_measured"))
 def test_step_keeps_to_its_budget(kind: str, case: Case) -> None:
     cost = _find(kind, case)["cost"]
