@@ -18,7 +18,6 @@ from worldmodel.run.forecast import (
     LAUNCH,
     MEMORY_SHARE,
     PEAK_SHARE,
-    TRAFFIC_FACTOR,
     TRITON_LAUNCH,
     Forecast,
     find_paces,
@@ -59,7 +58,7 @@ def test_slower_of_memory_and_arithmetic_limits() -> None:
     moving, computing = replace(IDLE, operations=0.0), replace(IDLE, memory_bytes=0)
     assert predict(IDLE) == predict(computing) == (pytest.approx(1e12 / (PEAK_SHARE * 312e12)), predict(IDLE)[1])
     assert "(arithmetic)" in predict(IDLE)[1]
-    assert predict(moving)[0] == pytest.approx(TRAFFIC_FACTOR * 1e9 / (MEMORY_SHARE * 2.039e12))
+    assert predict(moving)[0] == pytest.approx(1e9 / (MEMORY_SHARE * 2.039e12))
     assert predict(moving, "L4")[0] > predict(moving)[0] > predict(moving, "H100")[0]
 
 

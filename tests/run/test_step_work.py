@@ -80,4 +80,4 @@ def test_predicted_step_is_that_of_the_kernels_counted_on_fake_cuda(size: int) -
     seconds, basis = forecast.find_step_seconds("A100-40GB")
     moving = 1e3 * row["KB_per_target"] * row["targets"] / (MEMORY_SHARE * 1.555e12)
     assert "(memory)" in basis
-    assert seconds == pytest.approx(moving + GAP * (row["aten_total"] + row["triton"]), rel=0.25)
+    assert seconds == pytest.approx(moving + GAP * (row["aten_total"] + row["fused"] + row["triton"]), rel=0.25)

@@ -21,9 +21,6 @@ from worldmodel.storage import Location
 
 MEMORY_SHARE, PEAK_SHARE = 0.8, 0.6
 """Shares of a data sheet's memory bandwidth and peak that kernels are assumed to reach."""
-TRAFFIC_FACTOR = 1.3
-"""Memory traffic of the fused step over what `step_work` counts, which fuses all that can be fused; by the kernels that
-`tests/gpu/step_cost.py` counts."""
 GAP = 1.5e-6
 """Seconds that a GPU is idle between two kernels, in a CUDA graph or where the host is ahead."""
 LAUNCH, TRITON_LAUNCH = 6.5e-6, 30e-6
@@ -61,11 +58,6 @@ class Forecast:
         """The kind of this machine's GPU; None: it has none, or an unknown one."""
         return self.prices.find_kind(str(self.probe.device.get("gpu", ""))) if self.prices else None
 
-    @property
-    def traffic(self) -> float:
-        """Bytes of memory traffic of a step."""
-        return TRAFFIC_FACTOR * self.work.memory_bytes
-
     def find_step_seconds(self, kind: str) -> tuple[float | None, str]:
         """Seconds of a step on a kind of GPU, and their basis for people."""
         if pace := self.paces.get(kind):
@@ -90,7 +82,7 @@ class Forecast:
             return None
         launches = LAUNCH * self.work.products + TRITON_LAUNCH * self.work.chains
         return {
-            "memory": self.traffic / (MEMORY_SHARE * gpu.memory_tb_s.value * TERA),
+            "memory": self.work.memory_bytes / (MEMORY_SHARE * gpu.memory_tb_s.value * TERA),
             "arithmetic": self.work.operations / (PEAK_SHARE * peak.value * TERA),
             "launches": self._gaps if self.is_captured else launches,
         }
@@ -109,11 +101,12 @@ class Forecast:
         host = f"{1e6 * GAP:g} us between two kernels"
         if not self.is_captured:
             host += f", {1e6 * LAUNCH:g} us for the host to launch a product and {1e6 * TRITON_LAUNCH:g} us a chain"
+        operations, traffic = (each / self.work.targets for each in (self.work.operations, self.work.memory_bytes))
         return [
-            f"a target takes {self.work.operations / self.work.targets / 1e6:.3g} million operations (matrix products, "
-            f"forward and backward) and {self.traffic / self.work.targets / 1e3:,.0f} KB of memory traffic; a step is "
+            f"a target takes {operations / 1e6:.3g} million operations (matrix products, forward and backward) and "
+            f"{traffic / 1e3:,.0f} KB of memory traffic; a step is "
             f"{self.work.products} products and {self.work.chains} fused chains; all counted on CPU tensors, a chain "
-            f"as its inputs + outputs, x {TRAFFIC_FACTOR:g} for what does not fuse",
+            "as its inputs + outputs",
             f"roofline: {MEMORY_SHARE:.0%} of the data sheet's memory bandwidth, {PEAK_SHARE:.0%} of its peak, {host}, "
             "data in time: assumed, not measured",
         ]
