@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch import _inductor as inductor
 
 from worldmodel.machine import fused
 
@@ -40,3 +41,13 @@ def test_disabled_chains_run_as_written(monkeypatch: pytest.MonkeyPatch) -> None
     fused.reset_fusing(enabled=False)
     assert double(torch.ones(1)).item() == 2
     fused.reset_fusing()
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_deterministic_training_compiles_without_trials(wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+    monkeypatch.setattr(torch, "compile", lambda function, **options: asked.update(options) or function)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: wanted)
+    fused.compile_chain(double)
+    assert asked["options"] == {**fused.OPTIONS, "deterministic": wanted}
+    assert all(hasattr(inductor.config, name) for name in (*fused.OPTIONS, "deterministic"))

@@ -19,8 +19,9 @@ Result = TypeVar("Result")
 
 DEVICE = "cuda"
 """Type of the devices that chains are compiled for."""
-OPTIONS: dict[str, Any] = {"combo_kernels": True}
-"""Kernels that do not depend on each other are launched as one: half as many launches in a step."""
+OPTIONS: dict[str, Any] = {"combo_kernels": True, "shape_padding": False}
+"""Inductor launches kernels that do not depend on each other as one, and does not try whether padded products are
+faster: `in_proj` is aligned already."""
 
 _compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
 _state: dict[str, Any] = {"enabled": True, "say": lambda text: None}
@@ -60,8 +61,10 @@ def is_fusing(*args: Any) -> bool:
 
 
 def compile_chain(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """The compiled form of a chain."""
-    return torch.compile(function, fullgraph=True, dynamic=False, options=OPTIONS)
+    """The compiled form of a chain; deterministic, so that a resume is exact, where torch's algorithms are to be."""
+    torch._dynamo.config.optimize_ddp = False  # a chain is no model, to be cut where DDP's buckets end
+    options = {**OPTIONS, "deterministic": torch.are_deterministic_algorithms_enabled()}
+    return torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
 
 def has_fused() -> bool:
