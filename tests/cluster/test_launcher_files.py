@@ -30,6 +30,7 @@ from tests.cluster.launcher import (
 )
 from worldmodel.doctor.cluster_files import check_file, find_placeholders
 from worldmodel.errors import UserError
+from worldmodel.run.prices import parse_prices
 
 pytestmark = pytest.mark.xdist_group("launcher")  # what is prepared once serves all
 TOKEN = "~/.ray/auth_token"
@@ -112,6 +113,21 @@ def test_every_machine_of_a_cloud_has_a_price_and_says_what_it_has(stem: str) ->
     for name, kind in config["available_node_types"].items():
         accelerators = [resource for resource in kind["resources"] if resource.startswith("accelerator_type:")]
         assert name == config["head_node_type"] or (kind["resources"]["GPU"] >= 1 and len(accelerators) == 1)
+
+
+@pytest.mark.parametrize("stem", CLOUDS)
+def test_prices_are_those_of_the_price_file(stem: str) -> None:
+    config = read_file(stem)
+    listed = parse_prices((ROOT / "infra" / "prices.yaml").read_text(), "prices.yaml")
+    hour = listed.providers[config["provider"]["type"]].machine_hour
+    kinds = {name: kind["node_config"] for name, kind in config["available_node_types"].items()}
+    types = {name: _find_type(node) for name, node in kinds.items()}
+    assert config["metadata"]["dollars_per_hour"] == {name: hour[type_].value for name, type_ in types.items()}
+
+
+def _find_type(node: dict[str, Any]) -> str:
+    """The machine type that a cloud is asked for."""
+    return str(node.get("InstanceType") or node.get("machineType") or node["azure_arm_parameters"]["vmSize"])
 
 
 @pytest.mark.parametrize("stem", CLOUDS)

@@ -37,7 +37,7 @@ def test_a_job_finds_data_storage_gpus_preset_and_price() -> None:
     assert variables("a100") == {
         "WORLDMODEL_DATA": "s3://bucket/games", "WORLDMODEL_STORAGE": "s3://bucket/runs",
         "WORLDMODEL_GPUS_PER_TRIAL": "1", "WORLDMODEL_PRESET": "a100", "WORLDMODEL_PROVIDER": "aws",
-        "WORLDMODEL_PRICE_PER_HOUR": "4.096", "WORLDMODEL_MACHINES": '[{"count": 2, "CPU": 96, "GPU": 8}]',
+        "WORLDMODEL_PRICE_PER_HOUR": "2.745", "WORLDMODEL_MACHINES": '[{"count": 2, "CPU": 96, "GPU": 8}]',
     }  # fmt: skip
 
 

@@ -64,6 +64,8 @@ class Provider(_Strict):
 
     gpu_hour: dict[str, Figure] = {}
     """Kind of GPU to dollars per hour of one."""
+    machine_hour: dict[str, Figure] = {}
+    """Type of machine to dollars per hour of a whole one, on demand."""
     storage_gb_month: Figure | None = None
     """Dollars per GB (10^9 bytes) stored for a month."""
     egress_gb: Figure | None = None
