@@ -29,6 +29,22 @@ REFUSALS = (
         found="the credentials have expired",
         remedy="log in again: `aws sso login`; `gcloud auth application-default login`; `az login`",
     ),
+    Refusal(  # its code begins with AuthFailure, so it comes before that
+        marks=("ServiceLinkedRoleCreationNotPermitted",),
+        found="the account has no service-linked role for spot machines, and these credentials may not make it",
+        remedy="make it once, as somebody who may: `aws iam create-service-linked-role --aws-service-name "
+        "spot.amazonaws.com`",
+    ),
+    Refusal(
+        marks=("PendingVerification",),
+        found="AWS still verifies this account in this region",
+        remedy="wait for the mail from AWS (minutes to four hours) and start again, or use another region",
+    ),
+    Refusal(
+        marks=("not eligible for Free Tier",),
+        found="the account is on AWS's free plan, which has no such machine",
+        remedy="change to the paid plan (console: Billing, 'Upgrade plan'), then ask for the quota",
+    ),
     Refusal(
         marks=("AuthFailure", "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException",
                "invalid_grant", "InvalidAuthenticationToken"),

@@ -120,6 +120,13 @@ def test_disks_go_with_their_machine(requests: list[Request]) -> None:
         assert disk["initializeParams"]["diskSizeGb"] == size
 
 
+def test_disks_are_balanced_in_the_machines_zone(requests: list[Request]) -> None:
+    """The default, pd-standard, writes 12 MB/s at 100 GB, and an L4's machine refuses it."""
+    zone = prepare("a100-gcp")["provider"]["availability_zone"]
+    for body in machines(requests).values():
+        assert body["disks"][0]["initializeParams"]["diskType"] == f"zones/{zone}/diskTypes/pd-balanced"
+
+
 def test_images_are_ubuntu_24_04_with_a_driver_where_there_is_a_gpu(requests: list[Request]) -> None:
     for name, body in machines(requests).items():
         image = body["disks"][0]["initializeParams"]["sourceImage"]

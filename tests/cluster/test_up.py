@@ -24,6 +24,13 @@ SAYS = {
     "botocore.exceptions.NoCredentialsError: Unable to locate credentials": "no credentials",
     "An error occurred (AuthFailure) when calling the DescribeInstances operation: AWS was not able to validate the "
     "provided access credentials": "does not know these credentials",
+    "An error occurred (AuthFailure.ServiceLinkedRoleCreationNotPermitted) when calling the RunInstances operation: "
+    "The provided credentials do not have permission to create the service-linked role for EC2 Spot Instances.":
+        "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",
+    "An error occurred (PendingVerification) when calling the RunInstances operation: Your request for accessing "
+    "resources in this region is being validated": "still verifies this account",
+    "An error occurred (InvalidParameterCombination) when calling the RunInstances operation: The specified instance "
+    "type is not eligible for Free Tier.": "free plan",
     "An error occurred (VcpuLimitExceeded) when calling the RunInstances operation: You have requested more vCPU "
     "capacity than your current vCPU limit of 0 allows": "quota",
     "<HttpError 403 ... Quota 'NVIDIA_A100_GPUS' exceeded.  Limit: 0.0 in region us-central1.>": "quota",
