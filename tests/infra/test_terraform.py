@@ -88,3 +88,29 @@ def test_outputs_that_are_used_are_there() -> None:
         used = set(re.findall(r"module\.policies\.(\w+)", (TERRAFORM / cloud / "main.tf").read_text()))
         there = set(re.findall(r'^output "(\w+)"', (TERRAFORM / cloud / "policies/outputs.tf").read_text(), re.M))
         assert used == there, cloud
+
+
+def test_the_steps_switch_on_every_google_api() -> None:
+    """Terraform and Ray ask Cloud Resource Manager too; its 403 reads like a project that does not exist."""
+    steps = (TERRAFORM.parent / "README.md").read_text()
+    command = steps.split("gcloud services enable")[1].split("\n\n")[0]
+    assert set(re.findall(r"(\w+)\.googleapis\.com", command)) == {
+        "cloudresourcemanager", "compute", "iam", "secretmanager",
+    }  # fmt: skip
+    assert steps.index("gcloud services enable") < steps.index("infra/terraform/gcp init")
+
+
+def test_azures_results_are_outside_the_clusters_group() -> None:
+    """Ray gives every machine Contributor on the cluster's group: what is in it, any trial may delete."""
+    text = (TERRAFORM / "azure/main.tf").read_text()
+    kinds = dict(re.findall(r'^resource "(\w+)" "(\w+)" \{$', text, re.M))
+    assert kinds["azurerm_storage_account"] == "data"
+    [account] = re.findall(r'^resource "azurerm_storage_account" .*?^\}', text, re.M | re.S)
+    assert "azurerm_resource_group.results.name" in account and "resource_group.cluster" not in account
+    defaults = (TERRAFORM / "azure/variables.tf").read_text()
+    groups = re.findall(r'^variable "(?:results_)?resource_group" \{.*?default\s+= "(.*?)"', defaults, re.M | re.S)
+    assert len(set(groups)) == 2
+    [policies] = re.findall(r'^module "policies" \{.*?^\}', text, re.M | re.S)
+    assert "resource_group = azurerm_resource_group.cluster.id" in policies, "rights over machines end there"
+    [role] = re.findall(r'^resource "azurerm_role_definition" "data" \{.*?^\}', text, re.M | re.S)
+    assert "cluster" not in role and role.count("azurerm_resource_group.results.id") == 2

@@ -5,6 +5,19 @@ resource "azurerm_resource_group" "cluster" {
   location = var.location
 }
 
+# Ray makes its identity a Contributor on the cluster's group: what must outlive a machine's mistake is in another one.
+resource "azurerm_resource_group" "results" {
+  name     = var.results_resource_group
+  location = var.location
+
+  lifecycle {
+    precondition {
+      condition     = lower(var.results_resource_group) != lower(var.resource_group)
+      error_message = "results_resource_group is the cluster's resource_group: name another one."
+    }
+  }
+}
+
 module "policies" {
   source         = "./policies"
   resource_group = azurerm_resource_group.cluster.id
@@ -20,8 +33,8 @@ resource "azurerm_storage_account" "data" {
   #checkov:skip=CKV2_AZURE_1:encrypted with Azure's own keys; a key of one's own is a vault more to keep
   #checkov:skip=CKV2_AZURE_33:no private network is made; identities decide, over TLS alone
   name                            = var.account
-  resource_group_name             = azurerm_resource_group.cluster.name
-  location                        = azurerm_resource_group.cluster.location
+  resource_group_name             = azurerm_resource_group.results.name
+  location                        = azurerm_resource_group.results.location
   account_tier                    = "Standard"
   account_replication_type        = "LRS"
   min_tls_version                 = "TLS1_2"
@@ -111,11 +124,11 @@ resource "azurerm_role_definition" "identity" {
 
 resource "azurerm_role_definition" "data" {
   name  = "worldmodel data"
-  scope = module.policies.machines.scope
+  scope = azurerm_resource_group.results.id
   permissions {
     data_actions = module.policies.data.data_actions
   }
-  assignable_scopes = [module.policies.machines.scope]
+  assignable_scopes = [azurerm_resource_group.results.id]
 }
 
 resource "azurerm_role_assignment" "machines" {

@@ -19,6 +19,12 @@ variable "resource_group" {
   default     = "worldmodel"
 }
 
+variable "results_resource_group" {
+  description = "Name of a second resource group to make, for the storage account: no machine may delete that one."
+  type        = string
+  default     = "worldmodel-results"
+}
+
 variable "key_vault" {
   description = "Id of the Key Vault that holds W&B's key; null: none."
   type        = string
