@@ -105,5 +105,7 @@ def test_other_files_have_neither_idle_time_nor_region() -> None:
 @pytest.mark.skipif(not SHIPPED.is_dir(), reason="no cluster files in this checkout")
 def test_the_shipped_files_end_their_machines() -> None:
     for path in sorted(SHIPPED.rglob("*.yaml")):
+        if path.parent.name == "overlays":
+            continue  # it changes one of the others, and is no cluster by itself
         for check in check_file(path):
             assert check.name == UNSET or check.outcome in (Outcome.OK, Outcome.SKIPPED), check
