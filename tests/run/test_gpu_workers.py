@@ -41,7 +41,7 @@ def test_the_driver_of_workers_with_gpus_needs_none(tmp_path: Path, monkeypatch:
     crews: list[Crew] = []
     monkeypatch.setattr("worldmodel.run.train.work", lambda loop, settings, crew: crews.append(crew))
     places = {"data.dataset_dir": str(write_blocks(tmp_path / "games")), "save_dir": str(tmp_path / "runs")}
-    config = configure({**places, "training.device": "cuda", "training.compile": "default"})
+    config = configure({**places, "training.device": "cuda", "training.compile": "compile"})
     record = train(TrainRequest(config=config, workers=2), report=lambda line: None)
     assert [(crew.workers, crew.uses_gpu) for crew in crews] == [(2, True)]
     assert record.device == {"type": "cuda"}

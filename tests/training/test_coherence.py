@@ -130,7 +130,7 @@ def test_a_game_that_lacks_a_field_does_not_count_for_it(blocks: Path) -> None:
     data = open_set(blocks)
     sums = roll_out(hold(), data)
     assert sums.compute().keys() >= {"eval/summary_vel_mae_k20", "eval/summary_stocks_mae_k20"}
-    data.store._missing[:, :, [n for n, name in enumerate(FIELDS) if name.startswith("speed")]] = 0
+    data.store.recorded[:, :, [n for n, name in enumerate(FIELDS) if name.startswith("speed")]] = 0
     assert "eval/summary_vel_mae_k20" not in roll_out(hold(), data).compute()
 
 
