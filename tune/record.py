@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from worldmodel.errors import UserError
 from worldmodel.run.record import Living, make_command, read_commit
 from worldmodel.run.run_folder import judge_life
 from worldmodel.run.timeline import Phase
-from worldmodel.storage import Location
+from worldmodel.storage import Location, check_plain_name
 
 GRID = "grid.json"
 
@@ -20,8 +21,8 @@ class TrialName(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    name: str
-    """Of its run folder, below the grid's."""
+    name: Annotated[str, AfterValidator(check_plain_name)]
+    """Of its run folder, below the grid's; leads nowhere else, whoever wrote the record."""
     experiment: str
     seed: int
 

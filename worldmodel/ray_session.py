@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 
 from worldmodel.errors import UserError
 
@@ -40,6 +44,7 @@ def join_ray(cpus: int | None = None, log_to_driver: bool = False) -> None:
     if address:
         ray.init(logging_level=logging.WARNING, log_to_driver=log_to_driver)
     else:
+        make_token()
         ray.init(
             address="local",
             num_cpus=cpus,
@@ -47,3 +52,19 @@ def join_ray(cpus: int | None = None, log_to_driver: bool = False) -> None:
             logging_level=logging.ERROR,
             log_to_driver=log_to_driver,
         )
+
+
+def make_token() -> None:
+    """Make the token of Ray's processes where Ray would, which lets every account of the machine read it."""
+    elsewhere = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if elsewhere or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # there already, whole, or a disk that cannot be written: Ray will say so
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # of mode 0600
+            file.write(secrets.token_hex(32))
+            file.flush()
+            os.link(file.name, path)
+    with suppress(OSError):  # mounted from elsewhere
+        path.chmod(0o600)

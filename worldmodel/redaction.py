@@ -23,6 +23,7 @@ _IN_QUERY = re.compile(
     r"[^&\s'\"]+",
     re.IGNORECASE,
 )
+_CONTROLS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _IN_HEADER = re.compile(r"(?P<name>\b(?:Bearer|Basic) )[A-Za-z0-9._~+/=-]{8,}")
 
 
@@ -32,6 +33,11 @@ def hide_secrets(text: str) -> str:
         text = text.replace(secret, HIDDEN)
     text = _IN_ADDRESS.sub(rf"\g<scheme>{HIDDEN}@", text)
     return _IN_HEADER.sub(rf"\g<name>{HIDDEN}", _IN_QUERY.sub(rf"\g<name>{HIDDEN}", text))
+
+
+def strip_controls(text: str) -> str:
+    """The text without what would steer a terminal: escape sequences and control characters but newline and tab."""
+    return _CONTROLS.sub("", text)
 
 
 def list_secrets() -> list[str]:

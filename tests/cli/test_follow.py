@@ -263,3 +263,28 @@ def test_ctrl_c_ends_the_following_alone(storage: Location, monkeypatch: pytest.
         before = run.record.step
         wait_for_step(run, before + 2)
         assert (run.record.state, run.should_stop()) == (State.RUNNING, None)
+
+
+def test_a_grid_s_record_leads_to_no_run_elsewhere(storage: Location, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = start_run(storage, ExperimentConfig(name="mine"))
+    write_grid(storage / "grid", GridRecord(name="grid", state=State.RUNNING))
+    record = json.loads((storage / "grid/grid.json").read_text())
+    record["trials"] = [{"name": "../mine", "experiment": "1a", "seed": 0}]
+    (storage / "grid/grid.json").write_text(json.dumps(record))
+    assert main(["stop", "grid", "--storage", str(storage)]) == 2
+    assert "grid.json cannot be understood" in capsys.readouterr().err
+    assert not (mine.location / STOP).exists()
+
+
+@pytest.mark.parametrize("verb", ["tail", "show"])
+def test_what_a_run_says_does_not_steer_the_terminal(
+    storage: Location, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    text = "a\tb\x1b[2J\x1b]0;title\x07\x08\x9b1mé\u202e"
+    run = start_run(storage, ExperimentConfig(name="hostile"), total_steps=1)
+    with run.recording():
+        run.note_step(1)
+    (run.location / LOG).write_text(f"{text}\n")
+    (run.location / "card.md").write_text(f"{text}\n")
+    main([verb, str(run.location)])
+    assert capsys.readouterr().out.splitlines()[0] == "a\tb]0;title1mé"

@@ -63,6 +63,12 @@ def test_a_name_cannot_become_part_of_the_page(clip: Clip) -> None:
     assert page.count("</script>") == 2
 
 
+def test_a_name_cannot_keep_the_page_s_script_from_running(clip: Clip) -> None:
+    page = to_html([replace(clip, md5="<!--<script>")], HEADING)
+    assert "<!--" not in page
+    assert "game <!--<scr" in read_content(page)["clips"][0]["about"]
+
+
 def test_a_stage_without_a_drawing_is_neutral_ground_and_the_page_says_so(clip: Clip) -> None:
     shown = read_content(to_html([replace(clip, stage_id=13, played_on="dolphin")], HEADING))["clips"][0]
     assert shown["stage"] is None

@@ -107,3 +107,13 @@ def test_games_that_are_gone_are_asked_for(games: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--data"):
         evaluate(run, run / "checkpoints/step-00000003")
     assert evaluate(run, run / "checkpoints/step-00000003", str(games / "blocks")).targets > 0
+
+
+def test_a_foreign_run_has_no_say_in_where_games_go(
+    games: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLDMODEL_CACHE", str(tmp_path / "mine"))
+    run, _ = make_run(games, tmp_path / "runs", {"save_dir": str(tmp_path / "theirs")})
+    evaluate(run, run / "checkpoints/step-00000003", str(games / "toy"))
+    assert not (tmp_path / "theirs").exists()
+    assert list(tmp_path.glob("mine/blocks/*/index.json"))

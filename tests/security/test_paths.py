@@ -19,6 +19,8 @@ from worldmodel.games.download import fetch_games
 from worldmodel.games.manifest import MANIFEST, read_manifest
 from worldmodel.games.shard import iterate_shard
 from worldmodel.games.source import list_source, read_games
+from worldmodel.games.tar import pack_games
+from worldmodel.games.upload import upload_games
 from worldmodel.storage import Location, is_plain_name
 
 CONTENT = as_file(toy_columns(1, 30))
@@ -125,6 +127,44 @@ def test_a_link_in_a_folder_of_games_gives_no_more_than_a_reason(tmp_path: Path)
     (tmp_path / "data/games/a").symlink_to(tmp_path / "secret")
     (reading,) = read_games(list_source(str(tmp_path / "data")).units)
     assert reading.game is None and "hunter2" not in reading.reason
+
+
+def _link_out(folder: Path, name: str, to: Path) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(to)
+
+
+@pytest.mark.parametrize("place", ["games", "frame_ids"])
+def test_a_linked_private_file_is_neither_packed_nor_sent(tmp_path: Path, place: str) -> None:
+    (tmp_path / "secret").write_text("password = hunter2")
+    bad, _ = write_folder(tmp_path / "data", {"a": CONTENT, name_of(CONTENT): CONTENT})
+    _link_out(tmp_path / "data", f"games/{bad}" if place == "games" else f"frame_ids/{bad}.npy", tmp_path / "secret")
+    packed = pack_games(str(tmp_path / "data"), str(tmp_path / "packed"))
+    sent = upload_games(str(tmp_path / "data"), str(tmp_path / "sent"))
+    assert (packed.games, sent.games) == (1, 1)
+    rejected = [*json.loads((tmp_path / "packed/rejected.json").read_text()), *sent.rejected]
+    assert [r["file"] for r in rejected] == [f"games/{bad}"] * 2
+    assert all(f"it leads to {tmp_path / 'secret'}, outside its folder" in r["reason"] for r in rejected)
+    for shard in (*tmp_path.glob("packed/*"), *tmp_path.glob("sent/*")):
+        assert b"hunter2" not in shard.read_bytes()
+
+
+def test_a_linked_game_is_packed(tmp_path: Path) -> None:
+    write_folder(tmp_path / "data", {"a": CONTENT})
+    (tmp_path / "game").write_bytes(CONTENT)
+    _link_out(tmp_path / "data", "games/a", tmp_path / "game")
+    assert pack_games(str(tmp_path / "data"), str(tmp_path / "packed")).games == 1
+
+
+def test_a_shard_that_is_a_link_out_of_its_folder_is_not_sent(tmp_path: Path) -> None:
+    (tmp_path / "secret.tar").write_text("password = hunter2")
+    (tmp_path / "data").mkdir()
+    _link_out(tmp_path / "data", "a.tar", tmp_path / "secret.tar")
+    with pytest.raises(UserError, match=r"a.tar leads to .*secret.tar, outside .*: copy the file there"):
+        upload_games(str(tmp_path / "data"), str(tmp_path / "sent"))
+    assert not (tmp_path / "sent").exists()
+    assert upload_games(str(tmp_path / "data/a.tar"), str(tmp_path / "sent")).objects == 1, "who names it means it"
 
 
 @given(name=st.text(max_size=20))

@@ -22,11 +22,15 @@ from worldmodel.blocks.index import GameEntry
 from worldmodel.blocks.layout import Layout, Matrices, layout_named
 from worldmodel.errors import UserError
 from worldmodel.games.game import Game, SparseRows
-from worldmodel.schema import SPARSE, Storage, schema_hash
+from worldmodel.games.leaves import explain
+from worldmodel.games.planes import plane_type
+from worldmodel.schema import SPARSE, Sparse, Storage, schema_hash
 from worldmodel.storage import Location
 
 FORMAT = 2
 METADATA_KEY = b"worldmodel"
+_DAMAGE = (pa.ArrowException, OSError, LookupError, ValueError, TypeError, RecursionError)
+"""What pyarrow raises on damaged files, and json on what such a file says of itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,22 +84,30 @@ class Block:
 
     @classmethod
     def open(cls, path: Path) -> Block:
-        """Map a block file. UserError where it is cut short, of another schema or no block."""
+        """Map a block file. UserError where it is cut short, hostile, of another schema or no block."""
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
             batch = reader.get_batch(0)
-        except (pa.ArrowException, OSError, IndexError) as error:
-            raise UserError(f"block {path} cannot be read ({error}); encode its games again") from error
-        about = json.loads((reader.schema.metadata or {}).get(METADATA_KEY, b"{}"))
-        if about.get("format") != FORMAT or about.get("schema_hash") != schema_hash():
-            raise UserError(
-                f"block {path} is of format {about.get('format')} and schema {about.get('schema_hash')}, this version "
-                f"reads format {FORMAT} and schema {schema_hash()}; encode its games again"
-            )
-        layout = layout_named(about["layout"])
+            batch.validate(full=True)  # Arrow believes what a file claims of its buffers; reading them ends the process
+            about = dict(json.loads((reader.schema.metadata or {}).get(METADATA_KEY, b"{}")))
+            if about.get("format") == FORMAT and about.get("schema_hash") == schema_hash():
+                return cls._of(batch, about)
+        except _DAMAGE as error:
+            raise UserError(f"block {path} cannot be read ({explain(error)}); encode its games again") from error
+        raise UserError(
+            f"block {path} is of format {about.get('format')} and schema {about.get('schema_hash')}, this version "
+            f"reads format {FORMAT} and schema {schema_hash()}; encode its games again"
+        )
+
+    @classmethod
+    def _of(cls, batch: pa.RecordBatch, about: dict[str, Any]) -> Block:
+        layout, groups = layout_named(about["layout"]), [group for group in SPARSE if group.name in batch.schema.names]
+        _check_types(batch.schema, layout, groups)
+        frames = [int(game["frames"]) for game in about["games"]]
+        if sum(frames) != batch.num_rows or min(frames, default=0) < 0:
+            raise ValueError(f"its games have {frames} frames, it has {batch.num_rows}")
         matrices = {s: _matrix(batch.column(s.value), layout.width(s)) for s in Storage}
-        names = [group.name for group in SPARSE if group.name in batch.schema.names]
-        sparse = {name: _sparse_column(batch.column(name)) for name in names}
+        sparse = {group.name: _sparse_column(batch.column(group.name)) for group in groups}
         return cls(layout=layout, games=about["games"], matrices=matrices, sparse=sparse)
 
     def game(self, number: int) -> PackedGame:
@@ -108,6 +120,17 @@ class Block:
             matrices={s: m[start:stop] for s, m in self.matrices.items()},
             sparse={name: _rows_between(column, start, stop) for name, column in self.sparse.items()},
         )  # fmt: skip
+
+
+def _check_types(schema: pa.Schema, layout: Layout, groups: list[Sparse]) -> None:
+    """ValueError where a column has another type than the schema's."""
+    expected = {s.value: pa.list_(pa.from_numpy_dtype(plane_type(s)), layout.width(s)) for s in Storage}
+    for group in groups:
+        fields = [("slot", pa.uint8()), *((name, pa.type_for_alias(kind)) for name, kind in group.fields)]
+        expected[group.name] = pa.list_(pa.struct(fields))
+    for name, kind in expected.items():
+        if schema.field(name).type != kind:
+            raise ValueError(f"its column {name} holds {schema.field(name).type}, expected {kind}")
 
 
 def _matrix(column: pa.FixedSizeListArray, width: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from tyro.conf import Positional
 from worldmodel.cli.followed import LIVE_STATES, Followed, FollowedGrid, FollowedRun, wait_for_end
 from worldmodel.cli.runs import RunVerb
 from worldmodel.cli.verb import Result, metavar, report
+from worldmodel.redaction import strip_controls
 
 STATUS = {**dict.fromkeys(LIVE_STATES, 0), "finished": 0, "stopped": 130}
 """Exit status by state; any other is 1."""
@@ -101,4 +102,4 @@ class Stop(FollowVerb):
 def tell(lines: list[str]) -> None:
     """Print lines at once."""
     for line in lines:
-        print(line, flush=True)
+        print(strip_controls(line), flush=True)

@@ -36,7 +36,7 @@ from worldmodel.cli.train import Train
 from worldmodel.cli.upload import Upload
 from worldmodel.cli.verb import Verb, to_json
 from worldmodel.errors import UserError
-from worldmodel.redaction import hide_secrets
+from worldmodel.redaction import hide_secrets, strip_controls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ def run_verb(verb: Verb) -> int:
         print(to_json(result), flush=True)
     else:
         result = verb.run()
-        print(verb.render(result), flush=True)
+        print(strip_controls(verb.render(result)), flush=True)
     return verb.judge(result)
 
 

@@ -66,7 +66,7 @@ def check_address(address: str) -> Check | None:
     except (OSError, ValueError) as error:
         return failed(
             NAME, f"no Ray answers at RAY_ADDRESS={address} ({error})",
-            "start it (`ray up`, `ray start --head`), open the port, or unset RAY_ADDRESS to use this machine alone",
+            "start it (`ray up`, or as README.md says), open the port, or unset RAY_ADDRESS to use this machine alone",
         )  # fmt: skip
 
 

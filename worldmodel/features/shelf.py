@@ -134,10 +134,14 @@ def open_shelf(where: Location) -> Shelf:
     local = where.local_path()
     if local is not None:
         return LocalShelf(local)
-    root = Path(os.environ.get(CACHE_FOLDER, Path.home() / ".cache" / "worldmodel"))
-    folder = root / hashlib.sha256(str(where).encode()).hexdigest()[:16]
+    folder = find_cache() / hashlib.sha256(str(where).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return CachedShelf(where, folder, read_cache_limit(folder))
+
+
+def find_cache() -> Path:
+    """The user's own cache folder on this machine."""
+    return Path(os.environ.get(CACHE_FOLDER, Path.home() / ".cache" / "worldmodel"))
 
 
 def read_cache_limit(folder: Path) -> int:

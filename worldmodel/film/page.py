@@ -70,7 +70,7 @@ def wrap_page(
     title: str, body: str, content: dict[str, Any], *, style: str, scripts: Sequence[str], policy: str
 ) -> str:
     """A whole page with its style (a file's name), its scripts (their text) and what they show (`id="film"`)."""
-    shown = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+    shown = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     code = "\n".join(scripts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'

@@ -77,7 +77,7 @@ _IDS_HEADER = re.compile(
 """What numpy writes before a row of int32; its own reader parses it as Python."""
 
 
-_DAMAGED_IDS = (ValueError, OSError, EOFError, TypeError, MemoryError, TokenError)
+_DAMAGED_IDS = (ValueError, OSError, EOFError, TypeError, MemoryError, TokenError, RecursionError)
 """What numpy raises on damaged ids: it reads their header as Python and believes any shape."""
 
 

@@ -64,7 +64,7 @@ def iterate_shard(location: Location) -> Iterator[Member]:
             yield Member(name="", reason=f"the shard is cut short after {count} games: it has no end mark")
         elif not is_clean:
             yield Member(name="", reason=_FOLLOWED.format(count=count, place=archive.offset))
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError) as error:
         yield Member(name="", reason=f"the shard is cut short or damaged after {count} games: {error}")
     except GameError as error:
         yield Member(name="", reason=str(error))

@@ -6,9 +6,11 @@ import io
 import json
 import tarfile
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from worldmodel.errors import UserError
+from worldmodel.errors import GameError, UserError
 from worldmodel.games.output import name_places, writing_alone
+from worldmodel.games.parsed import read_game
 from worldmodel.games.shard import ENTRY, GAME, IDS
 from worldmodel.games.source import META, Listing, Unit, list_source
 from worldmodel.storage import Location
@@ -76,6 +78,7 @@ def pack_game(unit: Unit) -> bytes:
         raise UserError("in a shard a game's name ends at its first dot: give it one without, in meta.json as well")
     data = Location.of(unit.uri).read_bytes()
     ids = Location.of(unit.frame_ids).read_bytes() if unit.frame_ids else b""
+    _check_linked(unit, data, ids)
     buffer = io.BytesIO()
     archive = tarfile.open(fileobj=buffer, mode="w")  # noqa: SIM115  closing it would end the shard
     _add(archive, f"{unit.name}.{GAME}", data)
@@ -83,6 +86,24 @@ def pack_game(unit: Unit) -> bytes:
     if ids:
         _add(archive, f"{unit.name}.{IDS}", ids)
     return buffer.getvalue()
+
+
+def _check_linked(unit: Unit, data: bytes, ids: bytes) -> None:
+    """UserError where a link in a folder from elsewhere takes along a file of this machine that is no game."""
+    folder = Location.of(unit.uri).parent.parent
+    if outside := find_outside(unit.uri, folder) or (find_outside(unit.frame_ids, folder) if ids else None):
+        try:
+            read_game(data, unit.name, unit.entry, ids or None)
+        except GameError as error:
+            raise UserError(f"it leads to {outside}, outside its folder, which is no game's: {error}") from error
+
+
+def find_outside(uri: str, folder: Location) -> Path | None:
+    """Where a file lies that a link takes out of `folder`; None: within it, or in an object store."""
+    path, root = Location.of(uri).local_path(), folder.local_path()
+    if path is None or root is None or path.resolve().is_relative_to(root.resolve()):
+        return None
+    return path.resolve()
 
 
 def end_shard(size: int) -> bytes:

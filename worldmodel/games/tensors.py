@@ -116,15 +116,22 @@ def _check_payload(payload: Any, location: Location) -> dict[str, Any]:
         if not isinstance(value, torch.Tensor) or value.ndim != 2 or value.dtype not in kinds:
             found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
             raise UserError(f"{location}: {name} is {found}, expected a matrix with a row for each frame: {expected}")
-        if (
-            value.layout != torch.strided
-            or value.device.type != "cpu"
-            or _count_bytes(value) > location.measure_bytes()
-        ):
-            raise UserError(f"{location}: {name} claims {_count_bytes(value)} bytes, which the file does not hold")
+        _check_size(name, value, location)
+    for name in ("game_lengths", "game_offsets"):
+        value = payload.get(name, [])
+        if isinstance(value, torch.Tensor):
+            _check_size(name, value, location)
+        elif not isinstance(value, list | tuple):
+            raise UserError(f"{location}: {name} is a {type(value).__name__}, expected a number for each game")
     if not isinstance(payload["encoding_config"], dict):
         raise UserError(f"{location}: encoding_config is a {type(payload['encoding_config']).__name__}, not a dict")
     return payload
+
+
+def _check_size(name: str, value: torch.Tensor, location: Location) -> None:
+    is_plain = value.layout == torch.strided and value.device.type == "cpu"
+    if not is_plain or _count_bytes(value) > location.measure_bytes():
+        raise UserError(f"{location}: {name} claims {_count_bytes(value)} bytes, which the file does not hold")
 
 
 def _count_bytes(value: torch.Tensor) -> int:

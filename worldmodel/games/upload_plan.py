@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from worldmodel.errors import UserError
 from worldmodel.games.manifest import Manifest, StoredObject
 from worldmodel.games.source import Rejection, Unit, list_source
-from worldmodel.games.tar import end_shard, pack_game
+from worldmodel.games.tar import end_shard, find_outside, pack_game
 from worldmodel.storage import Location
 
 Progress = Callable[[str, int, int], None]
@@ -83,6 +83,7 @@ def plan_upload(source: str, known: Manifest, shard_bytes: float, threads: int, 
     listing = list_source(source, training_only=False)
     rejected = [asdict(rejection) for rejection in listing.rejected]
     if any(unit.kind != "parsed" for unit in listing.units):
+        _check_links(listing.units, Location.of(source))
         files = [Parcel(name=u.name, size=u.bytes, units=(u,), games={}) for u in listing.units]
         names = {parcel.name for parcel in files}
         others = [stored for stored in known.objects if stored.name not in names]
@@ -99,6 +100,12 @@ def plan_upload(source: str, known: Manifest, shard_bytes: float, threads: int, 
     settled = {name for parcel in kept for name in parcel.games} | {name for other in others for name in other.games}
     new = _pack([game for game in weighed if game.unit.name not in settled], shard_bytes, _next_number(known))
     return Plan(parcels=sorted([*kept, *new], key=lambda p: p.name), others=others, stale=stale, rejected=rejected)
+
+
+def _check_links(files: list[Unit], source: Location) -> None:
+    for unit in files:
+        if outside := find_outside(unit.uri, source):
+            raise UserError(f"{unit.uri} leads to {outside}, outside {source}: copy the file there, or delete the link")
 
 
 def _weigh(units: list[Unit], threads: int, progress: Progress) -> Iterator[_Weighed | Rejection]:

@@ -8,6 +8,7 @@ import torch
 
 from worldmodel.errors import UserError
 from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.features.shelf import find_cache
 from worldmodel.machine.device import pick_device
 from worldmodel.model.build import build_model
 from worldmodel.model.world_model import WorldModel
@@ -56,11 +57,13 @@ def load_model(run: Location, checkpoint: Location, device: str = "") -> LoadedR
 def open_games(run: Location, config: ExperimentConfig, data: str = "") -> tuple[Dataset, tuple[str, ...]]:
     """A run's data set, and what people should know of it. `data`: games or blocks; empty: those of the run.
 
+    Games are encoded into the user's own cache: a run from elsewhere has no say in where they go.
+
     Raises:
         UserError: the run's data are gone, and `data` names no other.
     """
     record = read_record(run)
-    blocks = prepare_blocks(data, config.save_dir, print) if data else record.blocks
+    blocks = prepare_blocks(data, str(find_cache()), print) if data else record.blocks
     if not blocks:
         raise UserError(f"run {record.name!r} does not say where its data are: name them with --data")
     try:
