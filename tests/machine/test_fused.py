@@ -51,3 +51,18 @@ def test_deterministic_training_compiles_without_trials(wanted: bool, monkeypatc
     fused.compile_chain(double)
     assert asked["options"] == {**fused.OPTIONS, "deterministic": wanted}
     assert all(hasattr(inductor.config, name) for name in (*fused.OPTIONS, "deterministic"))
+
+
+def test_failing_compiler_without_words_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> object:
+        raise RuntimeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "ones", fail)
+        assert fused.explain_missing_compiler(torch.device("cuda", 0)) == "RuntimeError: "
+    said: list[str] = []
+    fused.tell_failures(said.append)
+    fused.give_up(RuntimeError())
+    assert "RuntimeError" in said[0] and not fused.can_compile()
+    fused.reset_fusing()
+    assert fused.can_compile()

@@ -67,6 +67,11 @@ def compile_chain(function: Callable[Arguments, Result]) -> Callable[Arguments, 
     return torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
 
+def can_compile() -> bool:
+    """False once a compiler was found missing, or has failed."""
+    return bool(_state["enabled"])
+
+
 def has_fused() -> bool:
     """True if chains are compiled, and some were."""
     return _state["enabled"] and bool(_compiled)
@@ -87,7 +92,7 @@ def explain_missing_compiler(device: torch.device) -> str | None:
         x = torch.ones(8, device=device, requires_grad=True)
         compile_chain(_probe)(x).backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # noqa: BLE001  (whatever a compiler or driver raises: training goes on without it)
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        return f"{type(error).__name__}: {_shorten(error)}"
     return None
 
 
@@ -99,11 +104,15 @@ def tell_failures(say: Callable[[str], None]) -> None:
 def give_up(error: Exception) -> None:
     """Leave compiling out from now on, and say why."""
     reset_fusing(enabled=False)
-    said = next(iter(str(error).strip().splitlines()), "")
     _state["say"](
         f"chains of small operations cannot be compiled and run one by one, which is slower ({type(error).__name__}: "
-        f"{said}); TORCHDYNAMO_DISABLE=1 leaves compiling out"
+        f"{_shorten(error)}); TORCHDYNAMO_DISABLE=1 leaves compiling out"
     )
+
+
+def _shorten(error: Exception) -> str:
+    """The first line of an error, which may have none."""
+    return next(iter(str(error).strip().splitlines()), "")
 
 
 def _probe(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from worldmodel.machine.fused import fused
+from worldmodel.machine.fused import can_compile, fused
 from worldmodel.model import kernels, short_scan
 from worldmodel.model.config import ModelConfig
 from worldmodel.model.convolution import convolve
@@ -127,7 +127,7 @@ class Mamba2(nn.Module):
 
     def runs_short(self, x: Float[Tensor, "batch time *width"]) -> bool:
         """True if our own kernels take sequences of this length."""
-        is_possible = x.is_cuda or (self.backend == "kernels" and kernels.is_interpreted())
+        is_possible = (x.is_cuda and can_compile()) or (self.backend == "kernels" and kernels.is_interpreted())
         return is_possible and not torch.compiler.is_compiling() and short_scan.fits(self.shape, x.size(1))
 
     def runs_kernels(self, x: Float[Tensor, "batch time *width"], *, has_state: bool = False) -> bool:
