@@ -1,0 +1,111 @@
+"""Ray's providers of machines, which refuse a start that cannot succeed before a machine is asked for.
+
+A cluster's YAML names one of them (`type: external`, `module: worldmodel.machine.launcher.aws`). `ray up` and the
+head's autoscaler then use it in place of Ray's own, of which it is a subclass.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from worldmodel.doctor.cluster_files import find_placeholders
+from worldmodel.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+"""The checkout, which holds `cluster/` as well."""
+TOKEN = "~/.ray/auth_token"
+CLOUDS = ("aws", "gcp", "azure")
+NEEDS = "files_needed"
+"""Field of the provider that carries the laptop's files to where the head's machine is asked for."""
+logging.getLogger("ray.autoscaler._private.util").setLevel(
+    logging.ERROR
+)  # else two fields that Ray itself adds are told
+
+
+def name_cloud(provider: Mapping[str, Any]) -> str:
+    """What Ray calls the cloud of a cluster's `provider`."""
+    return str(provider.get("module", "")).rpartition(".")[2] or str(provider.get("type", ""))
+
+
+def __getattr__(name: str) -> type:
+    if name not in CLOUDS:
+        raise AttributeError(name)
+    return make_provider(name)
+
+
+@functools.cache
+def make_provider(cloud: str) -> type:
+    """Ray's provider of a cloud, with checks."""
+    from ray.autoscaler._private.providers import _NODE_PROVIDERS
+
+    parent = _NODE_PROVIDERS[cloud]({})
+
+    class Provider(parent):  # type: ignore[misc, valid-type]
+        @staticmethod
+        def fillout_available_node_types_resources(cluster_config: dict[str, Any]) -> dict[str, Any]:
+            with explained():
+                check_settings(cluster_config)
+            return cluster_config  # our files say what each machine has
+
+        @staticmethod
+        def bootstrap_config(cluster_config: dict[str, Any]) -> dict[str, Any]:
+            with explained():
+                config = parent.bootstrap_config(cluster_config)
+            config["provider"][NEEDS] = list(cluster_config["file_mounts"].values())
+            return dict(config)
+
+        def create_node(self, node_config: dict[str, Any], tags: dict[str, str], count: int) -> Any:
+            if tags["ray-node-type"] != "head":
+                return super().create_node(node_config, tags, count)
+            with explained():
+                check_files(self.provider_config.get(NEEDS, ()))
+                return super().create_node(node_config, tags, count)
+
+    return Provider
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """UserError where something is unset or wrong."""
+    if unset := find_placeholders(config):
+        raise UserError(
+            f"unset: {', '.join(unset)}; set them at the top of the YAML, and see: worldmodel doctor --cluster FILE"
+        )
+    _import("settings").parse_settings(config)
+
+
+def check_files(paths: Iterator[str] | list[str]) -> None:
+    """UserError where a file is missing that goes to the head."""
+    absent = [path for path in paths if not Path(path).expanduser().exists()]
+    if TOKEN in absent:
+        raise UserError(f"there is no token at {TOKEN}; make it once: ray get-auth-token --generate")
+    if absent:
+        raise UserError(f"{', '.join(absent)}: not found in {Path.cwd()}; start from the checkout's folder")
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """End the launcher with one message where something is missing, or where a cloud refuses."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        reason = _import("launch_errors").explain(text)
+        if not reason:
+            raise
+        sys.exit(f"error: {reason} ({text})")
+
+
+def _import(name: str) -> Any:
+    """A module of `cluster/`, which is no installed package."""
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    return importlib.import_module(f"cluster.{name}")
