@@ -1,4 +1,5 @@
-"""Ray's providers of machines, which refuse a start that cannot succeed before a machine is asked for.
+"""Ray's providers of machines, which refuse a start that cannot succeed before a machine is asked for; which take
+machines on demand after some time without spot, where the file says so; and which ask several zones of Google Cloud.
 
 A cluster's YAML names one of them (`type: external`, `module: worldmodel.machine.launcher.aws`). `ray up` and the
 head's autoscaler then use it in place of Ray's own, of which it is a subclass.
@@ -10,6 +11,7 @@ import functools
 import importlib
 import logging
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +19,19 @@ from typing import Any
 
 from worldmodel.doctor.cluster_files import find_placeholders
 from worldmodel.errors import UserError
+from worldmodel.machine.google_zones import Zones
 
 ROOT = Path(__file__).parents[2]
 """The checkout, which holds `cluster/` as well."""
 TOKEN = "~/.ray/auth_token"
 CLOUDS = ("aws", "gcp", "azure")
+PATIENCE = "on_demand_after_minutes"
+"""Field of the provider: minutes without spot machines after which one on demand is taken; 0: never."""
+SPOT = ("InstanceMarketOptions", "priority", "evictionPolicy", "billingProfile", "provisioningModel",
+        "instanceTerminationAction")  # fmt: skip
+"""Settings of the clouds that make a spot machine of a machine."""
+PAUSE = 600.0
+"""Seconds without a request after which an earlier refusal says nothing."""
 NEEDS = "files_needed"
 """Field of the provider that carries the laptop's files to where the head's machine is asked for."""
 logging.getLogger("ray.autoscaler._private.util").setLevel(
@@ -48,6 +58,10 @@ def make_provider(cloud: str) -> type:
     parent = _NODE_PROVIDERS[cloud]({})
 
     class Provider(parent):  # type: ignore[misc, valid-type]
+        def __init__(self, provider_config: dict[str, Any], cluster_name: str) -> None:
+            super().__init__(provider_config, cluster_name)
+            self.refusals = Refusals()
+
         @staticmethod
         def fillout_available_node_types_resources(cluster_config: dict[str, Any]) -> dict[str, Any]:
             with explained():
@@ -63,12 +77,60 @@ def make_provider(cloud: str) -> type:
 
         def create_node(self, node_config: dict[str, Any], tags: dict[str, str], count: int) -> Any:
             if tags["ray-node-type"] != "head":
-                return super().create_node(node_config, tags, count)
+                return self._create_worker(node_config, tags, count)
             with explained():
                 check_files(self.provider_config.get(NEEDS, ()))
                 return super().create_node(node_config, tags, count)
 
+        def _create_worker(self, node_config: dict[str, Any], tags: dict[str, str], count: int) -> Any:
+            kind, minutes = tags["ray-user-node-type"], float(self.provider_config.get(PATIENCE, 0))
+            if 0 < minutes <= self.refusals.count_minutes(kind):
+                print(f"{kind}: no spot machine for {minutes:g} minutes: asking for one on demand", flush=True)
+                node_config = drop_spot(node_config)
+            try:
+                made = super().create_node(node_config, tags, count)
+            except Exception:
+                self.refusals.note(kind)
+                raise
+            self.refusals.forget(kind)
+            return made
+
+        def _construct_clients(self) -> None:  # of Google Cloud's
+            super()._construct_clients()
+            names = self.provider_config["availability_zone"]
+            zones = {kind: Zones(one, names) for kind, one in vars(self)["resources"].items()}
+            self.resources = zones
+
     return Provider
+
+
+class Refusals:
+    """How long a cloud has refused machines of each node type."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, tuple[float, float]] = {}
+
+    def note(self, kind: str) -> None:
+        """It has just refused one. After a longer pause, in which none was asked for, the count begins anew."""
+        now = time.monotonic()
+        first, last = self._times.get(kind, (now, now))
+        self._times[kind] = (first if now - last < PAUSE else now, now)
+
+    def forget(self, kind: str) -> None:
+        """It has just given one."""
+        self._times.pop(kind, None)
+
+    def count_minutes(self, kind: str) -> float:
+        """Minutes between the first refusal and the last; 0: none."""
+        first, last = self._times.get(kind, (0.0, 0.0))
+        return (last - first) / 60
+
+
+def drop_spot(node_config: Any) -> Any:
+    """The same machine on demand."""
+    if isinstance(node_config, dict):
+        return {name: drop_spot(value) for name, value in node_config.items() if name not in SPOT}
+    return node_config
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
@@ -77,6 +139,9 @@ def check_settings(config: Mapping[str, Any]) -> None:
         raise UserError(
             f"unset: {', '.join(unset)}; set them at the top of the YAML, and see: worldmodel doctor --cluster FILE"
         )
+    minutes = config["provider"].get(PATIENCE, 0)
+    if not isinstance(minutes, int | float) or minutes < 0:
+        raise UserError(f"provider.{PATIENCE}: found {minutes!r}, expected minutes, or 0 for never")
     _import("settings").parse_settings(config)
 
 
