@@ -63,8 +63,8 @@ REFUSALS = (
                "GPUS_ALL_REGIONS", "OperationNotAllowed", "exceeding approved", "Quota '"),
         found="your quota for such machines is too small in this region",
         remedy="ask the cloud to raise it (AWS: Service Quotas, 'All P4, P3 and P2 Spot Instance Requests', 96 vCPUs "
-        "for one p4d; Google: preemptible A100 GPUs; Azure: NCADS_A100_v4 cores and 'Total Regional Spot vCPUs'), or lower "
-        "max_workers, or choose another region",
+        "for one p4d; Google: preemptible A100 GPUs; Azure: NCADS_A100_v4 cores and 'Total Regional Spot vCPUs'), or "
+        "lower max_workers, or choose another region",
     ),
     Refusal(
         marks=("InsufficientInstanceCapacity", "ZONE_RESOURCE_POOL_EXHAUSTED", "SkuNotAvailable", "AllocationFailed",
