@@ -70,7 +70,8 @@ REFUSALS = (
         marks=("InsufficientInstanceCapacity", "ZONE_RESOURCE_POOL_EXHAUSTED", "SkuNotAvailable", "AllocationFailed",
                "SpotMaxPriceTooLow", "OverconstrainedAllocationRequest"),
         found="the cloud has no such machine free there now",
-        remedy="name more availability zones or another region, use the cheaper GPU type, or try again later",
+        remedy="set on_demand_after_minutes in the YAML, name more availability zones or another region, use the "
+        "cheaper GPU type, or try again later",
     ),
     Refusal(
         marks=("Invalid IAM Instance Profile", "InvalidIamInstanceProfile", "Invalid value for field "
