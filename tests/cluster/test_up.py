@@ -54,6 +54,8 @@ SAYS = {
     "[1/7] Waiting for SSH to become available\nFailed to setup head node.": "SSH does not let us in",
     "[2/7] Processing file mounts\nSSH command failed.": "could not be copied",
     "[6/7] Running setup commands\npip: AccessDenied\nSSH command failed.": "set-up failed",
+    "[6/7] Running setup commands\nerror: found NVIDIA driver 470, expected 525: update it\nSSH command failed.":
+        "set-up failed: found NVIDIA driver 470, expected 525: update it",
     "[6/7] Running setup commands\n[7/7] Starting the Ray runtime\nSSH command failed.": "Ray did not start",
 }  # fmt: skip
 """What clouds and the launcher say, and what a person is told."""
