@@ -193,7 +193,7 @@ def test_an_interrupted_start_leaves_no_machine_and_says_so(laptop: Laptop, caps
     assert "interrupted" in said and f"nothing is left of it (ray down {file})" in said
 
 
-def test_an_interrupt_while_the_launcher_is_being_started_is_not_lost(laptop: Laptop) -> None:
+def test_an_interrupt_during_the_launcher_s_start_is_kept(laptop: Laptop) -> None:
     """It came before the process had a name here: the launcher went on, and nobody ended what it started."""
     begin = subprocess.Popen
 
