@@ -77,17 +77,17 @@ class Attempt(BaseModel):
 
 
 class Interruption(BaseModel):
-    """A loss of workers after which the run went on by itself, within one attempt."""
+    """A loss or change of workers within one attempt, after which the run resumed automatically."""
 
     model_config = ConfigDict(frozen=True)
 
     at: datetime
-    """The last progress before it."""
+    """Time of the last progress before it."""
     reason: str
     step: int
-    """Optimizer steps done by then."""
+    """Optimizer steps done at that time."""
     resumed_step: int
-    """The step from which it went on."""
+    """Step of the checkpoint that was restored."""
     seconds: float
     """From the last progress before it to the first step after it."""
     workers: int
@@ -205,9 +205,9 @@ class RunRecord(Living):
     attempts: list[Attempt] = []
     """Earlier processes of this run."""
     starts: int = 0
-    """Times that workers began to train in this attempt."""
+    """Number of worker starts in this attempt."""
     interruptions: list[Interruption] = []
-    """What this run survived."""
+    """All interruptions, oldest first."""
 
     @property
     def cost_usd(self) -> float | None:
