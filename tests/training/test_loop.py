@@ -132,6 +132,26 @@ def test_a_resume_of_a_run_that_did_all_its_steps_does_none(blocks: Path, tmp_pa
     assert (again.intervals, again.epochs, again.saved) == ({}, {}, [])
 
 
+@pytest.mark.parametrize("kind", ["sequence", "window"])
+@settings(max_examples=4, deadline=None)
+@given(share=st.floats(0, 1))
+def test_a_stopped_validation_is_done_at_the_resume(
+    blocks: Path, whole: dict[str, Log], kind: str, share: float
+) -> None:
+    expected, config = whole[kind], configure(KINDS[kind])
+    heard = Log()
+    sign = 1 + int(share * (expected.signs - 1))
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("worldmodel.training.meeting.SECONDS", 0.0)
+        for stop in (sign, None):
+            part = Log(folder=Path(folder), stop_at_sign=stop, intervals=heard.intervals, epochs=heard.epochs)
+            reason = part.run(begin(config, blocks, resume_from=Path(folder)))
+            assert reason == ("asked" if stop is not None else None)
+    assert (heard.intervals, heard.epochs) == (expected.intervals, expected.epochs)
+    assert part.trainer.best == expected.trainer.best
+    assert are_equal(take_state(part.trainer), take_state(expected.trainer))
+
+
 def test_nothing_depends_on_the_clock(blocks: Path, whole: dict[str, Log], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10**9, 1000))
     monkeypatch.setattr("worldmodel.training.loop.time.perf_counter", lambda: float(next(clock)))

@@ -61,6 +61,7 @@ class Journal:
             on_interval=self._note_interval,
             on_epoch=self._note_epoch,
             on_checkpoint=self._save,
+            on_progress=lambda doing, done, whole: self.reporter.show_progress(doing, done, whole),
             on_note=self._note,
             stop_reason=self.run.should_stop,
         )
@@ -106,7 +107,7 @@ class Journal:
     def _catch_up(self, state: CheckpointState) -> None:
         """Take in what was restored. The run may have died between an epoch's checkpoint and its record."""
         self._saved_step = state.step
-        if state.epoch > self.run.record.epoch:
+        if state.epoch > self.run.record.epoch and not state.validation_due:
             self.run.update(epoch=state.epoch, metrics={**self.run.record.metrics, **state.metrics})
 
     def _mend_pointer(self, best: Best | None) -> None:
@@ -163,6 +164,7 @@ class Journal:
         One that is saved by time may fail: the next may find room, and the older ones stay.
         """
         state = checkpoint.state
+        self.run.update(validation_due=state.validation_due)
         if state.step == self._saved_step and EPOCH not in state.tags:  # an epoch's has more to say
             self.run.update(checkpoint=name_folder(state.step), best=state.best)
             return
@@ -218,7 +220,8 @@ class Journal:
 def _describe_position(state: CheckpointState, digest: str) -> str:
     """Step, learning rate, place in the data and content of a state."""
     rate = "not known" if state.learning_rate is None else f"{state.learning_rate:.6e}"
+    due = f"validation of epoch {state.epoch} first, " if state.validation_due else ""
     return (
-        f"step {state.step}, next learning rate {rate}, next batch {state.step_in_epoch} of epoch {state.epoch + 1}, "
-        f"checkpoint {digest}"
+        f"step {state.step}, {due}next learning rate {rate}, next batch {state.step_in_epoch} of epoch "
+        f"{state.epoch + 1}, checkpoint {digest}"
     )

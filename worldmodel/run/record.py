@@ -155,6 +155,8 @@ class RunRecord(Living):
     total_steps: int | None = None
     epoch: int = 0
     """Epochs completed."""
+    validation_due: bool = False
+    """Whether it was stopped while it validated the epoch after these: a resume does that first."""
     early_stopped: bool = False
     """Whether a scheduler ended it before its last step because others promised more; its numbers stand apart."""
     parameters: int | None = None

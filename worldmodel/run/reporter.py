@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from io import IOBase, TextIOBase
@@ -12,6 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from worldmodel.training.interval import Interval
+
+QUIET_SECONDS = 1.0
+"""What is over sooner has no line of its own where lines do not change."""
 
 
 class SafeStream(TextIOBase):
@@ -53,15 +57,31 @@ class Reporter:
         if self._bar:
             self._task = self._bar.add_task("", total=total_steps, line="")
             self._bar.start()
+        self._doing, self._since, self._is_told = "", 0.0, False
 
     def show(self, interval: Interval) -> None:
         """Shows one interval."""
+        self._doing = ""
         line = format_interval(interval)
         self._keep(line)
         if self._bar:
             self._bar.update(self._task, completed=interval.step, line=line.split(" | ", 1)[1])
         else:
             self._console.print(line, markup=False)
+
+    def show_progress(self, doing: str, done: int, whole: int) -> None:
+        """Shows how far something between two intervals is: live beside the bar, elsewhere by one line if it lasts."""
+        now = time.monotonic()
+        if doing != self._doing:
+            self._doing, self._since, self._is_told = doing, now, False
+        taken = now - self._since
+        left = f", eta {format_duration(taken * (whole - done) / done)}" if done else ""
+        line = f"{doing} {100 * done // max(whole, 1)}%{left}"
+        if self._bar:
+            self._bar.update(self._task, line=line)
+        elif left and taken >= QUIET_SECONDS and not self._is_told:
+            self._is_told = True
+            self.say(line)
 
     def say(self, text: str) -> None:
         """Shows a message (a validation, a checkpoint, a note) on a line of its own."""

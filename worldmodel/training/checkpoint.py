@@ -73,6 +73,8 @@ class CheckpointState(BaseModel):
     """Optimizer steps done in the epoch that is under way."""
     tags: tuple[str, ...] = ()
     """Why it was written: `epoch`, `minutes`, `best`, `stop`."""
+    validation_due: bool = False
+    """Whether the last of these epochs is still to be validated: it was stopped meanwhile, and a resume does it first."""
     best: Best | None = None
     """The best result so far; None before the first validation."""
     schema_hash: str = schema_hash()

@@ -8,6 +8,7 @@ result does not depend on batches or on the number of workers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +28,7 @@ from worldmodel.model.world_model import WorldModel
 from worldmodel.training.coherence import COHERENCE, RolloutSet, RolloutSums, list_metrics, open_rollouts, roll_out
 from worldmodel.training.data import Dataset
 from worldmodel.training.feed import Worker, open_store, sample_shape
+from worldmodel.training.meeting import Tell, say_nothing
 from worldmodel.training.metrics import METRIC_VERSION as METRIC_VERSION
 from worldmodel.training.metrics import Metrics
 from worldmodel.training.starts import choose_starts
@@ -122,35 +124,47 @@ def validate(
     *,
     amp: bool,
     baselines: Mapping[str, Predictor] = {},
-    beat: Callable[[str], None] = lambda doing: None,
+    tell: Tell = say_nothing,
 ) -> dict[str, Metrics]:
-    """Metrics of the model ("model") and of baselines by name, over this worker's games.
-
-    `beat`: told with every batch that there is progress.
-    """
-    device = data.view.device
+    """Metrics of the model ("model") and of baselines by name, over this worker's games; `tell`: of every batch."""
+    device, done, whole = data.view.device, 0, count_positions(data)
     found = {name: Metrics(data.view.layout, weights, device) for name in ("model", *baselines)}
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
+    tell("validation", done, whole)
+    with evaluating(model), torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
         for inputs, targets, predictions in predict_all(model, data):
-            beat("validation")
             found["model"].update(predictions, targets)
             for name, predict in baselines.items():
                 found[name].update(predict(inputs), targets)
-    model.train(was_training)
+            done += targets.valid.size(0) * targets.valid.size(1)
+            tell("validation", done, whole)
     return found
 
 
-def measure_rollouts(model: WorldModel, data: ValidationSet) -> RolloutSums | None:
-    """Errors of this worker's rollouts, computed in float32; None: there are none."""
+def measure_rollouts(model: WorldModel, data: ValidationSet, tell: Tell = say_nothing) -> RolloutSums | None:
+    """Errors of this worker's rollouts, computed in float32; None: there are none. `tell`: of every frame."""
     if data.rollouts is None:
         return None
+    with evaluating(model):
+        unroller = Unroller(make_memory(model, data.shape.mode), Feedback(data.view.layout, data.view.device))
+        return roll_out(unroller, data.rollouts, tell=tell)
+
+
+@contextmanager
+def evaluating(model: WorldModel) -> Iterator[None]:
+    """The model in evaluation mode, and as it was behind."""
     was_training = model.training
-    unroller = Unroller(make_memory(model.eval(), data.shape.mode), Feedback(data.view.layout, data.view.device))
-    found = roll_out(unroller, data.rollouts)
-    model.train(was_training)
-    return found
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def count_positions(data: ValidationSet) -> int:
+    """Positions at which `predict_all` predicts, those beyond a game's end included."""
+    lengths = data.store.game_lengths(Samples(data.games, data.games)).tolist()
+    at_a_time = 1 if data.shape.mode == "window" else CHUNK
+    return sum(-(-data.shape.count_targets(length) // at_a_time) for length in lengths) * at_a_time
 
 
 def predict_all(model: WorldModel, data: ValidationSet) -> Iterator[tuple[Inputs, Targets, Predictions]]:
