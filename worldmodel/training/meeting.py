@@ -20,7 +20,7 @@ def say_nothing(doing: str, done: int, whole: int) -> None:
     """A `Tell` for which progress is of no interest."""
 
 
-class StopRequest(Exception):  # noqa: N818  (no error)
+class StopRequest(Exception):
     """Why the work under way ends early."""
 
 
@@ -28,7 +28,7 @@ class Meeting:
     """Workers meet by time, so those that are done go on meeting until all are: each meets as often as the others."""
 
     def __init__(self, workers: Workers, stop_reason: Callable[[], str | None], tell: Tell = say_nothing) -> None:
-        """`stop_reason`: asked at each meeting; one worker's reason is enough. `tell`: is told of this worker's work."""
+        """`stop_reason`: asked at each meeting; one worker's is enough. `tell`: is told of this worker's work."""
         self._workers, self._stop_reason, self._tell = workers, stop_reason, tell
         self._last = time.monotonic()
 
@@ -54,4 +54,4 @@ class Meeting:
         self._last = time.monotonic()
         if stopping:
             raise StopRequest(reason or "another worker was asked to stop")
-        return busy > 0
+        return bool(busy)
