@@ -46,7 +46,7 @@ def test_all_workers_stop_or_none_does_however_unequal_their_work(work: list[int
         done = 0
         meeting = Meeting(workers, lambda: "asked" if stops and stops[0] == rank and done >= stops[1] else None)
         try:
-            for done in range(work[rank]):  # noqa: B007
+            for done in range(work[rank]):
                 meeting.tell("work", done, work[rank])
             done += 1
             meeting.end()
