@@ -163,6 +163,8 @@ class Row:
     """Mean dollars of a trial; None: unknown for one of them."""
     trials: int
     failures: tuple[str, ...]
+    validated: str = ""
+    """On which part of the validation games its epochs were measured; empty: all. Its metrics here are of all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +276,7 @@ def _make_row(name: str, group: list[TrialResult], everything: Sequence[TrialRes
         cost_usd=_average([record.cost_usd for record in records]),
         trials=len(own),
         failures=tuple(t.failure for t in everything if t.experiment == name and t.failure),
+        validated="; ".join(dict.fromkeys(record.validated for record in records if record.validated)),
     )
 
 

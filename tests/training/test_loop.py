@@ -281,6 +281,7 @@ SPEED_ONLY = {
     "training.batch_parts", "training.compile", "training.deterministic",
     "model.chunk_size", "model.backend", "training.device", "training.threads", "training.eval_batch_size",
     "training.log_interval", "training.checkpoint_minutes", "training.rollout_starts", "training.keep_last",
+    "training.validation_games",
 }  # fmt: skip
 """Keys that must change nothing but speed and output (some only up to rounding: `device`, `backend`,
 `batch_parts`, `compile`)."""
@@ -328,6 +329,7 @@ def test_every_key_changes_what_is_trained(blocks: Path, outcomes: dict[str, Any
         ("training.log_interval", 5),
         ("training.checkpoint_minutes", 1.0),
         ("training.rollout_starts", 0),
+        ("training.validation_games", 1),
     ],
 )
 def test_keys_about_speed_and_output_change_nothing(

@@ -14,6 +14,7 @@ import numpy as np
 
 from worldmodel.encoding import EncodingConfig
 from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import override
 from worldmodel.features.plan import Samples
 from worldmodel.features.store import FrameStore
 from worldmodel.features.view import FeatureView
@@ -92,7 +93,7 @@ def _measure(dataset: Dataset, config: ExperimentConfig, loaded: LoadedRun, tell
     device = loaded.device
     worker = Worker(device=device, resident_bytes=measure_room(device))
     view = FeatureView(config.encoding, device)
-    data = open_validation(dataset, config, worker, view)
+    data = open_validation(dataset, override(config, {"training.validation_games": None}), worker, view)
     layout = config.encoding.layout
     frequent = fit_most_frequent(dataset, config, worker, tell)
     baselines = {

@@ -74,7 +74,11 @@ class Journal:
         frames = trainer.feed.store.describe()
         self._peak_rate = find_peak_rate(self.config, trainer.device, trainer.workers.world)
         self.run.watch(trainer.pulse, Gpu.open(trainer.device))
-        self.run.update(total_steps=schedule.total_steps, parameters=parameters, frames=frames)
+        validation = trainer.validation
+        validated = (validation.store.game_count, validation.games_in_all)
+        self.run.update(
+            total_steps=schedule.total_steps, parameters=parameters, frames=frames, validated_games=validated
+        )  # fmt: skip
         self.reporter = Reporter(schedule.total_steps, keep=self._keep, stream=self._stream)
         self._stack.callback(self.reporter.close)
         self.gauges = Gauges(self.config, trainer.device, self.run.note)
@@ -82,7 +86,7 @@ class Journal:
         self.say(
             f"{parameters:,} parameters | {plan.epoch_targets:,} targets an epoch in "
             f"{schedule.steps_per_epoch:,} steps of {plan.batch_size} {plan.shape.mode}s | "
-            f"{frames}"
+            f"{frames}" + (f" | {self.run.record.validated}" if self.run.record.validated else "")
         )
         for complaint in recovery.complaints if recovery else ():
             self.run.note(complaint)

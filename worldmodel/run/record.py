@@ -136,6 +136,8 @@ class RunRecord(Living):
     """The package's version."""
     schema_hash: str = Field(default_factory=schema_hash)
     model_hash: str = Field(default_factory=model_hash)
+    validated_games: tuple[int, int] | None = None
+    """Games that each epoch validates, and all validation games; None: it is not known."""
     frames: str = ""
     """Where its frames are at hand, all or some at a time, and in how much room."""
     data_fingerprint: str = ""
@@ -186,6 +188,12 @@ class RunRecord(Living):
     """What went wrong without stopping it."""
     attempts: list[Attempt] = []
     """Earlier processes of this run."""
+
+    @property
+    def validated(self) -> str:
+        """Which part of the validation games its epochs were measured on; empty: all of them."""
+        some, every = self.validated_games or (0, 0)
+        return f"validated on {some:,} of {every:,} games" if some < every else ""
 
     @property
     def cost_usd(self) -> float | None:

@@ -26,7 +26,7 @@ from worldmodel.features.view import FeatureView
 from worldmodel.model.unroll import Unroller, make_memory
 from worldmodel.model.world_model import WorldModel
 from worldmodel.training.coherence import COHERENCE, RolloutSet, RolloutSums, list_metrics, open_rollouts, roll_out
-from worldmodel.training.data import Dataset
+from worldmodel.training.data import Dataset, choose_validated
 from worldmodel.training.feed import Worker, open_store, sample_shape
 from worldmodel.training.meeting import Tell, say_nothing
 from worldmodel.training.metrics import METRIC_VERSION as METRIC_VERSION
@@ -51,6 +51,8 @@ class ValidationSet:
     view: FeatureView
     shape: SampleShape
     """The training samples' shape: mode, context and lookahead count."""
+    games_in_all: int
+    """Validation games that there are; `store` holds those that are measured."""
     games: np.ndarray
     """(G,) indices of the store's games that this worker measures."""
     batch_size: int
@@ -62,7 +64,7 @@ class ValidationSet:
 def open_validation(dataset: Dataset, config: ExperimentConfig, worker: Worker, view: FeatureView) -> ValidationSet:
     """A worker's share of the validation games. UserError as `check_validation`."""
     check_validation(dataset, config)
-    games, shape = dataset.split.validation, sample_shape(config)
+    games, shape = choose_validated(dataset.split, config), sample_shape(config)
     own = [n for n, game in enumerate(games) if partition_of(game.md5) in worker.partitions]
     store = open_store(dataset, games, config, worker)
     return ValidationSet(
@@ -70,6 +72,7 @@ def open_validation(dataset: Dataset, config: ExperimentConfig, worker: Worker, 
         rollouts=_open_rollouts(games, store, config, worker),
         view=view,
         shape=shape,
+        games_in_all=len(dataset.split.validation),
         games=np.array(own, dtype=np.int64),
         batch_size=config.training.eval_batch_size or DEFAULT_BATCH[shape.mode],
     )
@@ -94,9 +97,10 @@ def find_context(config: ExperimentConfig) -> int:
 
 def check_validation(dataset: Dataset, config: ExperimentConfig) -> None:
     """UserError where no validation game is long enough to be measured on, or for the rollouts that decide."""
+    games = choose_validated(dataset.split, config)
     if config.training.best_metric.startswith(EVALUATED):
-        choose_starts(dataset.split.validation, 1, COHERENCE, find_context(config))
-    games, windows = dataset.split.validation, replace(sample_shape(config), mode="window")
+        choose_starts(games, 1, COHERENCE, find_context(config))
+    windows = replace(sample_shape(config), mode="window")
     if not any(windows.count_targets(game.frames) for game in games):
         longest = max((game.frames for game in games), default=0)
         raise UserError(
