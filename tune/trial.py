@@ -12,7 +12,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
@@ -22,13 +22,16 @@ from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.experiment.config_file import read_experiment
 from worldmodel.machine.mps import use_mps
 from worldmodel.machine.process import release_memory
-from worldmodel.object_store import MissingError
+from worldmodel.object_store import MissingError, StorageError
 from worldmodel.run.record import State
 from worldmodel.run.run import RECORD, Run
 from worldmodel.run.run_folder import LIVE, LOST_SECONDS, read_record, request_stop
-from worldmodel.run.stop_request import STOP
+from worldmodel.run.stop_request import STOP, read_stop
 from worldmodel.run.worker_loss import find_cause
 from worldmodel.storage import Location
+
+if TYPE_CHECKING:
+    from worldmodel.rollout.evaluation import Evaluation
 
 ERROR, EPOCH, VALUE = "error", "epoch", "value"
 """Keys of what a trial reports: what ended it, or the epochs that it has done and its `training.best_metric` then."""
@@ -110,9 +113,7 @@ class GridTrial(tune.Trainable):
 def train_and_evaluate(config: ExperimentConfig, settings: dict[str, Any]) -> None:
     """Train a trial (or go on with it), then evaluate its last checkpoint beside the baselines."""
     from tune.results import TRIAL_EVALUATION
-    from worldmodel.rollout.evaluation import evaluate
     from worldmodel.run.train import TrainRequest, train
-    from worldmodel.training.checkpoint_list import find_checkpoint
 
     folder = Location.of(config.save_dir)
     location = folder / config.name
@@ -125,8 +126,29 @@ def train_and_evaluate(config: ExperimentConfig, settings: dict[str, Any]) -> No
         mark_early(location)
     elif record.state is State.STOPPED:
         return
-    found = evaluate(location, find_checkpoint(location, "newest"))
+    found = evaluate_trial(folder, location)
     (location / TRIAL_EVALUATION).write_text(json.dumps(asdict(found), indent=1))
+
+
+def evaluate_trial(folder: Location, location: Location) -> Evaluation:
+    """The evaluation of a trial's last checkpoint. UserError where its grid is asked to stop meanwhile."""
+    import torch
+
+    from worldmodel.rollout.evaluation import evaluate
+    from worldmodel.training.checkpoint_list import find_checkpoint
+    from worldmodel.training.meeting import Meeting, StopRequest
+    from worldmodel.training.workers import Workers
+
+    def find_reason() -> str | None:
+        with suppress(StorageError):
+            return read_stop(folder)
+        return None
+
+    watch = Meeting(Workers(device=torch.device("cpu")), find_reason)
+    try:
+        return evaluate(location, find_checkpoint(location, "newest"), tell=watch.tell)
+    except StopRequest as stop:
+        raise UserError(str(stop)) from None
 
 
 def wait_for_end(location: Location) -> bool:

@@ -38,7 +38,7 @@ class Threads(Workers):
 
 @given(work=st.lists(st.integers(0, 9), min_size=1, max_size=4), data=st.data())
 @settings(max_examples=30, deadline=None)
-def test_all_workers_stop_or_none_does_however_unequal_their_work(work: list[int], data: st.DataObject) -> None:
+def test_workers_of_unequal_work_stop_together_or_not_at_all(work: list[int], data: st.DataObject) -> None:
     stops = data.draw(st.none() | st.tuples(st.integers(0, len(work) - 1), st.integers(0, 9)), label="who, and when")
     workers = Threads(len(work))
 
