@@ -67,8 +67,11 @@ def show_validation(reporter: Reporter, seconds: float, monkeypatch: pytest.Monk
         reporter.show_progress("validation", done, 10)
 
 
-@pytest.mark.parametrize(("seconds", "lines"), [(0.9, []), (60, ["validation 10%, eta 54s"])])
-def test_a_long_validation_says_once_how_long_it_takes(
+@pytest.mark.parametrize(
+    ("seconds", "lines"), [(0.9, []), (20, ["validation 10%, eta 18s"]),
+    (60, ["validation 10%, eta 54s", "validation 60%, eta 24s"])],
+)  # fmt: skip
+def test_a_long_validation_says_how_long_it_takes(
     seconds: float, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream, kept = io.StringIO(), []

@@ -259,9 +259,7 @@ def test_a_trial_keeps_its_evaluation_to_itself(tmp_path: Path, monkeypatch: pyt
     assert trial.is_finished and trial.values == found.rows["model"]
 
 
-def test_a_stopped_grid_stops_a_trials_evaluation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_grid_stops_a_trials_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Location.of(tmp_path)
     run, _ = make_run(write_games(tmp_path / "games"), tmp_path, {})
     monkeypatch.setattr("worldmodel.training.meeting.SECONDS", 0.0)

@@ -224,7 +224,7 @@ class Journal:
 def _describe_position(state: CheckpointState, digest: str) -> str:
     """Step, learning rate, place in the data and content of a state."""
     rate = "not known" if state.learning_rate is None else f"{state.learning_rate:.6e}"
-    due = f"validation of epoch {state.epoch} first, " if state.validation_due else ""
+    due = "validation first, " if state.validation_due else ""
     return (
         f"step {state.step}, {due}next learning rate {rate}, next batch {state.step_in_epoch} of epoch "
         f"{state.epoch + 1}, checkpoint {digest}"

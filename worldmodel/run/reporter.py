@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from worldmodel.training.interval import Interval
 
-QUIET_SECONDS = 1.0
-"""What is over sooner has no line of its own where lines do not change."""
+QUIET_SECONDS, AGAIN_SECONDS = 1.0, 30.0
+"""When something between two intervals has its first line, and the next ones, where lines do not change."""
 
 
 class SafeStream(TextIOBase):
@@ -57,7 +57,7 @@ class Reporter:
         if self._bar:
             self._task = self._bar.add_task("", total=total_steps, line="")
             self._bar.start()
-        self._doing, self._since, self._is_told = "", 0.0, False
+        self._doing, self._since, self._next = "", 0.0, 0.0
 
     def show(self, interval: Interval) -> None:
         """Shows one interval."""
@@ -70,17 +70,17 @@ class Reporter:
             self._console.print(line, markup=False)
 
     def show_progress(self, doing: str, done: int, whole: int) -> None:
-        """Shows how far something between two intervals is: live beside the bar, elsewhere by one line if it lasts."""
+        """Shows how far something between two intervals is: live beside the bar, elsewhere by a line if it lasts."""
         now = time.monotonic()
         if doing != self._doing:
-            self._doing, self._since, self._is_told = doing, now, False
+            self._doing, self._since, self._next = doing, now, now + QUIET_SECONDS
         taken = now - self._since
         left = f", eta {format_duration(taken * (whole - done) / done)}" if done else ""
         line = f"{doing} {100 * done // max(whole, 1)}%{left}"
         if self._bar:
             self._bar.update(self._task, line=line)
-        elif left and taken >= QUIET_SECONDS and not self._is_told:
-            self._is_told = True
+        elif left and now >= self._next:
+            self._next = now + AGAIN_SECONDS
             self.say(line)
 
     def say(self, text: str) -> None:
