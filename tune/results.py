@@ -164,7 +164,7 @@ class Row:
     trials: int
     failures: tuple[str, ...]
     validated: str = ""
-    """On which part of the validation games its epochs were measured; empty: all. Its metrics here are of all."""
+    """As `RunRecord.validated`; the metrics here use all games."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from worldmodel.games.toy import write_toy_games
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint_list import newest_good
 from worldmodel.training.feed import Batch
+from worldmodel.training.loop import Hooks
 from worldmodel.training.nonfinite import NonFiniteError
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -150,6 +151,18 @@ def test_a_stopped_validation_is_done_at_the_resume(
     assert (heard.intervals, heard.epochs) == (expected.intervals, expected.epochs)
     assert part.trainer.best == expected.trainer.best
     assert are_equal(take_state(part.trainer), take_state(expected.trainer))
+
+
+def test_a_notice_stops_a_validation_as_a_stop_does(blocks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worldmodel.training.meeting.SECONDS", 0.0)
+    trainer, signs, saved = begin(configure(), blocks), [], []
+    hooks = Hooks(
+        on_progress=lambda *progress: signs.append(progress),
+        on_checkpoint=saved.append,
+        find_notice=lambda: "notice" if signs else None,
+    )
+    assert trainer.run(hooks) == "notice"
+    assert [(c.state.step, c.state.validation_due) for c in saved] == [(trainer.schedule.steps_per_epoch, True)]
 
 
 def test_nothing_depends_on_the_clock(blocks: Path, whole: dict[str, Log], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,8 +263,14 @@ def test_a_stopped_grid_stops_a_trials_evaluation(tmp_path: Path, monkeypatch: p
     folder = Location.of(tmp_path)
     run, _ = make_run(write_games(tmp_path / "games"), tmp_path, {})
     monkeypatch.setattr("worldmodel.training.meeting.SECONDS", 0.0)
-    assert evaluate_trial(folder, run).step == 3
+    found = evaluate_trial(folder, run)
+    assert found is not None and found.step == 3
     (run / EVALUATION).delete()
+    notice = tmp_path / "notice.json"
+    notice.write_text('{"reason": "spot", "deadline": 0}')
+    monkeypatch.setenv("WORLDMODEL_NOTICE", str(notice))
+    assert evaluate_trial(folder, run) is None
+    notice.unlink()
     (folder / STOP).write_text("the budget of the grid is spent\n")
     with pytest.raises(UserError, match="the budget of the grid is spent"):
         evaluate_trial(folder, run)

@@ -97,12 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Sigterm(SystemExit):
-    """SIGTERM came; a process that it should have ended without `main` has the status of one."""
+    """Raised by SIGTERM."""
 
 
 @contextmanager
 def _ending_at_sigterm() -> Iterator[None]:
-    """SIGTERM ends what is under way as Ctrl-C does, so that nothing stays half-written; in the main thread alone."""
+    """Turn SIGTERM into an exception, as Ctrl-C is, so that temporary files are removed. Main thread only."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise _Sigterm(128 + number)

@@ -73,7 +73,7 @@ def showing_progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def showing_stages() -> Iterator[Callable[[str, int, int], None]]:
-    """The same, with what it does before that: each has a bar of its own."""
+    """As `showing_progress`, but called with (name of the stage, done, in all): one bar per stage."""
     from rich.progress import MofNCompleteColumn
 
     with _showing_bars(MofNCompleteColumn(), is_transient=True) as show:

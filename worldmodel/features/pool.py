@@ -109,7 +109,7 @@ class BlockPool:
     def stream(self, slots: int) -> None:
         """Load blocks when they are required or expected, so many at a time.
 
-        One that is damaged is named behind the first: hashing all of them takes longer than loading those.
+        Blocks are hashed in a thread once the first ones are loaded, because hashing all delays the first batch.
         """
         rows, items = int(self._frames.max()), int(self._item_room.max())
         self._allocate(slots * rows, slots * items)

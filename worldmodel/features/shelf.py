@@ -1,7 +1,7 @@
 """Where blocks are at hand: a folder on a local disk, or a bounded local cache of a remote one.
 
-A block is checked by its sha256 when a process first opens it, or before; whether all are there, and whole by their
-size, is looked up before the first.
+A block is checked by its sha256 when a process first opens it; whether all are there, and whole by their size, is
+looked up before the first.
 """
 
 from __future__ import annotations

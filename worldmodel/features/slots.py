@@ -17,7 +17,7 @@ class BlockSlots:
     """
 
     def __init__(self, slots: int, load: Load, loaders: int = 1, check: Callable[[], None] | None = None) -> None:
-        """`loaders`: blocks that are loaded at a time. `check`: what a thread does once the first are at hand."""
+        """`loaders`: blocks that are loaded at a time. `check`: runs in a thread once the first blocks are loaded."""
         self.count = slots
         self._load, self._loaders, self._check = load, loaders, check
         self._free = list(range(slots))

@@ -68,7 +68,7 @@ def split_games(games: Sequence[GameEntry], train_share: float, by: Literal["md5
 
 
 def sample_games(games: Sequence[GameEntry], count: int | None) -> list[GameEntry]:
-    """So many of some games, by their own hashes, in the order given; None, or more than there are: all."""
+    """The `count` games whose hashes are smallest, in the given order; all games if `count` is None."""
     chosen = {game.md5 for game in sorted(games, key=lambda game: split_position(game.md5))[:count]}
     return [game for game in games if game.md5 in chosen]
 

@@ -64,7 +64,7 @@ def evaluate(run: Location, checkpoint: Location, data: str = "", tell: Tell = s
         run: the run folder.
         checkpoint: one of its checkpoints.
         data: games or blocks; empty: those of the run.
-        tell: is told of the progress, and ends it by what it raises.
+        tell: progress callback; an exception that it raises ends the evaluation.
     """
     loaded = load_model(run, checkpoint)
     config = loaded.config

@@ -145,7 +145,7 @@ class Roller:
     def roll(self, starts: Sequence[Start], frames: int, warm_up: int = WARM_UP, tell: Tell = say_nothing) -> Rollout:
         """So many frames from each start under the controls that were played; behind a game's end, its last ones.
 
-        `tell`: is told of each frame, and ends it by what it raises.
+        `tell`: progress callback per frame; an exception that it raises ends the rollout.
 
         Raises:
             UserError: no frames are asked for, or more than a game can have, or as `begin`.

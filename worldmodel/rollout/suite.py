@@ -97,7 +97,7 @@ def evaluate_rollouts(
 ) -> RolloutEvaluation:
     """Measure a checkpoint's rollouts; the result is also kept in the run's folder.
 
-    `tell`: is told of the progress of each row, and ends it by what it raises.
+    `tell`: progress callback; an exception that it raises ends the evaluation.
 
     Raises:
         UserError: no validation game is long enough.

@@ -29,7 +29,7 @@ class State(StrEnum):
     """How far a run is, or how it ended."""
 
     CREATED = "created"
-    """The folder exists; no step has been done."""
+    """The folder exists; its workers have done no step yet, or wait for machines to go on."""
     RUNNING = "running"
     """At least one step has been done."""
     FINISHED = "finished"
@@ -69,9 +69,29 @@ class Attempt(BaseModel):
 
     state: State
     reason: str = ""
+    host: str = ""
+    """Its first machine."""
     ended: datetime
     step: int
     """Optimizer steps done when it ended."""
+
+
+class Interruption(BaseModel):
+    """A loss of workers after which the run went on by itself, within one attempt."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: datetime
+    """The last progress before it."""
+    reason: str
+    step: int
+    """Optimizer steps done by then."""
+    resumed_step: int
+    """The step from which it went on."""
+    seconds: float
+    """From the last progress before it to the first step after it."""
+    workers: int
+    """Workers after it."""
 
 
 class Seconds(BaseModel):
@@ -158,7 +178,7 @@ class RunRecord(Living):
     epoch: int = 0
     """Epochs completed."""
     validation_due: bool = False
-    """Whether it was stopped while it validated the epoch after these: a resume does that first."""
+    """True if the run stopped in the validation of the next epoch. A resume validates it first."""
     early_stopped: bool = False
     """Whether a scheduler ended it before its last step because others promised more; its numbers stand apart."""
     parameters: int | None = None
@@ -188,10 +208,14 @@ class RunRecord(Living):
     """What went wrong without stopping it."""
     attempts: list[Attempt] = []
     """Earlier processes of this run."""
+    starts: int = 0
+    """Times that workers began to train in this attempt."""
+    interruptions: list[Interruption] = []
+    """What this run survived."""
 
     @property
     def validated(self) -> str:
-        """Which part of the validation games its epochs were measured on; empty: all of them."""
+        """Part of the validation games that each epoch measures, in words; empty for all games."""
         some, every = self.validated_games or (0, 0)
         return f"validated on {some:,} of {every:,} games" if some < every else ""
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from worldmodel.training.interval import Interval
 
 QUIET_SECONDS, AGAIN_SECONDS = 1.0, 30.0
-"""When something between two intervals has its first line, and the next ones, where lines do not change."""
+"""Seconds until the first progress line without a terminal, and between the following ones."""
 
 
 class SafeStream(TextIOBase):
@@ -70,7 +70,7 @@ class Reporter:
             self._console.print(line, markup=False)
 
     def show_progress(self, doing: str, done: int, whole: int) -> None:
-        """Shows how far something between two intervals is: live beside the bar, elsewhere by a line if it lasts."""
+        """Show progress of work between two intervals: live on a terminal, otherwise a line if it takes long."""
         now = time.monotonic()
         if doing != self._doing:
             self._doing, self._since, self._next = doing, now, now + QUIET_SECONDS

@@ -74,7 +74,7 @@ class CheckpointState(BaseModel):
     tags: tuple[str, ...] = ()
     """Why it was written: `epoch`, `minutes`, `best`, `stop`."""
     validation_due: bool = False
-    """Whether the last of these epochs is still to be validated: a stop kept it from that, a resume does it first."""
+    """True if the run stopped in the validation of the last epoch. A resume validates it first."""
     best: Best | None = None
     """The best result so far; None before the first validation."""
     schema_hash: str = schema_hash()

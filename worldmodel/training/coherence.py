@@ -157,7 +157,7 @@ def roll_out(
 ) -> RolloutSums:
     """Roll every start of the set on under true controls, and measure. The model is to be in evaluation mode.
 
-    `watch`: sees every step. `tell`: of every step, in frames.
+    `watch`: receives every step. `tell`: receives the progress after every step, in frames.
     """
     sums, done = RolloutSums(data.horizon, data.store.device), 0
     for samples in _group(data.samples, unroller.context):

@@ -81,7 +81,7 @@ def open_dataset(blocks: str, config: ExperimentConfig) -> Dataset:
 
 
 def choose_validated(split: Split, config: ExperimentConfig) -> list[GameEntry]:
-    """The games that an epoch's validation measures, see `training.validation_games`."""
+    """Games of an epoch's validation, see `training.validation_games`."""
     return sample_games(split.validation, config.training.validation_games)
 
 

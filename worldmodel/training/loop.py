@@ -26,7 +26,9 @@ from worldmodel.training.validation import ValidationSet, measure_rollouts, vali
 from worldmodel.training.workers import Workers
 
 ASK_EVERY = 16
-"""Steps between two questions to worker 0 (stop? save?) where there are several workers."""
+"""Steps between two questions to worker 0 (stop? save?) where there are several workers, until their pace is known."""
+ASK_SECONDS = 2.0
+"""Seconds between two such questions from then on."""
 FIRST_INTERVAL = 10
 """Steps of the first interval, where its length is then chosen by time."""
 LINES_SECONDS = 5.0
@@ -43,10 +45,12 @@ class Hooks:
     """After an epoch's validation: all its metrics, and the checkpoint to keep."""
     on_checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None
     on_progress: Tell = say_nothing
-    """How far a validation is."""
+    """Progress of a validation."""
     on_note: Callable[[str], None] = lambda text: None
     """What people should know, once."""
     stop_reason: Callable[[], str | None] = lambda: None
+    find_notice: Callable[[], str | None] = lambda: None
+    """Why all workers must go on elsewhere; each asks, and hears the same."""
 
 
 class Trainer:
@@ -64,11 +68,12 @@ class Trainer:
         self.step = 0
         self.best: Best | None = None
         self.validation_due = False
-        """Whether an epoch has been trained that is still to be validated."""
+        """True while an epoch is trained but not validated."""
         self.seconds = {"training": 0.0, "validation": 0.0, "data": 0.0}
         self.pulse = Pulse()
         self._ahead: Ahead[Made] | None = None
         self._log_every = self.training.log_interval or FIRST_INTERVAL
+        self._ask_every = self._ask_at = ASK_EVERY
 
     @property
     def epoch(self) -> int:
@@ -118,7 +123,8 @@ class Trainer:
             return reason
         last_saved = time.monotonic()
         while self.step < self.schedule.total_steps:
-            if self._is_time_to_ask() and (reason := self.workers.agree(hooks.stop_reason())):
+            asks = self._is_time_to_ask()
+            if asks and (reason := self._find_end(hooks)):
                 self._show_interval(hooks)
                 hooks.on_checkpoint(self.checkpoint("stop"))
                 return reason
@@ -129,11 +135,15 @@ class Trainer:
                 if reason := self._end_epoch(hooks):
                     return reason
                 last_saved = time.monotonic()
-            elif self._is_time_to_ask() and self.workers.decide(self._is_due(last_saved)):
+            elif asks and self.workers.decide(self._is_due(last_saved)):
                 self._show_interval(hooks)
                 hooks.on_checkpoint(self.checkpoint("minutes"))
                 last_saved = time.monotonic()
         return None
+
+    def _find_end(self, hooks: Hooks) -> str | None:
+        """Why all workers end now."""
+        return self.workers.agree(hooks.stop_reason()) or hooks.find_notice()
 
     def _show_interval(self, hooks: Hooks) -> None:
         """Close the interval: a state whose loss is no number must not be saved."""
@@ -146,7 +156,10 @@ class Trainer:
 
     def _is_time_to_ask(self) -> bool:
         """Whether worker 0 is asked now; with several workers, which must wait for its answer, only now and then."""
-        return self.workers.world == 1 or self.step % ASK_EVERY == 0
+        if self.workers.world > 1 and self.step < self._ask_at:
+            return False
+        self._ask_at = self.step + self._ask_every
+        return True
 
     def _is_due(self, last_saved: float) -> bool:
         return time.monotonic() - last_saved > 60 * self.training.checkpoint_minutes
@@ -188,6 +201,7 @@ class Trainer:
         done.reset()
         if self.training.log_interval is None:
             self._log_every = self.workers.share(max(1, round(LINES_SECONDS * steps / seconds)))
+        self._ask_every = self.workers.share(max(1, round(ASK_SECONDS * steps / seconds)))
         interval = Interval(
             step=self.step,
             total_steps=self.schedule.total_steps,
@@ -216,7 +230,7 @@ class Trainer:
         return explain_non_finite(self.feed, self.workers, self.learner.open(self._take(step)), step, terms)
 
     def _end_epoch(self, hooks: Hooks) -> str | None:
-        """Validate and save. Returns why it stopped before that was done: a resume does it first."""
+        """Validate and save. Returns the reason for a stop in the validation, which a resume then repeats."""
         self._show_interval(hooks)
         self.validation_due, began = True, time.perf_counter()
         try:
@@ -233,13 +247,16 @@ class Trainer:
         return None
 
     def _validate(self, hooks: Hooks) -> dict[str, float]:
-        """All metrics of the epoch, whose sums begin anew. Raises StopRequest, with the sums as they were."""
+        """All metrics of the epoch. Resets its sums, except when StopRequest is raised."""
 
         def tell(doing: str, done: int, whole: int) -> None:
             self.pulse.beat("validation")
             hooks.on_progress(doing, done, whole)
 
-        meeting, gathered = Meeting(self.workers, hooks.stop_reason, tell), self.learner.metrics
+        def find_reason() -> str | None:
+            return hooks.find_notice() or hooks.stop_reason()  # the notice first: all workers must ask for it
+
+        meeting, gathered = Meeting(self.workers, find_reason, tell), self.learner.metrics
         found = validate(
             self.model, self.validation, self.config.loss_weights, amp=self.training.amp, tell=meeting.tell
         )["model"]

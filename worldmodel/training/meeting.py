@@ -1,4 +1,4 @@
-"""Work of which each worker may have another amount, and which all of them leave together when one is to stop."""
+"""Progress and early ends of work that takes each worker a different time, such as validation."""
 
 from __future__ import annotations
 
@@ -9,45 +9,50 @@ import torch
 
 from worldmodel.training.workers import Workers
 
-SECONDS = 0.5
+SECONDS = 1.0
 """Time between two meetings."""
 
 Tell = Callable[[str, int, int], None]
-"""Called again and again by work under way: what it is, how much is done, and how much there is."""
+"""Progress callback: name of the work, amount done, total amount."""
 
 
 def say_nothing(doing: str, done: int, whole: int) -> None:
-    """A `Tell` for which progress is of no interest."""
+    """Ignore progress."""
 
 
 class StopRequest(Exception):
-    """Why the work under way ends early."""
+    """Reason for ending the current work early."""
 
 
 class Meeting:
-    """Workers meet by time, so those that are done go on meeting until all are: each meets as often as the others."""
+    """Lets all workers stop together.
+
+    Workers meet in a collective about once a second. A worker that has finished keeps meeting until all have finished,
+    so every worker takes part in the same number of collectives, however unequal their work is.
+    """
 
     def __init__(self, workers: Workers, stop_reason: Callable[[], str | None], tell: Tell = say_nothing) -> None:
-        """`stop_reason`: asked at each meeting; one worker's is enough. `tell`: is told of this worker's work."""
+        """`stop_reason`: called once per meeting; a reason of any worker stops all. `tell`: receives the progress."""
         self._workers, self._stop_reason, self._tell = workers, stop_reason, tell
         self._last = time.monotonic()
 
     def tell(self, doing: str, done: int, whole: int) -> None:
-        """A `Tell` for this worker's work.
+        """Report progress of this worker.
 
         Raises:
-            StopRequest: a worker is to stop; all raise it.
+            StopRequest: a worker has a reason to stop. All workers raise it.
         """
         self._tell(doing, done, whole)
         if time.monotonic() - self._last >= SECONDS:
             self._meet(is_busy=True)
 
     def end(self) -> None:
-        """Return when all workers are done. Raises as `tell`."""
+        """Wait until all workers have finished. Raises StopRequest as `tell` does."""
         while self._meet(is_busy=False):
             pass
 
     def _meet(self, *, is_busy: bool) -> bool:
+        """Return True if any worker is still busy."""
         reason = self._stop_reason()
         mine = torch.tensor([is_busy, reason is not None], dtype=torch.int64, device=self._workers.device)
         busy, stopping = self._workers.sum(mine).tolist()

@@ -52,7 +52,7 @@ class ValidationSet:
     shape: SampleShape
     """The training samples' shape: mode, context and lookahead count."""
     games_in_all: int
-    """Validation games that there are; `store` holds those that are measured."""
+    """Number of all validation games; `store` holds the measured ones."""
     games: np.ndarray
     """(G,) indices of the store's games that this worker measures."""
     batch_size: int
@@ -130,7 +130,7 @@ def validate(
     baselines: Mapping[str, Predictor] = {},
     tell: Tell = say_nothing,
 ) -> dict[str, Metrics]:
-    """Metrics of the model ("model") and of baselines by name, over this worker's games; `tell`: of every batch."""
+    """Metrics of the model ("model") and of baselines by name, over this worker's games. Calls `tell` per batch."""
     device, done, whole = data.view.device, 0, count_positions(data)
     found = {name: Metrics(data.view.layout, weights, device) for name in ("model", *baselines)}
     tell("validation", done, whole)
@@ -145,7 +145,7 @@ def validate(
 
 
 def measure_rollouts(model: WorldModel, data: ValidationSet, tell: Tell = say_nothing) -> RolloutSums | None:
-    """Errors of this worker's rollouts, computed in float32; None: there are none. `tell`: of every frame."""
+    """Errors of this worker's rollouts, computed in float32; None: there are none. Calls `tell` per frame."""
     if data.rollouts is None:
         return None
     with evaluating(model):
@@ -155,7 +155,7 @@ def measure_rollouts(model: WorldModel, data: ValidationSet, tell: Tell = say_no
 
 @contextmanager
 def evaluating(model: WorldModel) -> Iterator[None]:
-    """The model in evaluation mode, and as it was behind."""
+    """Put the model in evaluation mode, and restore its mode afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -165,7 +165,7 @@ def evaluating(model: WorldModel) -> Iterator[None]:
 
 
 def count_positions(data: ValidationSet) -> int:
-    """Positions at which `predict_all` predicts, those beyond a game's end included."""
+    """Number of positions that `predict_all` predicts, including padding after a game's end."""
     lengths = data.store.game_lengths(Samples(data.games, data.games)).tolist()
     at_a_time = 1 if data.shape.mode == "window" else CHUNK
     return sum(-(-data.shape.count_targets(length) // at_a_time) for length in lengths) * at_a_time
