@@ -271,8 +271,7 @@ def _make_row(name: str, group: list[TrialResult], everything: Sequence[TrialRes
         metrics={metric: Statistic.of([trial.values[metric] for trial in own]) for metric in metrics},
         difference=_compare(name, own, group),
         seconds=statistics.fmean(record.seconds.total for record in records),
-        cost_usd=_average([record.cost_usd for record in records]),
-        trials=len(own),
+        cost_usd=_average([record.cost_usd for record in records]), trials=len(own),
         failures=tuple(t.failure for t in everything if t.experiment == name and t.failure),
         validated="; ".join(dict.fromkeys(record.validated for record in records if record.validated)),
     )  # fmt: skip
