@@ -156,6 +156,8 @@ class RunRecord(Living):
     """The package's version."""
     schema_hash: str = Field(default_factory=schema_hash)
     model_hash: str = Field(default_factory=model_hash)
+    validated_games: tuple[int, int] | None = None
+    """Games that each epoch validates, and all validation games; None: it is not known."""
     frames: str = ""
     """Where its frames are at hand, all or some at a time, and in how much room."""
     data_fingerprint: str = ""
@@ -175,6 +177,8 @@ class RunRecord(Living):
     total_steps: int | None = None
     epoch: int = 0
     """Epochs completed."""
+    validation_due: bool = False
+    """True if the run stopped in the validation of the next epoch. A resume validates it first."""
     early_stopped: bool = False
     """Whether a scheduler ended it before its last step because others promised more; its numbers stand apart."""
     parameters: int | None = None
@@ -208,6 +212,12 @@ class RunRecord(Living):
     """Number of worker starts in this attempt."""
     interruptions: list[Interruption] = []
     """All interruptions, oldest first."""
+
+    @property
+    def validated(self) -> str:
+        """Part of the validation games that each epoch measures, in words; empty for all games."""
+        some, every = self.validated_games or (0, 0)
+        return f"validated on {some:,} of {every:,} games" if some < every else ""
 
     @property
     def cost_usd(self) -> float | None:
