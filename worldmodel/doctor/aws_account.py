@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from worldmodel.doctor.aws_steps import check_buckets, check_roles
 from worldmodel.doctor.check import Check, failed, passed, skipped, warned
 from worldmodel.doctor.store import make_client
 from worldmodel.doctor.store_errors import QUOTA, UNREACHABLE, explain_refusal
@@ -61,6 +62,8 @@ def examine_account(document: Mapping[str, Any]) -> Iterator[Check]:
     for kind in kinds:
         if kind.machine in types:
             yield _check_quota(region, kind, types[kind.machine])
+    yield from check_roles(document)
+    yield from check_buckets(document)
 
 
 def _find_types(region: str, kinds: list[Kind]) -> dict[str, int]:
@@ -88,13 +91,18 @@ def _check_quota(region: str, kind: Kind, cpus: int) -> Check:
     family = next(family for family, spot in QUOTAS if spot is kind.is_spot and kind.machine.startswith(family))
     code, market = QUOTAS[family, kind.is_spot], "spot" if kind.is_spot else "on demand"
     name = f"{kind.machine} {market}"
+    remedy = (
+        f"aws service-quotas request-service-quota-increase --service-code ec2 --quota-code {code} --region {region} "
+        f"--desired-value {cpus * kind.most}, or lower max_workers"
+    )
     try:
         client = make_client("service-quotas", region)
         allowed = int(client.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]["Value"])
     except Exception as error:  # noqa: BLE001  (who may start machines need not be allowed to read quotas)
-        return skipped(LIMITS, f"{name}: cannot be read ({' '.join(str(error).split())[:160]})")
+        return skipped(
+            LIMITS, f"{name}: cannot be read ({' '.join(str(error).split())[:160]}); new accounts have none: {remedy}"
+        )
     found = f"{name}: {allowed} vCPUs allowed, {cpus} a machine, up to {kind.most} machines"
-    remedy = f"ask AWS to raise quota {code} in {region} (Service Quotas, EC2), or lower max_workers"
     if allowed < cpus:
         return failed(LIMITS, f"{found}: {QUOTA.found}", remedy)
     return warned(LIMITS, found, remedy) if allowed < cpus * kind.most else passed(LIMITS, found)
