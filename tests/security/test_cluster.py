@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from moto import mock_aws
+
+from tests.cluster.launcher import lend_credentials, prepare
 
 ROOT = Path(__file__).parents[2]
 SERVE = "import ray, sys; ray.init(address='local', num_cpus=1, include_dashboard=False, logging_level='ERROR'); \
@@ -21,6 +24,29 @@ def test_the_head_gets_a_key_for_these_machines_alone() -> None:
     """Ray copies it to the head, where every job may read it: a person's own key opens more than the cluster."""
     key = yaml.safe_load((ROOT / "cluster/own-machines.yaml").read_text())["auth"]["ssh_private_key"]
     assert Path(key).name not in {f"id_{kind}" for kind in ("rsa", "dsa", "ecdsa", "ed25519")}
+
+
+@pytest.mark.xdist_group("launcher")
+def test_a_security_group_that_is_there_is_not_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ray opens SSH to 0.0.0.0/0 in a group without rules, whatever else the YAML says: infra/ makes one with rules."""
+    import boto3
+    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+
+    (tmp_path / ".ssh").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    lend_credentials(monkeypatch)
+    with mock_aws():
+        for name in ("worldmodel-head", "worldmodel-worker"):
+            boto3.client("iam").create_instance_profile(InstanceProfileName=name)
+        ec2 = boto3.resource("ec2", "us-west-2")
+        [network] = ec2.vpcs.all()
+        group = ec2.create_security_group(GroupName="worldmodel", Description="infra's", VpcId=network.id)
+        group.authorize_ingress(IpProtocol="tcp", FromPort=22, ToPort=22, CidrIp="203.0.113.7/32")
+        config = AWSNodeProvider.bootstrap_config(prepare("a100"))
+        kinds = config["available_node_types"].values()
+        assert {tuple(kind["node_config"]["SecurityGroupIds"]) for kind in kinds} == {(group.id,)}
+        group.reload()
+        assert [row["CidrIp"] for rule in group.ip_permissions for row in rule["IpRanges"]] == ["203.0.113.7/32"]
 
 
 @pytest.fixture
