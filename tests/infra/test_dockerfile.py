@@ -116,7 +116,7 @@ def test_the_image_runs_as_the_user_that_kubernetes_asks_for() -> None:
 
 
 def test_every_base_image_can_be_named_by_its_digest() -> None:
-    """A tag may be moved; a digest names one image. `--build-arg` gives it: no digest outlives the updates of its image."""
+    """A tag may be moved; a digest names one image. `--build-arg` gives it, as digests go out of date."""
     stages = set(re.findall(r"^FROM \S+ AS (\S+)", TEXT, re.MULTILINE))
     bases = {
         name for name in re.findall(r"^FROM (\S+)", TEXT, re.MULTILINE) if name.split("-")[0] not in ("base", "wheels")
