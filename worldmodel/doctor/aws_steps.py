@@ -1,4 +1,4 @@
-"""What an AWS account needs beside machine types and quota: roles, and buckets in the machines' region."""
+"""Checks of an AWS account before `ray up`: its roles, and that buckets are in the machines' region."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAKE_IDENTITIES = "terraform -chdir=infra/terraform/aws apply (infra/README.md)"
 
 
 def check_roles(document: Mapping[str, Any]) -> Iterator[Check]:
-    """The account's role for spot machines, where the YAML asks for any, and the identities that it names."""
+    """Check the account's role for spot machines, where the YAML asks for any, and the identities that it names."""
     configs = [kind.get("node_config") or {} for kind in document.get("available_node_types", {}).values()]
     if any((config.get("InstanceMarketOptions") or {}).get("MarketType") == "spot" for config in configs):
         yield _find(
@@ -49,7 +49,7 @@ def _find(name: str, what: str, remedy: str, ask: Callable[[], Any]) -> Check:
 
 
 def check_buckets(document: Mapping[str, Any]) -> Iterator[Check]:
-    """Whether the buckets of games and runs exist, and lie where the machines do."""
+    """Check that the buckets of games and runs exist, in the region of the machines."""
     settings = document.get("metadata") or {}
     places = [str(settings.get(name, "")) for name in ("data", "storage")]
     buckets = [place.removeprefix("s3://").partition("/")[0] for place in places if place.startswith("s3://")]
@@ -61,7 +61,7 @@ def _check_bucket(bucket: str, machine_region: str) -> Iterator[Check]:
     try:
         headers = make_client("s3", machine_region).head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"]
         region = headers.get("x-amz-bucket-region", "")
-    except Exception as error:  # noqa: BLE001  (the edge to a library that raises many kinds: each one is told)
+    except Exception as error:  # noqa: BLE001  (the edge to a library that raises many kinds)
         region = read_region(error)
         if not region:
             refusal = explain_refusal(error)

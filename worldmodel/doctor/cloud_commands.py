@@ -1,6 +1,6 @@
-"""Before `ray up` on Google Cloud and Azure: what their command lines say of services and quota.
+"""Checks of Google Cloud and Azure before `ray up`: services and quota, through `gcloud` and `az`.
 
-Each remedy is the command or the page that mends it; where the command line is missing, it is told all the same.
+A remedy is the command to run, or the page of the quota. Where the cloud cannot be asked, both are shown as well.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ SERVICES, LIMITS = "cloud services", "cloud quota"
 SECONDS = 30
 """Time that a command may take."""
 APIS = tuple(f"{name}.googleapis.com" for name in ("cloudresourcemanager", "compute", "iam", "secretmanager"))
-"""What Terraform, Ray's launcher and the head ask of Google."""
+"""APIs that Terraform, Ray's launcher and the head use."""
 NAMESPACES = ("Microsoft.Compute", "Microsoft.ManagedIdentity", "Microsoft.Network", "Microsoft.Storage")
-"""What they ask of Azure; a Key Vault adds its own."""
+"""Resource providers that they use on Azure; a Key Vault adds its own."""
 SPOT_CORES = "lowPriorityCores"
-"""Azure's "Total Regional Spot vCPUs", which every spot machine counts against beside its family's quota."""
+"""Azure's "Total Regional Spot vCPUs"; a spot machine needs it and the quota of its family."""
 
 
 def examine_google(document: Mapping[str, Any]) -> Iterator[Check]:
-    """The project's APIs, and its quota of GPUs in the region."""
+    """Check the project's APIs, and its quota of GPUs in the region."""
     provider = document["provider"]
     project, region = str(provider.get("project_id")), str(provider.get("region"))
     at = ["--project", project]
@@ -59,7 +59,7 @@ def _list_google_gpus(document: Mapping[str, Any]) -> Iterator[tuple[str, float,
 
 
 def examine_azure(document: Mapping[str, Any]) -> Iterator[Check]:
-    """The subscription's resource providers, and its quota of spot cores in the location."""
+    """Check the subscription's resource providers, and its quota of spot cores in the location."""
     provider = document["provider"]
     at, location = ["--subscription", str(provider.get("subscription_id"))], str(provider.get("location"))
     has_vault = bool((document.get("metadata") or {}).get("key_vault"))
@@ -108,7 +108,7 @@ def _judge_quota(what: str, limit: float, each: float, most: int, remedy: str) -
 
 
 def _ask(words: list[str]) -> str:
-    """What a cloud's command line prints. UserError: it is missing, or says no."""
+    """Output of a cloud's command line. UserError if it is missing or refuses."""
     try:
         return subprocess.run(words, check=True, capture_output=True, text=True, timeout=SECONDS).stdout
     except FileNotFoundError as error:

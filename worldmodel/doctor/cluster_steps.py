@@ -1,4 +1,4 @@
-"""The steps before a first `ray up` that are the same on every cloud: Ray's token and the SSH key of the machines.
+"""Checks before a first `ray up` on any cloud: Ray's token and the SSH key of the machines.
 
 `--fix` makes both. Own machines are asked whether they accept the key; putting it there is a command for a person.
 """
@@ -26,7 +26,7 @@ SSH = (
 
 
 def check_steps(path: Path, *, fix: bool) -> Iterator[Check]:
-    """Token, key and own machines of a cluster's YAML. `fix`: make the token and the key.
+    """Check token, key and own machines of a cluster's YAML. `fix`: make the token and the key.
 
     Raises:
         UserError: the file cannot be read.
@@ -83,7 +83,7 @@ def _check_key(key: Path, path: Path, *, fix: bool) -> Check:
 
 
 def _find_fault(path: Path) -> str:
-    """Why a secret file cannot be used as it is; empty: it can."""
+    """The fault of a secret file; empty: none."""
     if not path.exists():
         return "missing"
     if not path.read_text(errors="replace").strip():
