@@ -22,8 +22,8 @@
         exit 1
     fi
     mkdir -p "$machine"
-    names=DNS:localhost,IP:127.0.0.1
-    for address in $(hostname -I); do names="$names,IP:$address"; done
+    names=DNS:localhost addresses=$(ip -o addr 2>/dev/null | awk '{sub("/.*", "", $4); print $4}')
+    for address in ${addresses:-127.0.0.1 $(hostname -I)}; do names="$names,IP:$address"; done
     new -subj "/CN=$(hostname)" -addext "subjectAltName=$names" -keyout "$machine/tls.key" -out "$machine/tls.csr" &&
         openssl x509 -req -in "$machine/tls.csr" -CA "$authority/ca.crt" -CAkey "$authority/ca.key" -days 365 \
             -set_serial "0x$(openssl rand -hex 8)" -copy_extensions copy -out "$machine/tls.crt" 2>/dev/null

@@ -107,6 +107,14 @@ def test_fix_makes_the_token_and_shows_the_rest(
     assert "gcloud services enable" in capsys.readouterr().out
 
 
+def test_a_cloud_is_not_asked_with_a_placeholder(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("c.yaml").write_text("provider: {type: gcp, project_id: CHANGE-ME, region: r}\nidle_timeout_minutes: 5\n")
+    main(["doctor", "--no-rehearse", "--cluster", "c.yaml", "--json"])
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["checks"]}
+    assert rows["cloud account"]["outcome"] == "skipped" and "provider.project_id" in rows["cloud account"]["found"]
+    assert "cloud services" not in rows
+
+
 @pytest.mark.parametrize("option", [("--storage", "ftp://b/runs"), ("--data", "s3://")])
 def test_a_request_that_cannot_be_carried_out_ends_with_2(
     option: tuple[str, str], capsys: pytest.CaptureFixture[str]

@@ -113,7 +113,10 @@ def _examine_accounts(cluster: Path) -> Iterator[Check]:
     ways = {"aws": examine_account, "gcp": examine_google, "azure": examine_azure}
     for document in cluster_files.read_documents(cluster):
         provider = document.get("provider")
-        if isinstance(provider, dict) and (way := ways.get(str(provider.get("type")))):
+        way = ways.get(str(provider.get("type"))) if isinstance(provider, dict) else None
+        if way and (unset := cluster_files.find_placeholders(provider, "provider")):
+            yield skipped("cloud account", f"not asked before {', '.join(unset)} is set")
+        elif way:
             yield from way(document)
 
 
