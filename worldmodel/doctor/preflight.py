@@ -18,6 +18,7 @@ from worldmodel.doctor.price import check_price
 from worldmodel.doctor.store import ACCOUNT, STORE
 from worldmodel.doctor.wandb_key import check_wandb
 from worldmodel.errors import UserError
+from worldmodel.machine.launcher import name_cloud
 from worldmodel.storage import Location
 
 Tell = Callable[[Check], None]
@@ -113,7 +114,7 @@ def _examine_accounts(cluster: Path) -> Iterator[Check]:
     ways = {"aws": examine_account, "gcp": examine_google, "azure": examine_azure}
     for document in cluster_files.read_documents(cluster):
         provider = document.get("provider")
-        way = ways.get(str(provider.get("type"))) if isinstance(provider, dict) else None
+        way = ways.get(name_cloud(provider)) if isinstance(provider, dict) else None
         if way and (unset := cluster_files.find_placeholders(provider, "provider")):
             yield skipped("cloud account", f"not asked before {', '.join(unset)} is set")
         elif way:
