@@ -48,8 +48,6 @@ def _check_token(path: Path, *, fix: bool) -> Check:
     token = Path.home() / ".ray" / "auth_token"
     fault = _find_fault(token)
     if fault and fix:
-        if fault == "empty":
-            token.unlink()
         make_token()
         if _find_fault(token):
             return failed(
