@@ -18,6 +18,7 @@ if [ -x .venv/bin/python ]; then
     PATH="$PWD/.venv/bin:$PATH"
     export PATH
 fi
+[ ! -d "$HOME/.ray/tls" ] || . cluster/tls.sh || return 2
 bash cluster/mps.sh
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 if [ "${1:-}" = head ]; then
