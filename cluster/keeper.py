@@ -11,26 +11,23 @@ counts as one without a job.
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from cluster.background import HOME, begin, say
 from cluster.launch_errors import explain
 from cluster.ledger import HOUR, ClusterRecord, load_record, save_record
 from cluster.machines import Machines, find_machines
 from cluster.settings import Settings, parse_settings, read_config
 from worldmodel.errors import UserError
 
-HOME = Path("~/.worldmodel").expanduser()
-LOG, STATE, PID = HOME / "keeper.log", HOME / "keeper.json", HOME / "keeper.pid"
-"""What it says; what it counted, for its successor; its process."""
+STATE = HOME / "keeper.json"
+"""What it counted, for its successor."""
 DASHBOARD = "http://127.0.0.1:8265"
 LOOK_SECONDS = float(os.environ.get("WORLDMODEL_KEEPER_SECONDS", "30"))
 """Time between two looks."""
@@ -194,11 +191,6 @@ class AutoscalerLog:
         return ""
 
 
-def say(text: str) -> None:
-    """A line of the log."""
-    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}", flush=True)
-
-
 def watch() -> int:
     """Watch the cluster whose head this machine is, until it ends."""
     config = read_config()
@@ -225,17 +217,7 @@ def describe_limits(settings: Settings) -> str:
 def start() -> int:
     """Start a keeper in the background, in place of one that runs."""
     parse_settings(read_config())
-    HOME.mkdir(parents=True, exist_ok=True)
-    with suppress(OSError, ValueError):
-        os.killpg(int(PID.read_text()), signal.SIGTERM)
-    again = 'until "$0" -m cluster.keeper watch; do sleep 10; done'
-    with LOG.open("a") as log:
-        process = subprocess.Popen(
-            ["bash", "-c", again, sys.executable], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True,
-        )  # fmt: skip
-    PID.write_text(str(process.pid))
-    print(f"the keeper watches this cluster: {LOG}")
+    print(f"the keeper watches this cluster: {begin('keeper')}")
     return 0
 
 
