@@ -19,9 +19,14 @@ if [ -x .venv/bin/python ]; then
     export PATH
 fi
 bash cluster/mps.sh
+python -m cluster.notice start    # the cloud's word that it takes this machine away
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 if [ "${1:-}" = head ]; then
     WORLDMODEL_EXPORTS=$(python -m cluster.settings) || return 2
     eval "$WORLDMODEL_EXPORTS"
     unset WORLDMODEL_EXPORTS
+    # A machine that vanishes is known to be lost after 15 s (three checks of 4 s, 1 s apart), not after a minute. Each
+    # check may take 4 s, and three must fail in a row, so that a machine that is busy or short of memory stays.
+    export RAY_health_check_initial_delay_ms=5000 RAY_health_check_period_ms=1000
+    export RAY_health_check_timeout_ms=4000 RAY_health_check_failure_threshold=3
 fi
