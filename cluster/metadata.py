@@ -7,10 +7,11 @@ import os
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
+
+from worldmodel.machine.notice import Notice
 
 METADATA = os.environ.get("WORLDMODEL_METADATA", "http://169.254.169.254")
 """Base URL of the metadata service: the same address in all three clouds."""
@@ -26,16 +27,6 @@ GOOGLE_KEYS = (("preempted", "TRUE", 30.0), ("maintenance-event", "TERMINATE_ON_
 """Keys below `instance/`: the value that is a notice, and the seconds that are promised then: no time is named."""
 QUIET = ("FALSE", "NONE", "MIGRATE_ON_HOST_MAINTENANCE")
 """Their other values."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Notice:
-    """What a cloud said."""
-
-    reason: str
-    deadline: float
-    """When the machine will be taken away, in seconds since 1970."""
-    cloud: str
 
 
 def ask(path: str, headers: dict[str, str], method: str = "GET") -> Any:
@@ -81,7 +72,7 @@ class Aws:
             raise
         found = json.loads(text)
         deadline = datetime.fromisoformat(found["time"]).timestamp()
-        return Notice(reason=f"spot machine: {found['action']}", deadline=deadline, cloud=self.name)
+        return Notice(reason=f"AWS takes this spot machine away ({found['action']})", deadline=deadline)
 
     def _take_token(self) -> str:
         return ask_text("/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"}, "PUT")
@@ -103,7 +94,8 @@ class Google:
         for key, alarm, ahead in GOOGLE_KEYS:
             value = ask_text(f"/computeMetadata/v1/instance/{key}", GOOGLE).strip()
             if value == alarm:
-                return Notice(reason=f"{key}: {value}", deadline=time.time() + ahead, cloud=self.name)
+                reason = f"Google Cloud takes this machine away ({key}: {value})"
+                return Notice(reason=reason, deadline=time.time() + ahead)
             if value not in QUIET:
                 raise ValueError(f"{key} is {value[:40]!r}")
         return None
@@ -126,7 +118,7 @@ class Azure:
         mine = [event["NotBefore"] for event in events
                 if event["EventType"] == "Preempt" and self._machine in event["Resources"]]  # fmt: skip
         times = [parsedate_to_datetime(text).timestamp() if text else time.time() for text in mine]
-        return Notice(reason="spot machine: Preempt", deadline=min(times), cloud=self.name) if times else None
+        return Notice(reason="Azure takes this spot machine away (Preempt)", deadline=min(times)) if times else None
 
 
 def find_cloud() -> Cloud | None:

@@ -11,21 +11,18 @@ started again here. A machine without a metadata service, such as a person's own
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import psutil
 
-from cluster.background import HOME, begin, say
-from cluster.metadata import Cloud, Notice, find_cloud
+from cluster.background import begin, say
+from cluster.metadata import Cloud, find_cloud
+from worldmodel.machine.notice import Notice, find_notice_file
 
-NOTE = Path(os.environ.get("WORLDMODEL_NOTICE") or HOME / "notice.json")
-"""Where the note lies."""
 LOOK_SECONDS, DRAIN_SECONDS = 1.0, 20.0
 """Time between two looks; longest wait for Ray."""
 
@@ -55,7 +52,7 @@ def drain(raylet: Raylet, notice: Notice) -> str:
     remaining = max(0, int(notice.deadline - time.time()))
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", raylet.head, "--node-id", raylet.node,
-        "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", f"{notice.cloud}: {notice.reason}",
+        "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", notice.reason,
         "--deadline-remaining-seconds", str(remaining),
     ]  # fmt: skip
     try:
@@ -100,12 +97,12 @@ class Watcher:
 
     def _take(self, found: Notice) -> None:
         self.notice, self._drained = found, set()
-        write_note(found)
-        self.say(f"{found.cloud} takes this machine away in {found.deadline - time.time():.0f} s ({found.reason})")
+        write_note(found, self.cloud.name)
+        self.say(f"{found.reason} in {found.deadline - time.time():.0f} s")
 
     def _withdraw(self) -> None:
         self.notice, self._problems = None, set()
-        NOTE.unlink(missing_ok=True)
+        find_notice_file().unlink(missing_ok=True)
         again = ": it takes no new work until Ray is started again here" if self._drained else ""
         self.say(f"{self.cloud.name} withdrew its notice: this machine stays{again}")
 
@@ -129,17 +126,18 @@ class Watcher:
             self.say(problem)
 
 
-def write_note(notice: Notice) -> None:
+def write_note(notice: Notice, cloud: str) -> None:
     """Write it whole or not at all."""
-    NOTE.parent.mkdir(parents=True, exist_ok=True)
-    part = NOTE.with_suffix(".part")
-    part.write_text(json.dumps(asdict(notice)))
-    part.replace(NOTE)
+    file = find_notice_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps({**asdict(notice), "cloud": cloud}))
+    part.replace(file)
 
 
 def watch() -> int:
     """Watch this machine for as long as it runs."""
-    NOTE.unlink(missing_ok=True)  # of an earlier life: what still stands is written again at once
+    find_notice_file().unlink(missing_ok=True)  # of an earlier life: what still stands is written again at once
     cloud = find_cloud()
     if cloud is None:
         say("no cloud's metadata service answers: nobody announces that this machine ends")
