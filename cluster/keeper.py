@@ -28,7 +28,6 @@ from cluster.machines import Machines, find_machines
 from cluster.settings import Settings, parse_settings, read_config
 from worldmodel.errors import UserError
 from worldmodel.machine.notice import Notice, read_notice
-from worldmodel.run.run_folder import add_resume
 
 STATE = HOME / "keeper.json"
 """What it counted, for its successor."""
@@ -177,6 +176,8 @@ class Keeper:
 
     def leave(self, notice: Notice) -> None:
         """End the cluster within the notice. The record comes first: this head may be gone sooner than promised."""
+        from worldmodel.run.run_folder import add_resume  # torch comes with it: not while all is well
+
         found = self.jobs.look()
         commands = self.jobs.find_commands(found[0]) if found else []
         again = "".join(f"; ray job submit -- {add_resume(command)}" for command in commands)
