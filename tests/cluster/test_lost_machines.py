@@ -105,7 +105,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     with serve_store(folder / "store", BUCKET) as store, serve_metadata(GATEWAY) as metadata:
         announcers: dict[str, Announcer] = {}
         hosts = [_start(folder, address, public, metadata, announcers) for address in (HEAD, *WORKERS)]
-        laptop = Laptop(folder / "laptop", {"AWS_ENDPOINT_URL_S3": store})
+        laptop = Laptop(folder / "laptop", {"AWS_ENDPOINT_URL_S3": store, "PYTHONUNBUFFERED": "1"})
         for host in (*hosts, laptop.host):
             (host.home / ".aws").mkdir()
             (host.home / ".aws/credentials").write_text(CREDENTIALS)
@@ -172,7 +172,7 @@ def outcome(up: Machines) -> Iterator[Outcome]:
     """The run, which loses the machine of its first worker twice: once with a notice, once without."""
     up.clock.note("submitted")
     job, found = up.laptop.begin(COMMAND), Outcome()
-    wait_for(lambda: has_ended(job) or _read_steps(job)[-1:] >= [STEPS], 150, "steps", lambda: job.read() + up.tell())
+    _wait_for_step(up, job, STEPS)
     name = up.read_run()["hosts"][0]
     up.announcers[name].announce(AHEAD_SECONDS)
     begun = time.monotonic()
@@ -203,6 +203,14 @@ def _read_steps(job: Command, start: int = 0) -> list[int]:
     """Steps of the lines that a run has said since it went on for the `start`th time."""
     parts = re.split(r"^resumed from", job.read(), flags=re.MULTILINE)
     return [int(step) for step in re.findall(r"^step (\d+)/", "".join(parts[start:]), flags=re.MULTILINE)]
+
+
+def _wait_for_step(up: Machines, job: Command, step: int) -> None:
+    """Until the run is so far."""
+    tell = lambda: f"{job.read()[-4000:]}\n{up.tell()}"  # noqa: E731
+    wait_for(lambda: has_ended(job) or max(_read_steps(job), default=0) >= step, 150, f"step {step}", tell)
+    assert not has_ended(job), tell()
+    up.clock.note(f"step {step}")
 
 
 def _wait_for_return(up: Machines, job: Command, count: int, begun: float) -> Loss:

@@ -214,10 +214,10 @@ def test_keys_of_an_s3_store_are_fetched_outside_aws_alone(monkeypatch: pytest.M
     assert names("a100-gcp") == {"WANDB_API_KEY"}, "its storage is Google's own"
 
 
-def source_environment(home: Path, role: str) -> subprocess.CompletedProcess[str]:
+def source_environment(home: Path, role: str, path: str = "") -> subprocess.CompletedProcess[str]:
     """The shell in which Ray would start, on a machine with that home."""
     script = f'. cluster/environment.sh {role} && echo started && env && stat -c "mode=%a" ~/.ray/auth_token'
-    environment = {"HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    environment = {"HOME": str(home), "PATH": f"{path}{Path(sys.executable).parent}:{os.environ['PATH']}",
                    "WANDB_API_KEY": "k'ey", "WORLDMODEL_METADATA": "http://127.0.0.1:9"}  # fmt: skip
     return subprocess.run(
         ["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -256,6 +256,16 @@ def test_a_lost_machine_is_known_in_fifteen_seconds(head: Path) -> None:
     period, patience = (float(found[f"RAY_health_check_{name}_ms"]) / 1000 for name in ("period", "timeout"))
     assert 10 <= int(found["RAY_health_check_failure_threshold"]) * (period + patience) <= 20
     assert patience >= 3
+
+
+def test_workers_on_several_machines_reach_each_other(head: Path) -> None:
+    """By the network card that leads to the head; a machine's own name may lead to itself."""
+    (head / "bin").mkdir()
+    (head / "bin" / "ip").write_text('#!/bin/sh\necho "$4 via 10.0.0.9 dev ens5 src 10.0.0.2 uid 0 \\    cache"\n')
+    (head / "bin" / "ip").chmod(0o755)
+    assert "GLOO_SOCKET_IFNAME=ens5\n" in source_environment(head, "", path=f"{head / 'bin'}:").stdout
+    (head / "bin" / "ip").write_text("#!/bin/sh\nexit 2\n")
+    assert "GLOO_SOCKET_IFNAME" not in source_environment(head, "", path=f"{head / 'bin'}:").stdout
 
 
 def test_every_machine_watches_for_its_cloud_s_notice(head: Path) -> None:
