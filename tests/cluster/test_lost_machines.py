@@ -20,19 +20,17 @@ from typing import Any
 import pytest
 
 from tests.cluster.lab.command import ENDED, Command, has_ended
-from tests.cluster.lab.hosts import Host
-from tests.cluster.lab.laptop import CHECKOUT, DASHBOARD, Laptop
-from tests.cluster.lab.machine import GATEWAY, make_key, make_link, require_lab
-from tests.cluster.lab.metadata import Announcer, MetadataServer, serve_metadata
-from tests.cluster.lab.store import KEY, SECRET, read_json, serve_store
-from tests.cluster.lab.waiting import Clock, wait_for
+from tests.cluster.lab.laptop import CHECKOUT
+from tests.cluster.lab.machine import require_lab
+from tests.cluster.lab.spot import BUCKET, HEAD, WORKERS, Machines, serve_machines
+from tests.cluster.lab.store import KEY, SECRET
+from tests.cluster.lab.waiting import wait_for
 from worldmodel.games.toy import write_toy_games
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint import load_checkpoint
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
-HEAD, WORKERS = "10.77.0.11", ("10.77.0.12", "10.77.0.13", "10.77.0.14")
-BUCKET, RUN, GAMES = "lab", "runs/lost", 20
+GAMES = 20
 EXPERIMENT = Path(__file__).parent / "lab" / "three_workers.yaml"
 AHEAD_SECONDS = 20.0
 """How far ahead a notice comes: AWS's two minutes, shortened, for nothing happens in the rest of them."""
@@ -40,39 +38,15 @@ STEPS = 30
 """Steps between two losses."""
 WITH_NOTICE, WITHOUT_NOTICE = 30.0, 60.0
 """Longest time until training goes on."""
-CREDENTIALS = f"[default]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n"
+TRIAL = "moved/baseline-seed0"
+GRID = (
+    "ray job submit -- python tune/round1.py --name moved --experiments baseline --skip-doctor --set "
+    "model.d_model=96 model.n_layers=2 training.max_steps=80 training.threads=1 training.rollout_starts=0"
+)
 COMMAND = (
     "ray job submit -- worldmodel train tune/experiments/lost.yaml --workers 1..3 "
     f"--data s3://{BUCKET}/games --storage s3://{BUCKET}/runs"
 )
-
-
-@dataclass(kw_only=True)
-class Machines:
-    """The lab."""
-
-    laptop: Laptop
-    hosts: dict[str, Host]
-    """By name."""
-    announcers: dict[str, Announcer]
-    """What each host's cloud says of it."""
-    store: str
-    clock: Clock
-
-    def tell(self) -> str:
-        """The logs of all hosts."""
-        return "".join(host.read_logs() for host in self.hosts.values())
-
-    def read_run(self) -> dict[str, Any]:
-        """The run's record."""
-        return read_json(self.store, BUCKET, f"{RUN}/run.json")
-
-    def list_nodes(self) -> set[str]:
-        """Addresses of the machines that Ray has."""
-        status, said = self.laptop.try_to(
-            f"ray list nodes --address {DASHBOARD} --format json --filter state=ALIVE 2>/dev/null", 60
-        )
-        return {node["node_ip"] for node in json.loads(said)} if status == 0 and said.startswith("[") else set()
 
 
 @dataclass(kw_only=True)
@@ -97,44 +71,12 @@ class Outcome:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
-    """Four machines, a store, and a laptop with the experiment's file."""
+    """The machines, and a laptop with the experiment's file and games."""
     require_lab()
-    make_link()
-    folder = tmp_path_factory.mktemp("lost")
-    private, public = make_key(folder / "keys")
-    with serve_store(folder / "store", BUCKET) as store, serve_metadata(GATEWAY) as metadata:
-        announcers: dict[str, Announcer] = {}
-        hosts = [_start(folder, address, public, metadata, announcers) for address in (HEAD, *WORKERS)]
-        laptop = Laptop(folder / "laptop", {"AWS_ENDPOINT_URL_S3": store, "PYTHONUNBUFFERED": "1"})
-        for host in (*hosts, laptop.host):
-            (host.home / ".aws").mkdir()
-            (host.home / ".aws/credentials").write_text(CREDENTIALS)
-        (laptop.host.home / ".ssh/id_ed25519").write_bytes(private.read_bytes())
-        (laptop.host.home / ".ssh/id_ed25519").chmod(0o600)
-        changes = {"metadata": {"endpoint": store}, "provider": {"worker_ips": list(WORKERS)}, "max_workers": 3}
-        laptop.write_cluster("own-machines.yaml", "own_machines.yaml", changes)
-        (laptop.checkout / "tune/experiments/lost.yaml").write_bytes(EXPERIMENT.read_bytes())
-        write_toy_games(laptop.host.home / "games", GAMES, seed=0)
-        try:
-            yield Machines(
-                laptop=laptop, hosts={host.name: host for host in hosts}, announcers=announcers, store=store,
-                clock=Clock(),
-            )  # fmt: skip
-        finally:
-            for host in (*hosts, laptop.host):
-                host.stop()
-
-
-def _start(folder: Path, address: str, public: str, metadata: MetadataServer, announcers: dict[str, Announcer]) -> Host:
-    name = f"spot{address.rsplit('.', 1)[-1]}"
-    announcers[name], url = metadata.add(name, "aws")
-    resources = json.dumps({"CPU": 0 if address == HEAD else 1})
-    return Host(
-        name=name, addresses=(address,), folder=folder / address, keys=public,
-        environment={
-            "RAY_OVERRIDE_RESOURCES": resources, "PYTHONPATH": "/root/worldmodel", "WORLDMODEL_METADATA": url,
-        },
-    ).start()  # fmt: skip
+    with serve_machines(tmp_path_factory.mktemp("lost")) as found:
+        (found.laptop.checkout / "tune/experiments/lost.yaml").write_bytes(EXPERIMENT.read_bytes())
+        write_toy_games(found.laptop.host.home / "games", GAMES, seed=0)
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -173,10 +115,8 @@ def outcome(up: Machines) -> Iterator[Outcome]:
     up.clock.note("submitted")
     job, found = up.laptop.begin(COMMAND), Outcome()
     _wait_for_step(up, job, STEPS)
-    name = up.read_run()["hosts"][0]
-    up.announcers[name].announce(AHEAD_SECONDS)
-    begun = time.monotonic()
-    up.clock.note(f"{name} is told that it ends in {AHEAD_SECONDS:g} s")
+    name, begun = up.read_run("lost")["hosts"][0], time.monotonic()
+    up.announce(name, AHEAD_SECONDS)
     found.losses.append(_wait_for_return(up, job, 1, begun))
     time.sleep(max(0.0, begun + AHEAD_SECONDS - time.monotonic()))
     up.hosts[name].stop()
@@ -186,15 +126,13 @@ def outcome(up: Machines) -> Iterator[Outcome]:
         lambda: has_ended(job) or _read_steps(job)[-1] >= target, 150, "more steps", lambda: job.read() + up.tell()
     )
     assert has_ended(job) != ENDED, job.read()
-    name = up.read_run()["hosts"][0]
-    up.hosts[name].stop()
-    begun = time.monotonic()
-    up.clock.note(f"{name} ended without a word")
+    name, begun = up.read_run("lost")["hosts"][0], time.monotonic()
+    up.end(name)
     found.losses.append(_wait_for_return(up, job, 2, begun))
     status = job.wait(180, up.tell)
     assert status == 0, f"{up.tell()}\n{job.read()[-6000:]}"
     up.clock.note("the run finished")
-    found.record = up.read_run()
+    found.record = up.read_run("lost")
     yield found
     job.stop()
 
@@ -255,9 +193,39 @@ def test_the_weights_are_those_of_the_run_that_lost_nothing(
     assert command.wait(120) == 0, command.read()
     wanted = json.loads((folder / "run.json").read_text())
     assert outcome.record["step"] == wanted["step"] == wanted["total_steps"]
-    ours = load_checkpoint(Location.of(f"s3://{BUCKET}/{RUN}") / outcome.record["checkpoint"]).weights
+    ours = load_checkpoint(Location.of(f"s3://{BUCKET}/runs/lost") / outcome.record["checkpoint"]).weights
     theirs = load_checkpoint(Location.of(str(folder)) / wanted["checkpoint"]).weights
     assert ours.keys() == theirs.keys()
     worst = max((ours[key].float() - theirs[key].float()).abs().max().item() for key in ours)
     print(f"largest difference of a weight: {worst:.1e}")
     assert worst < 1e-4
+
+
+@pytest.fixture(scope="module")
+def moved(up: Machines, outcome: Outcome) -> tuple[str, dict[str, Any]]:
+    """A grid's trial whose machine is taken away with a notice: that machine, and the trial's record after its end."""
+    for host in [host for host in up.hosts.values() if not host.is_up]:
+        up.replace(host.name)
+    job = up.laptop.begin(GRID)
+    begun = lambda: up.read_run(TRIAL).get("step", 0) > 0  # noqa: E731
+    wait_for(lambda: has_ended(job) or begun(), 150, "a trial's first step", lambda: job.read() + up.tell())
+    assert not has_ended(job), job.read()
+    name = up.read_run(TRIAL)["hosts"][0]
+    told = time.monotonic()
+    up.announce(name, AHEAD_SECONDS)
+    is_elsewhere = lambda: name not in up.read_run(TRIAL)["hosts"] and up.read_run(TRIAL)["state"] == "running"  # noqa: E731
+    wait_for(lambda: has_ended(job) or is_elsewhere(), 150, "the trial elsewhere", lambda: job.read() + up.tell())
+    up.clock.note(f"the trial goes on elsewhere after {time.monotonic() - told:.1f} s")
+    time.sleep(max(0.0, told + AHEAD_SECONDS - time.monotonic()))
+    up.end(name)
+    assert job.wait(180, up.tell) == 0, f"{job.read()[-6000:]}\n{up.tell()}"
+    up.clock.note("the grid finished")
+    return name, up.read_run(TRIAL)
+
+
+def test_a_trial_with_a_notice_moves_and_loses_no_step(moved: tuple[str, dict[str, Any]]) -> None:
+    name, record = moved
+    print(json.dumps(record["attempts"], indent=1))
+    assert record["state"] == "finished" and name not in record["hosts"]
+    [attempt] = record["attempts"]
+    assert "notice" in attempt["reason"] and attempt["step"] > 0
