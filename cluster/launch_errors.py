@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -45,6 +46,12 @@ REFUSALS = (
         found="the account is on AWS's free plan, which has no such machine",
         remedy="change to the paid plan (console: Billing, 'Upgrade plan'), then ask for the quota",
     ),
+    Refusal(  # with a 403, so it comes before missing rights
+        marks=("SERVICE_DISABLED", "accessNotConfigured", "has not been used in project"),
+        found="an interface of Google Cloud that is needed is off in this project",
+        remedy="`gcloud services enable cloudresourcemanager.googleapis.com compute.googleapis.com iam.googleapis.com "
+        "secretmanager.googleapis.com --project PROJECT`, then wait a minute",
+    ),
     Refusal(
         marks=("AuthFailure", "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException",
                "invalid_grant", "InvalidAuthenticationToken"),
@@ -57,14 +64,15 @@ REFUSALS = (
                "GPUS_ALL_REGIONS", "OperationNotAllowed", "exceeding approved", "Quota '"),
         found="your quota for such machines is too small in this region",
         remedy="ask the cloud to raise it (AWS: Service Quotas, 'All P4, P3 and P2 Spot Instance Requests', 96 vCPUs "
-        "for one p4d; Google: preemptible A100 GPUs; Azure: NCADS_A100_v4 spot cores), or lower max_workers, or "
-        "choose another region",
+        "for one p4d; Google: preemptible A100 GPUs; Azure: NCADS_A100_v4 cores and 'Total Regional Spot vCPUs'), or "
+        "lower max_workers, or choose another region",
     ),
     Refusal(
         marks=("InsufficientInstanceCapacity", "ZONE_RESOURCE_POOL_EXHAUSTED", "SkuNotAvailable", "AllocationFailed",
                "SpotMaxPriceTooLow", "OverconstrainedAllocationRequest"),
         found="the cloud has no such machine free there now",
-        remedy="name more availability zones or another region, use the cheaper GPU type, or try again later",
+        remedy="set on_demand_after_minutes in the YAML, name more availability zones or another region, use the "
+        "cheaper GPU type, or try again later",
     ),
     Refusal(
         marks=("Invalid IAM Instance Profile", "InvalidIamInstanceProfile", "Invalid value for field "
@@ -74,7 +82,7 @@ REFUSALS = (
     ),
     Refusal(
         marks=("UnauthorizedOperation", "AccessDenied", "is not authorized to perform", "AuthorizationFailed",
-               "Required 'compute.", "PERMISSION_DENIED"),
+               "Required 'compute.", "iam.serviceAccounts.create", "PERMISSION_DENIED"),
         found="these credentials may not do that",
         remedy="log in as somebody who may start machines and pass on the identities worldmodel-head and "
         "worldmodel-worker",
@@ -115,7 +123,8 @@ def explain(output: str) -> str:
     """What went wrong and what to do, from what the launcher printed; empty: not known."""
     if any(mark in output for mark in BROKEN):  # the cloud has done its part
         last, found, remedy = max(STEPS, key=lambda step: output.rfind(step[0]))
-        return f"{found}: {remedy}" if last in output else ""
+        words = re.findall(r"\berror: (.+)", output[output.rfind(last) :])  # of our own scripts
+        return f"{found}: {words[-1] if words else remedy}" if last in output else ""
     for refusal in REFUSALS:
         if any(mark in output for mark in refusal.marks):
             return f"{refusal.found}: {refusal.remedy}"
