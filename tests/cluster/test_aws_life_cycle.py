@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ from worldmodel.games.toy import write_toy_games
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 GAMES = 20
 UP_SECONDS, FIRST_STEP_SECONDS, GRID_SECONDS, IDLE_SECONDS, END_SECONDS = 180, 120, 420, 150, 240
-REFUSED_SECONDS = 120
+REFUSED_SECONDS, NO_CAPACITY_SECONDS = 120, 30
 LAB_MINUTE = "2"
 """Seconds of a minute of `shutdown`."""
 BUCKET, GRID = "lab", "runs/round1"
@@ -131,6 +132,7 @@ def refused(up: Life, job: Command) -> list[str]:
         up.wait(lambda words=words: words in up.list_problems(), REFUSED_SECONDS, f"the words on {refusal[0]}")
         told.append(up.list_problems())
         up.clock.note(f"told of {refusal[0]}")
+    time.sleep(NO_CAPACITY_SECONDS)
     up.cloud.refusals.clear()
     up.clock.note("capacity is back")
     return told
