@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from worldmodel.machine.launcher import name_cloud
+
 WORKER_TRIES = 20
 """Times that workers are listed and ended before the head ends nevertheless."""
 SECONDS = 3.0
@@ -89,7 +91,7 @@ class OwnMachines:
 
 def find_machines(config: Mapping[str, Any], shutdown: str) -> Machines:
     """Those of a cluster's YAML."""
-    return OwnMachines() if config["provider"]["type"] == "local" else CloudMachines(config, shutdown)
+    return OwnMachines() if name_cloud(config["provider"]) == "local" else CloudMachines(config, shutdown)
 
 
 def stop_ray(say: Callable[[str], None]) -> None:

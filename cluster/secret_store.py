@@ -13,6 +13,8 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+from worldmodel.machine.launcher import name_cloud
+
 SECONDS = 10
 """Time that an answer may take."""
 GOOGLE = "http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/token"
@@ -26,7 +28,7 @@ class SecretError(Exception):
 
 def read_secret(name: str, provider: Mapping[str, Any], key_vault: str = "") -> str:
     """The value of a key. SecretError where there is no store, no such key, or no right to read it."""
-    kind = provider.get("type")
+    kind = name_cloud(provider)
     if kind == "aws":
         return _read_aws(f"/worldmodel/{name}", str(provider["region"]))
     if kind == "gcp":

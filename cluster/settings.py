@@ -21,14 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cluster.secret_store import SecretError, read_secret
 from worldmodel.doctor.cluster_files import find_placeholders
 from worldmodel.errors import UserError
+from worldmodel.machine.launcher import name_cloud
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 """Where Ray's launcher leaves a cluster's YAML on its head."""
 WANDB, STORE = ("WANDB_API_KEY",), ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 """Environment variables that are fetched from the cloud's secret store where they are not set: W&B's key always, those
 of an S3 store outside AWS. On AWS they would take the place of the machine's identity."""
-PROVIDERS = {"aws": "aws", "gcp": "gcp", "azure": "azure"}
-"""Kinds of Ray's node providers, and what price files call them."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -95,7 +94,7 @@ def parse_settings(config: Mapping[str, Any]) -> Settings:
 
 def list_unpriced(config: Mapping[str, Any], settings: Settings) -> list[str]:
     """Node types that may have a machine, and no known price. A person's own machines cost nothing."""
-    if config["provider"]["type"] == "local":
+    if name_cloud(config["provider"]) == "local":
         return []
     kinds = config.get("available_node_types", {})
     possible = [name for name in kinds if name == config.get("head_node_type") or kinds[name].get("max_workers", 1)]
@@ -104,7 +103,7 @@ def list_unpriced(config: Mapping[str, Any], settings: Settings) -> list[str]:
 
 def list_variables(config: Mapping[str, Any], settings: Settings) -> Iterator[tuple[str, str]]:
     """Names and values of the environment variables that the settings stand for."""
-    kind = PROVIDERS.get(config["provider"]["type"], "")
+    kind = name_cloud(config["provider"])
     yield "WORLDMODEL_DATA", settings.data
     yield "WORLDMODEL_STORAGE", settings.storage
     if settings.endpoint:
@@ -115,7 +114,7 @@ def list_variables(config: Mapping[str, Any], settings: Settings) -> Iterator[tu
         yield "WORLDMODEL_GPUS_PER_TRIAL", f"{settings.gpus_per_trial:g}"
     if settings.preset:
         yield "WORLDMODEL_PRESET", settings.preset
-    if kind:
+    if kind != "local":
         yield "WORLDMODEL_PROVIDER", kind
     if machines := count_machines(config):
         yield "WORLDMODEL_MACHINES", json.dumps(machines)
@@ -149,7 +148,7 @@ def price_gpu(config: Mapping[str, Any], settings: Settings) -> float | None:
 def find_secrets(config: Mapping[str, Any], settings: Settings) -> Iterator[tuple[str, str]]:
     """Names and values of the keys that the cloud's secret store has and the environment lacks. Never fails: what is
     missing is said on stderr, and W&B then works offline."""
-    is_foreign = config["provider"]["type"] != "aws" and settings.storage.startswith("s3://")
+    is_foreign = name_cloud(config["provider"]) != "aws" and settings.storage.startswith("s3://")
     for name in (*WANDB, *(STORE if is_foreign else ())):
         if os.environ.get(name):
             continue

@@ -33,6 +33,7 @@ from cluster.launch_errors import explain
 from cluster.settings import parse_settings
 from worldmodel.doctor.cluster_files import find_placeholders
 from worldmodel.errors import UserError
+from worldmodel.machine.launcher import name_cloud
 
 TOKEN = Path("~/.ray/auth_token")
 """Where Ray looks for the token, on every machine."""
@@ -128,7 +129,7 @@ def ensure_token() -> None:
 
 def check_credentials(config: Mapping[str, Any]) -> None:
     """UserError where the cloud does not let this laptop in, before anything is asked for."""
-    kind = config["provider"]["type"]
+    kind = name_cloud(config["provider"])
     try:
         if kind == "aws":
             import boto3

@@ -73,15 +73,12 @@ def prepare(stem: str) -> dict[str, Any]:
 
 @cache
 def _prepare(stem: str) -> dict[str, Any]:
-    from ray.autoscaler._private.aws import node_provider as aws_provider
     from ray.autoscaler._private.providers import _NODE_PROVIDERS
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = prepare_config(fill_file(stem))
     provider = _NODE_PROVIDERS[config["provider"]["type"]](config["provider"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aws_provider, "list_ec2_instances", lambda *_: list(read_aws_machines().values()))
-        config = provider.fillout_available_node_types_resources(config)
+    config = provider.fillout_available_node_types_resources(config)
     validate_config(config)
     return dict(config)
 

@@ -11,6 +11,7 @@ import pytest
 from moto import mock_aws
 
 from tests.cluster.launcher import lend_credentials, prepare, read_aws_machines, tag_for
+from worldmodel.machine.launcher import make_provider
 
 pytestmark = pytest.mark.xdist_group("launcher")  # what is prepared once serves all
 Calls = list[tuple[str, dict[str, Any]]]
@@ -39,14 +40,14 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calls]:
 
 def _start(found: Calls) -> None:
     import boto3
-    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 
     iam = boto3.client("iam")
     for name in ("worldmodel-head", "worldmodel-worker"):
         iam.create_instance_profile(InstanceProfileName=name)
     found.clear()
-    config = AWSNodeProvider.bootstrap_config(prepare("a100"))
-    provider = AWSNodeProvider(config["provider"], config["cluster_name"])
+    ours = make_provider("aws")
+    config = ours.bootstrap_config(prepare("a100"))
+    provider = ours({**config["provider"], "files_needed": []}, config["cluster_name"])
     for name, kind in config["available_node_types"].items():
         provider.create_node(copy.deepcopy(kind["node_config"]), tag_for(config, name), 1)
 

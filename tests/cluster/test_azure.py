@@ -11,6 +11,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from tests.cluster.launcher import prepare, tag_for
+from worldmodel.machine.launcher import make_provider
 
 pytestmark = pytest.mark.xdist_group("launcher")  # what is prepared once serves all
 Deployment = dict[str, Any]
@@ -43,8 +44,9 @@ def deployments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Deploymen
         for name in ("ComputeManagementClient", "NetworkManagementClient"):
             patch.setattr(node_provider, name, lambda *_: MagicMock())
         patch.setattr(node_provider, "get_cloud_from_metadata_requests", lambda: "none")
-        config = node_provider.AzureNodeProvider.bootstrap_config(prepare("a100-azure"))
-        provider = node_provider.AzureNodeProvider(config["provider"], config["cluster_name"])
+        ours = make_provider("azure")
+        config = ours.bootstrap_config(prepare("a100-azure"))
+        provider = ours({**config["provider"], "files_needed": []}, config["cluster_name"])
         for name, kind in config["available_node_types"].items():
             provider.create_node(copy.deepcopy(kind["node_config"]), tag_for(config, name), 1)
     assert client.resource_groups.method_calls

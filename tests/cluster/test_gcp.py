@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import httplib2
@@ -15,6 +16,8 @@ import pytest
 from googleapiclient import discovery
 
 from tests.cluster.launcher import prepare, tag_for
+from worldmodel.machine.google_zones import Zones
+from worldmodel.machine.launcher import make_provider
 
 pytestmark = pytest.mark.xdist_group("launcher")  # what is prepared once serves all
 Request = tuple[str, str, Any]
@@ -36,8 +39,10 @@ ANSWERS: tuple[tuple[str, dict[str, Any]], ...] = (
 class Google:
     """Answers every request, and keeps those that change something."""
 
-    def __init__(self) -> None:
+    def __init__(self, *full: str) -> None:
+        """`full`: zones without a free machine."""
         self.requests: list[Request] = []
+        self.full = full
 
     def request(self, uri: str, method: str = "GET", body: Any = None, **_: Any) -> tuple[httplib2.Response, bytes]:
         """An HTTP request of the client library's."""
@@ -46,7 +51,9 @@ class Google:
             self.requests.append((method, path, json.loads(body) if body else None))
         found: dict[str, Any] = next((said for end, said in ANSWERS if re.search(end, path)), {"items": []})
         if method == "POST" and "compute" in path:
-            found = {"name": "op", "status": "DONE", "kind": "compute#operation", "targetLink": path}
+            found = {"name": path.split("/")[-2], "status": "DONE", "kind": "compute#operation", "targetLink": path}
+        if any(f"/{zone}/operations/" in path for zone in self.full):
+            found = {"name": "op", "error": {"errors": [{"code": "ZONE_RESOURCE_POOL_EXHAUSTED"}]}}
         return httplib2.Response({"status": "200", "content-type": "application/json"}), json.dumps(found).encode()
 
     def build(self, service: str, version: str) -> Any:
@@ -57,28 +64,33 @@ class Google:
 @pytest.fixture(scope="module")
 def requests(tmp_path_factory: pytest.TempPathFactory) -> list[Request]:
     """Every request that changes something: bootstrap, then one machine of each node type."""
+    google = Google()
+    start(google, tmp_path_factory.mktemp("home"))
+    return google.requests
+
+
+def start(google: Google, home: Path) -> None:
+    """Bootstrap, then one machine of each node type."""
     from ray.autoscaler._private.gcp import config as gcp_config
     from ray.autoscaler._private.gcp import node, node_provider
-
-    google = Google()
 
     def clients(_: Any) -> tuple[Any, ...]:
         services = (("cloudresourcemanager", "v1"), ("iam", "v1"), ("compute", "v1"))
         return *(google.build(*service) for service in services), None
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("HOME", str(home))
         patch.setattr(gcp_config, "construct_clients_from_provider_config", clients)
         patch.setattr(node_provider, "construct_clients_from_provider_config", clients)
         patch.setattr(node.GCPCompute, "get_new_authorized_http", lambda *_: google)
-        config = node_provider.GCPNodeProvider.bootstrap_config(prepare("a100-gcp"))
-        provider = node_provider.GCPNodeProvider(config["provider"], config["cluster_name"])
+        ours = make_provider("gcp")
+        config = ours.bootstrap_config(prepare("a100-gcp"))
+        provider = ours({**config["provider"], "files_needed": []}, config["cluster_name"])
         for name, kind in config["available_node_types"].items():
             node_config = copy.deepcopy(kind["node_config"])
             if name == "head":  # as `ray up` does: what it made for the head, then what the file says
                 node_config = {**config["head_node"], **node_config}
             provider.create_node(node_config, tag_for(config, name), 1)
-    return google.requests
 
 
 def machines(requests: list[Request]) -> dict[str, dict[str, Any]]:
@@ -122,9 +134,35 @@ def test_disks_go_with_their_machine(requests: list[Request]) -> None:
 
 def test_disks_are_balanced_in_the_machines_zone(requests: list[Request]) -> None:
     """The default, pd-standard, writes 12 MB/s at 100 GB, and an L4's machine refuses it."""
-    zone = prepare("a100-gcp")["provider"]["availability_zone"]
+    zone = prepare("a100-gcp")["provider"]["availability_zone"].split(",")[0]
     for body in machines(requests).values():
         assert body["disks"][0]["initializeParams"]["diskType"] == f"zones/{zone}/diskTypes/pd-balanced"
+
+
+def test_a_full_zone_is_passed_over(tmp_path: Path) -> None:
+    google = Google("us-central1-a", "us-central1-b")
+    start(google, tmp_path)
+    asked = [(path, body) for method, path, body in google.requests if method == "POST" and path.endswith("/instances")]
+    zones = [re.search("zones/([^/]+)/", path)[1] for path, _ in asked]
+    assert zones == ["us-central1-a", "us-central1-b", "us-central1-c"] * 3, "for each machine"
+    for zone, (_, body) in zip(zones, asked, strict=True):
+        assert f"zones/{zone}/" in body["machineType"] and f"zones/{zone}/" in str(body["disks"])
+
+
+def test_a_machine_is_found_in_its_own_zone() -> None:
+    class Part:
+        def __init__(self) -> None:
+            self.availability_zone = ""
+
+        def list_instances(self, *_: Any) -> list[dict[str, str]]:
+            return [{"name": f"node-{self.availability_zone}"}]
+
+        def delete_instance(self, node_id: str) -> tuple[str, str]:
+            return self.availability_zone, node_id
+
+    zones = Zones(Part(), "a, b")
+    assert [node["name"] for node in zones.list_instances({})] == ["node-a", "node-b"]
+    assert zones.delete_instance("node-b") == ("b", "node-b")
 
 
 def test_images_are_ubuntu_24_04_with_a_driver_where_there_is_a_gpu(requests: list[Request]) -> None:

@@ -30,6 +30,7 @@ from tests.cluster.launcher import (
 )
 from worldmodel.doctor.cluster_files import check_file, find_placeholders
 from worldmodel.errors import UserError
+from worldmodel.machine.launcher import name_cloud
 from worldmodel.run.prices import parse_prices
 
 pytestmark = pytest.mark.xdist_group("launcher")  # what is prepared once serves all
@@ -119,7 +120,7 @@ def test_every_machine_of_a_cloud_has_a_price_and_says_what_it_has(stem: str) ->
 def test_prices_are_those_of_the_price_file(stem: str) -> None:
     config = read_file(stem)
     listed = parse_prices((ROOT / "infra" / "prices.yaml").read_text(), "prices.yaml")
-    hour = listed.providers[config["provider"]["type"]].machine_hour
+    hour = listed.providers[name_cloud(config["provider"])].machine_hour
     kinds = {name: kind["node_config"] for name, kind in config["available_node_types"].items()}
     types = {name: _find_type(node) for name, node in kinds.items()}
     assert config["metadata"]["dollars_per_hour"] == {name: hour[type_].value for name, type_ in types.items()}

@@ -16,6 +16,7 @@ from worldmodel.doctor.on_machine import Errand, examine_machine
 from worldmodel.doctor.price import check_price
 from worldmodel.doctor.store import ACCOUNT, STORE
 from worldmodel.doctor.wandb_key import check_wandb
+from worldmodel.machine.launcher import name_cloud
 from worldmodel.storage import Location
 
 Tell = Callable[[Check], None]
@@ -102,7 +103,7 @@ def _examine_accounts(cluster: Path) -> Iterator[Check]:
 
     for document in cluster_files.read_documents(cluster):
         provider = document.get("provider")
-        if isinstance(provider, dict) and provider.get("type") == "aws":
+        if isinstance(provider, dict) and name_cloud(provider) == "aws":
             yield from examine_account(document)
 
 
