@@ -7,7 +7,7 @@ package and installs nothing. There is no GPU: trials train on the CPUs of what 
 
 The cloud is a harsh one: the service-linked role for spot machines is missing; once it exists there is no capacity for
 a while; UserData runs after Ray has started, and its `shutdown -h +60` ends a machine after two minutes unless somebody
-cancels it; one machine is taken away.
+cancels it; one machine is taken away, and no spot machine comes in its place.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from worldmodel.games.toy import write_toy_games
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 GAMES = 20
 UP_SECONDS, FIRST_STEP_SECONDS, GRID_SECONDS, IDLE_SECONDS, END_SECONDS = 180, 120, 420, 150, 240
-REFUSED_SECONDS, NO_CAPACITY_SECONDS = 120, 30
+REFUSED_SECONDS, NO_CAPACITY_SECONDS = 120, 10
 LAB_MINUTE = "2"
 """Seconds of a minute of `shutdown`."""
 BUCKET, GRID = "lab", "runs/round1"
@@ -153,6 +153,7 @@ def reclaimed(up: Life, trained: str) -> tuple[str, str]:
     trial = up.wait(up.find_training, 60, "a trial that trains")
     host = up.read_run(trial)["hosts"][0]
     identity = next(found for found, one in up.cloud.hosts.items() if one.name == host)
+    up.cloud.refusals["spot"] = NO_CAPACITY
     up.cloud.reclaim(identity)
     up.clock.note(f"{identity} reclaimed while it trained {trial}")
     return trial, identity
@@ -185,16 +186,6 @@ def test_ray_up_starts_the_head_alone(up: Life) -> None:
     assert workers == []
 
 
-def test_user_data_that_runs_after_ray_ends_no_machine(up: Life, finished: dict[str, Any]) -> None:
-    logs = {name: host.home / "shutdown.log" for name, host in up.cloud.hosts.items()}
-    asked = {name: path.read_text().splitlines() for name, path in logs.items() if path.exists()}
-    assert not [name for name, lines in asked.items() if "ended" in lines]
-    [head] = [asked[instance["InstanceId"]] for instance in up.cloud.find("head")]
-    planned = head.index("-h +60")
-    assert "-c" in head[:planned], "the lab's UserData was not late"
-    assert "-c" in head[planned:]
-
-
 def test_each_refusal_of_the_cloud_is_told_with_its_remedy(up: Life, refused: list[str]) -> None:
     assert "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com" in refused[0]
     assert "try again later" in refused[1]
@@ -224,6 +215,21 @@ def test_the_grid_finishes_with_all_its_trials(up: Life, finished: dict[str, Any
     results = read_json(up.store, BUCKET, f"{GRID}/results.json")
     assert [trial["name"] for trial in results["trials"]] == [f"{name}-seed0" for name in ROUND1]
     assert all(trial["metrics"] for trial in results["trials"])
+
+
+def test_without_spot_capacity_a_machine_comes_on_demand(up: Life, finished: dict[str, Any]) -> None:
+    workers = [one for one in up.cloud.list_instances() if one["InstanceType"] == "p4d.24xlarge"]
+    assert {one.get("InstanceLifecycle", "on demand") for one in workers} == {"spot", "on demand"}
+
+
+def test_user_data_that_runs_after_ray_ends_no_machine(up: Life, finished: dict[str, Any]) -> None:
+    logs = {name: host.home / "shutdown.log" for name, host in up.cloud.hosts.items()}
+    asked = {name: path.read_text().splitlines() for name, path in logs.items() if path.exists()}
+    assert not [name for name, lines in asked.items() if "ended" in lines]
+    [head] = [asked[instance["InstanceId"]] for instance in up.cloud.find("head")]
+    planned = head.index("-h +60")
+    assert "-c" in head[:planned], "the lab's UserData was not late"
+    assert "-c" in head[planned:]
 
 
 def test_the_job_tells_the_time_of_each_phase(up: Life, job: Command, finished: dict[str, Any]) -> None:
