@@ -55,6 +55,8 @@ class Cloud:
         self.hosts: dict[str, Host] = {}
         self.seen: dict[str, list[tuple[float, str]]] = {}
         """States of each instance, with the time at which each was first seen."""
+        self.known: dict[str, dict[str, Any]] = {}
+        """Instances as last described, by their private address: metadata must answer at once on a busy machine."""
         self.notices: set[str] = set()
         """Instances that were told that they will be taken away."""
         self.refusals: dict[str, tuple[str, str]] = {}
@@ -123,6 +125,7 @@ class Cloud:
     def _follow(self) -> None:
         for instance in self.list_instances():
             identity, state = instance["InstanceId"], instance["State"]["Name"]
+            self.known[instance.get("PrivateIpAddress", "")] = instance
             seen = self.seen.setdefault(identity, [])
             if not seen or seen[-1][1] != state:
                 seen.append((time.monotonic(), state))
@@ -244,7 +247,7 @@ def _make_handler(cloud: Cloud) -> type[BaseHTTPRequestHandler]:
 
 def describe_instance(cloud: Cloud, address: str, path: str) -> str | None:
     """What the metadata service says to the instance at an address; None where it knows nothing of that."""
-    found = next((i for i in cloud.list_instances() if i.get("PrivateIpAddress") == address), None)
+    found = cloud.known.get(address)
     if found is None:
         return None
     profile = found.get("IamInstanceProfile", {}).get("Arn", "").rsplit("/", 1)[-1]
