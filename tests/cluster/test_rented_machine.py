@@ -7,6 +7,7 @@ set to two small trials on CPUs.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ SET = {
     "OPTIONS": "--preset laptop --experiments baseline 1a",
 }  # fmt: skip
 COPY_SECONDS, INSTALL_SECONDS, GRID_SECONDS = 60, 60, 300
-SLOW_SYNC_SECONDS = 0.15
+SLOW_SECONDS = 0.5
 
 
 @dataclass(kw_only=True)
@@ -114,16 +115,16 @@ def test_the_recipe_is_five_commands() -> None:
 
 
 def test_python_3_10_and_an_old_driver_get_what_fits_them(rented: Rented, installed: str) -> None:
-    asked = rented.read("asked")
-    assert "cu128" in asked, asked
-    assert "uv venv" in asked and "3.12" in asked
+    asked = rented.read("asked").splitlines()
+    assert [line for line in asked if re.fullmatch(r"uv python install .*3\.12", line)], asked
+    assert [line for line in asked if "torch" in line and "whl/cu126" in line], asked
 
 
 def test_the_machine_s_disk_is_slow(rented: Rented, installed: str) -> None:
     """Else the tests here would say nothing of slow disks."""
-    sync = "import os, time; f = open('/root/x', 'wb'); t = time.time(); os.fsync(f.fileno()); print(time.time() - t)"
-    _, said = rented.laptop.try_to(f"ssh {SET['HOST']} worldmodel/.venv/bin/python -c '\"{sync}\"'", 30)
-    assert float(said.splitlines()[-1]) > SLOW_SYNC_SECONDS, said
+    _, said = rented.laptop.try_to(f"ssh {SET['HOST']} dd if=/dev/zero of=big bs=1M count=6 conv=fsync", 30)
+    [seconds] = re.findall(r"copied, ([\d.]+) s", said)
+    assert float(seconds) > SLOW_SECONDS, said
 
 
 def test_a_grid_s_results_come_back_to_the_laptop(rented: Rented, fetched: Path) -> None:
