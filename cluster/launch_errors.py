@@ -45,6 +45,12 @@ REFUSALS = (
         found="the account is on AWS's free plan, which has no such machine",
         remedy="change to the paid plan (console: Billing, 'Upgrade plan'), then ask for the quota",
     ),
+    Refusal(  # with a 403, so it comes before missing rights
+        marks=("SERVICE_DISABLED", "accessNotConfigured", "has not been used in project"),
+        found="an interface of Google Cloud that is needed is off in this project",
+        remedy="`gcloud services enable cloudresourcemanager.googleapis.com compute.googleapis.com iam.googleapis.com "
+        "secretmanager.googleapis.com --project PROJECT`, then wait a minute",
+    ),
     Refusal(
         marks=("AuthFailure", "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException",
                "invalid_grant", "InvalidAuthenticationToken"),
@@ -57,8 +63,8 @@ REFUSALS = (
                "GPUS_ALL_REGIONS", "OperationNotAllowed", "exceeding approved", "Quota '"),
         found="your quota for such machines is too small in this region",
         remedy="ask the cloud to raise it (AWS: Service Quotas, 'All P4, P3 and P2 Spot Instance Requests', 96 vCPUs "
-        "for one p4d; Google: preemptible A100 GPUs; Azure: NCADS_A100_v4 spot cores), or lower max_workers, or "
-        "choose another region",
+        "for one p4d; Google: preemptible A100 GPUs; Azure: NCADS_A100_v4 cores and 'Total Regional Spot vCPUs'), or "
+        "lower max_workers, or choose another region",
     ),
     Refusal(
         marks=("InsufficientInstanceCapacity", "ZONE_RESOURCE_POOL_EXHAUSTED", "SkuNotAvailable", "AllocationFailed",
@@ -74,7 +80,7 @@ REFUSALS = (
     ),
     Refusal(
         marks=("UnauthorizedOperation", "AccessDenied", "is not authorized to perform", "AuthorizationFailed",
-               "Required 'compute.", "PERMISSION_DENIED"),
+               "Required 'compute.", "iam.serviceAccounts.create", "PERMISSION_DENIED"),
         found="these credentials may not do that",
         remedy="log in as somebody who may start machines and pass on the identities worldmodel-head and "
         "worldmodel-worker",

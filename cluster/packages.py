@@ -35,7 +35,7 @@ def _has(name: str, wanted: str | None) -> bool:
         found = version(name)
     except PackageNotFoundError:
         return False
-    return wanted is None or found.split("+")[0] == wanted.split("+")[0]  # +cu128: which build, not which version
+    return wanted is None or found.split("+")[0] == wanted.split("+")[0]  # +cu126: which build, not which version
 
 
 if __name__ == "__main__":

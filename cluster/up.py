@@ -18,7 +18,8 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,13 +31,9 @@ if __package__ in (None, ""):  # run as a script: its own package lies one folde
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster.launch_errors import explain
-from cluster.settings import parse_settings
-from worldmodel.doctor.cluster_files import find_placeholders
 from worldmodel.errors import UserError
-from worldmodel.machine.launcher import name_cloud
+from worldmodel.machine.launcher import TOKEN, check_files, check_settings, name_cloud
 
-TOKEN = Path("~/.ray/auth_token")
-"""Where Ray looks for the token, on every machine."""
 TUNNELS = Path("~/.worldmodel")
 """Where the processes that hold tunnels are noted."""
 LINES = 400
@@ -103,20 +100,14 @@ def check_file(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict) or "provider" not in config:
         raise UserError(f"{path} is no file of `ray up`: it has no provider")
-    if unset := find_placeholders(config):
-        raise UserError(f"{path} leaves unset: {', '.join(unset)}: set them at its top")
-    parse_settings(config)
-    token = str(TOKEN)
-    sources = [name for name in (config.get("file_mounts") or {}).values() if name != token]
-    absent = [name for name in sources if not Path(name).expanduser().exists()]
-    if absent:
-        raise UserError(f"{', '.join(absent)}: not found in {Path.cwd()}; start from the checkout's folder")
+    check_settings(config)
+    check_files([name for name in (config.get("file_mounts") or {}).values() if name != TOKEN])
     return config
 
 
 def ensure_token() -> None:
     """Make the token that laptop, head and workers share, if there is none; readable by its owner alone."""
-    path = TOKEN.expanduser()
+    path = Path(TOKEN).expanduser()
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
@@ -130,7 +121,7 @@ def ensure_token() -> None:
 def check_credentials(config: Mapping[str, Any]) -> None:
     """UserError where the cloud does not let this laptop in, before anything is asked for."""
     kind = name_cloud(config["provider"])
-    try:
+    with refused_by(kind):
         if kind == "aws":
             import boto3
 
@@ -141,39 +132,60 @@ def check_credentials(config: Mapping[str, Any]) -> None:
             google.auth.default()
         elif kind == "azure":
             subprocess.run(["az", "account", "show"], check=True, capture_output=True, text=True)
+
+
+@contextmanager
+def refused_by(cloud: str) -> Iterator[None]:
+    """UserError in place of whatever a cloud's client raises."""
+    try:
+        yield
     except subprocess.CalledProcessError as error:
         raise UserError(f"Azure: {explain(error.stderr) or error.stderr.strip()}") from error
     except FileNotFoundError as error:
         raise UserError("Azure: its command line is missing: install `az`, then `az login`") from error
-    except Exception as error:  # whatever a cloud's client raises, the message says it
+    except Exception as error:
         text = f"{type(error).__name__}: {error}"
-        raise UserError(f"{kind}: {explain(text) or text}") from error
+        raise UserError(f"{cloud}: {explain(text) or text}") from error
 
 
 def list_machines(config: Mapping[str, Any]) -> dict[str, str]:
     """Machines of this cluster that are there, and so cost money; own machines cost none."""
     from cluster.machines import find_machines
 
-    return find_machines(config, "true").list_kinds()
+    with refused_by(name_cloud(config["provider"])):
+        return find_machines(config, "true").list_kinds()
 
 
 def launch(path: Path) -> tuple[int, str]:
     """Run `ray up`; its exit status (130 after Ctrl-C), and the end of what it said."""
-    process = subprocess.Popen(
-        ["ray", "up", "--yes", "--no-config-cache", str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True,
-    )  # fmt: skip
-    lines: deque[str] = deque(maxlen=LINES)
-    assert process.stdout is not None
+    command = ["ray", "up", "--yes", "--no-config-cache", str(path)]
+    process, lines = None, deque[str](maxlen=LINES)
     try:
+        with held_interrupt():
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert process.stdout is not None
         for line in process.stdout:
             sys.stdout.write(line)
             sys.stdout.flush()
             lines.append(line)
         return process.wait(), "".join(lines)
     except KeyboardInterrupt:
-        _end(process)
+        if process:
+            _end(process)
         return INTERRUPTED, "".join(lines)
+
+
+@contextmanager
+def held_interrupt() -> Iterator[None]:
+    """Ctrl-C waits until the block has ended."""
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -153,6 +153,12 @@ def test_ray_starts_with_the_token_or_not_at_all(stem: str) -> None:
 
 
 @pytest.mark.parametrize("stem", FILES)
+def test_the_command_that_makes_the_token_stands_before_the_start(stem: str) -> None:
+    text = read_text(stem)
+    assert 0 < text.find("ray get-auth-token --generate") < text.find("ray up cluster/")
+
+
+@pytest.mark.parametrize("stem", FILES)
 def test_the_dashboard_is_reached_through_the_tunnel_alone(stem: str) -> None:
     [start] = [command for command in prepare(stem)["head_start_ray_commands"] if "ray start" in command]
     assert "--dashboard-host=127.0.0.1" in start

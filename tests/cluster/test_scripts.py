@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.launcher import CLUSTER, ROOT
+from tests.cluster.launcher import CLUSTER, ROOT, read_file
 from worldmodel.machine.mps import find_folder
 
 BIN = Path(sys.executable).parent
@@ -41,10 +43,10 @@ def machine(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def install(home: Path, *arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
+def install(home: Path, *arguments: str, path: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
     """The set-up command, as `ray up` runs it."""
-    script = str(home / "worldmodel" / "cluster" / "install.sh")
-    return run("bash", script, *arguments, cwd=home, HOME=str(home), PATH=f"{home / 'bin'}:{path}:/usr/bin:/bin")
+    script, paths = str(home / "worldmodel" / "cluster" / "install.sh"), f"{home / 'bin'}:{path}:/usr/bin:/bin"
+    return run("bash", script, *arguments, cwd=home, check=check, HOME=str(home), PATH=paths)
 
 
 def test_an_image_that_has_the_packages_is_used_as_it_is(machine: Path) -> None:
@@ -53,13 +55,88 @@ def test_an_image_that_has_the_packages_is_used_as_it_is(machine: Path) -> None:
     assert not (machine / "worldmodel" / ".venv").exists()
 
 
-def test_an_image_with_another_version_gets_an_environment_once(machine: Path) -> None:
-    """A python that only pretends: it makes an environment whose pip writes down what it is asked."""
-    calls = machine / "calls"
-    write_program(machine / "bin", "inner", f'[ "$2" = pip ] && echo "$*" >> {calls}\nexit 0')
-    fake = f'[ "$1" = -m ] && mkdir -p .venv/bin && cp {machine}/bin/inner .venv/bin/python && exit 0\n[ "$1" = -c ]'
+@pytest.fixture
+def bare(machine: Path) -> Path:
+    """Pythons that only pretend: they make environments whose pip writes down what it is asked, in `calls`."""
+    write_program(machine / "bin", "inner", f'[ "$2" = pip ] && echo "$0 $*" >> {machine}/calls\nexit 0')
+    fake = f'[ "$1" = -m ] && for last; do :; done && mkdir -p $last/bin && cp {machine}/bin/inner $last/bin/python'
     for name in ("python3", "python3.13", "python3.12", "python3.11"):
-        write_program(machine / "bin", name, fake)
+        write_program(machine / "bin", name, f'{fake} && exit 0\n[ "$1" = -c ]')
+    return machine
+
+
+def add_gpu(home: Path, driver: str, capability: str = "8.0") -> None:
+    """A machine with an NVIDIA driver of some version, which can compile."""
+    answers = f"case $1 in *driver*) echo {driver} ;; *) echo {capability} ;; esac"
+    write_program(home / "bin", "nvidia-smi", answers)
+    write_program(home / "bin", "gcc", "exit 0")
+
+
+DRIVERS = {"": "whl/cpu", "595.58.03": "", "580.65.06": "", "570.86.15": "whl/cu126", "525.60.13": "whl/cu126"}
+
+
+@pytest.mark.parametrize(("driver", "index"), DRIVERS.items())
+def test_torch_is_built_for_the_machine_s_driver(driver: str, index: str, bare: Path) -> None:
+    if driver:
+        add_gpu(bare, driver)
+    shown = install(bare).stdout
+    [torch] = [call for call in (bare / "calls").read_text().splitlines() if call.endswith(" torch")]
+    assert (index in torch) if index else ("index" not in torch)
+    assert ("torch's" in shown) == bool(index), "another build than PyPI's is said"
+
+
+@pytest.mark.parametrize(("driver", "capability"), [("470.57.02", "8.0"), ("570.86.15", "12.0")])
+def test_a_driver_that_no_build_runs_on_is_one_message(driver: str, capability: str, bare: Path) -> None:
+    add_gpu(bare, driver, capability)
+    shown = install(bare, check=False)
+    assert shown.returncode == 2 and not (bare / "calls").exists()
+    assert f"found NVIDIA driver {driver[:3]}, expected 525" in shown.stderr.splitlines()[-1]
+
+
+def test_another_driver_is_another_environment(bare: Path) -> None:
+    add_gpu(bare, "570.86.15")
+    install(bare)
+    add_gpu(bare, "580.65.06")
+    assert "up to date" not in install(bare).stdout
+    assert "up to date" in install(bare).stdout
+
+
+def make_old(home: Path, fetched: bool) -> None:
+    """A machine whose Python is 3.10, and where uv can bring a newer one, or not."""
+    for name in ("python3.13", "python3.12", "python3.11"):
+        write_program(home / "bin", name, "exit 127")
+    new = f"echo {home}/bin/new" if fetched else "exit 1"
+    write_program(home / "bin", "new", (home / "bin" / "python3").read_text().split("\n", 1)[1])
+    write_program(home / "bin", "uv", f'[ "$2" = install ] || {new}')
+    old = f'[ "$1" = -m ] && mkdir -p .uv/bin && cp {home}/bin/inner .uv/bin/python && cp {home}/bin/uv .uv/bin/uv'
+    write_program(home / "bin", "python3", f"{old} && exit 0\nexit 1")
+    write_program(home / "bin", "apt-get", "exit 0")
+    write_program(home / "bin", "sudo", 'exec "$@"')
+
+
+def test_a_machine_with_an_old_python_gets_a_newer_one(bare: Path) -> None:
+    make_old(bare, fetched=True)
+    assert "older than 3.11" in install(bare).stdout
+    calls = (bare / "calls").read_text().splitlines()
+    assert re.search(r"\.uv/bin/python .*install .*uv==[\d.]+$", calls[0])
+    assert calls[1].startswith(".venv/bin/python") and calls[1].endswith("torch")
+
+
+def test_an_old_python_that_cannot_be_replaced_is_one_message(bare: Path) -> None:
+    make_old(bare, fetched=False)
+    shown = install(bare, check=False)
+    assert shown.returncode == 2 and "choose a newer image" in shown.stderr.splitlines()[-1]
+
+
+def test_a_head_with_unset_settings_installs_nothing(bare: Path) -> None:
+    (bare / "ray_bootstrap_config.yaml").write_text(json.dumps(read_file("own-machines")))
+    shown = install(bare, check=False)
+    assert shown.returncode == 2 and not (bare / "calls").exists()
+    assert "worldmodel doctor --cluster FILE" in shown.stderr
+
+
+def test_an_image_with_another_version_gets_an_environment_once(bare: Path) -> None:
+    machine, calls = bare, bare / "calls"
     install(machine)
     first = calls.read_text().splitlines()
     assert "torch" in first[0] and first[1].endswith("--editable .")

@@ -26,6 +26,12 @@ def test_the_machine_ends_itself(task: dict[str, Any]) -> None:
     assert task["resources"]["autostop"] == {"idle_minutes": 10, "down": True}
 
 
+def test_another_cloud_is_asked_where_one_has_no_machine_and_none_above_a_price(task: dict[str, Any]) -> None:
+    clouds = {choice["infra"] for choice in task["resources"]["any_of"]}
+    assert {"lambda", "runpod", "gcp", "azure"} <= clouds and "aws" not in clouds, "it has no machine with one A100"
+    assert 2 <= task["resources"]["max_hourly_cost"] <= 5
+
+
 def test_keys_come_from_the_shell(task: dict[str, Any]) -> None:
     assert task["secrets"] and not any(task["secrets"].values())
     assert not any("KEY" in name for name in task["envs"])

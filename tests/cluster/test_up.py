@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import stat
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 import yaml
 from moto import mock_aws
 
-from cluster import up
+from cluster import machines, up
 from cluster.launch_errors import REFUSALS, explain
 from tests.cluster.launcher import ROOT, fill_file, lend_credentials, read_text
 from worldmodel.errors import UserError
@@ -33,6 +36,11 @@ SAYS = {
     "type is not eligible for Free Tier.": "free plan",
     "An error occurred (VcpuLimitExceeded) when calling the RunInstances operation: You have requested more vCPU "
     "capacity than your current vCPU limit of 0 allows": "quota",
+    "<HttpError 403 ... Permission 'iam.serviceAccounts.create' denied on resource": "may not do that",
+    "<HttpError 403 ... Compute Engine API has not been used in project 7 before ... SERVICE_DISABLED":
+        "gcloud services enable",
+    "(OperationNotAllowed) Operation could not be completed as it results in exceeding approved LowPriorityCores quota":
+        "Total Regional Spot vCPUs",
     "<HttpError 403 ... Quota 'NVIDIA_A100_GPUS' exceeded.  Limit: 0.0 in region us-central1.>": "quota",
     "An error occurred (InsufficientInstanceCapacity) when calling the RunInstances operation": "no such machine free",
     "The zone 'projects/p/zones/us-central1-a' does not have enough resources ... ZONE_RESOURCE_POOL_EXHAUSTED":
@@ -50,6 +58,7 @@ SAYS = {
 }  # fmt: skip
 """What clouds and the launcher say, and what a person is told."""
 
+LIST_MACHINES = up.list_machines
 RAY = """#!/bin/sh
 echo "$@" >> "$RAY_CALLS"
 case $1 in
@@ -180,6 +189,39 @@ def test_an_interrupted_start_leaves_no_machine_and_says_so(laptop: Laptop, caps
     assert laptop.calls[-1] == f"down --yes {file}"
     said = capsys.readouterr().err
     assert "interrupted" in said and f"nothing is left of it (ray down {file})" in said
+
+
+def test_an_interrupt_while_the_launcher_is_being_started_is_not_lost(laptop: Laptop) -> None:
+    """It came before the process had a name here: the launcher went on, and nobody ended what it started."""
+    begin = subprocess.Popen
+
+    def interrupt(command: list[str], **options: Any) -> Any:
+        process = begin(command, **options)
+        if command[:2] == ["ray", "up"]:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)  # the handler runs here
+        return process
+
+    laptop.patch.setattr(subprocess, "Popen", interrupt)
+    file = laptop.write(fill_file("own-machines"))
+    assert up.main([file]) == up.INTERRUPTED
+    assert laptop.calls[-1] == f"down --yes {file}"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_refusal_to_list_machines_is_one_message(laptop: Laptop, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(config: Any) -> Any:
+        raise RuntimeError(
+            "HttpError 403: Cloud Resource Manager API has not been used in project 1 before or it is disabled. "
+            "reason: SERVICE_DISABLED"
+        )
+
+    laptop.patch.setattr(machines, "find_machines", lambda config, shutdown: refuse(config))
+    laptop.patch.setattr(up, "list_machines", LIST_MACHINES)
+    assert up.main([laptop.write(fill_file("own-machines"))]) == 2
+    said = capsys.readouterr().err
+    assert "gcloud services enable" in said and "Traceback" not in said
+    assert not [call for call in laptop.calls if call.startswith("up")]
 
 
 def test_a_clean_up_that_is_interrupted_says_that_machines_may_be_left(

@@ -41,7 +41,7 @@ def test_a_driver_too_old_is_told_with_both_remedies(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr("worldmodel.machine.device._read_driver", lambda: "570.86.15")
-    with pytest.raises(UserError, match=r"found NVIDIA driver 570\.86\.15, expected 580 or newer.*Update.*whl/cu128"):
+    with pytest.raises(UserError, match=r"found NVIDIA driver 570\.86\.15, expected 580 or newer.*Update.*whl/cu126"):
         pick_device("cuda")
     (note,) = note_idle_gpu("auto", pick_device("auto").type)
     assert note.startswith("training on the CPU") and "580" in note

@@ -102,7 +102,8 @@ def find_placeholders(value: Any, place: str = "") -> list[str]:
         ]
     if isinstance(value, list):
         return list(dict.fromkeys(found for inner in value for found in find_placeholders(inner, place)))
-    return [place] if isinstance(value, str) and value.startswith(PLACEHOLDER) else []
+    is_null = value is None and place.startswith("envs.")  # as SkyPilot has it
+    return [place] if is_null or (isinstance(value, str) and value.startswith(PLACEHOLDER)) else []
 
 
 def read_region(document: Mapping[str, Any]) -> str:

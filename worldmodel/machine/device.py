@@ -50,7 +50,7 @@ def explain_absent_gpu() -> str:
     if driver and oldest and int(driver.split(".")[0]) < oldest:
         return (
             f"{head}: found NVIDIA driver {driver}, expected {oldest} or newer. Update the driver, or install torch's "
-            "build for older ones: pip install torch --index-url https://download.pytorch.org/whl/cu128"
+            "build for older ones: pip install torch --index-url https://download.pytorch.org/whl/cu126"
         )
     return head
 

@@ -12,7 +12,7 @@ import importlib
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from worldmodel.machine.google_zones import Zones
 ROOT = Path(__file__).parents[2]
 """The checkout, which holds `cluster/` as well."""
 TOKEN = "~/.ray/auth_token"
+"""Where Ray looks for the token, on every machine."""
 CLOUDS = ("aws", "gcp", "azure")
 PATIENCE = "on_demand_after_minutes"
 """Field of the provider: minutes without spot machines after which one on demand is taken; 0: never."""
@@ -145,7 +146,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
     _import("settings").parse_settings(config)
 
 
-def check_files(paths: Iterator[str] | list[str]) -> None:
+def check_files(paths: Iterable[str]) -> None:
     """UserError where a file is missing that goes to the head."""
     absent = [path for path in paths if not Path(path).expanduser().exists()]
     if TOKEN in absent:
