@@ -34,6 +34,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 GAMES = 20
 UP_SECONDS, FIRST_STEP_SECONDS, GRID_SECONDS, IDLE_SECONDS, END_SECONDS = 180, 120, 420, 150, 240
 REFUSED_SECONDS, NO_CAPACITY_SECONDS = 120, 10
+SUBMIT = "ray job submit -- python tune/round1.py"
 LAB_MINUTE = "2"
 """Seconds of a minute of `shutdown`."""
 BUCKET, GRID = "lab", "runs/round1"
@@ -111,35 +112,42 @@ def up(life: Life) -> Life:
 
 
 @pytest.fixture(scope="module")
-def job(up: Life) -> Iterator[Command]:
-    """The second, through the tunnel to the dashboard."""
+def tunnel(up: Life) -> Iterator[Command]:
+    """The way to the dashboard, as long as the head is there."""
     tunnel = up.laptop.begin("ray dashboard cluster/a100.yaml")
     wait_for(lambda: up.laptop.try_to("ray job list", 60)[0] == 0, 60, "the tunnel", tunnel.read)
     up.clock.note("the tunnel is there")
-    up.cloud.refusals["spot"] = NO_ROLE
-    submitted = up.laptop.begin("ray job submit -- python tune/round1.py")
-    yield submitted
-    submitted.stop()
+    yield tunnel
     tunnel.stop()
 
 
 @pytest.fixture(scope="module")
-def refused(up: Life, job: Command) -> list[str]:
-    """What the head noted of each refusal, in turn: no role, then no capacity; after that machines come."""
-    told = []
-    for refusal, words in ((NO_ROLE, "create-service-linked-role"), (NO_CAPACITY, "no such machine free")):
-        up.cloud.refusals["spot"] = refusal
-        up.wait(lambda words=words: words in up.list_problems(), REFUSED_SECONDS, f"the words on {refusal[0]}")
-        told.append(up.list_problems())
-        up.clock.note(f"told of {refusal[0]}")
-    time.sleep(NO_CAPACITY_SECONDS)
-    up.cloud.refusals.clear()
-    up.clock.note("capacity is back")
-    return told
+def refused(up: Life, tunnel: Command) -> str:
+    """The second command's output, in an account without the role for spot machines."""
+    up.cloud.refusals["spot"] = NO_ROLE
+    status, said = up.laptop.try_to(SUBMIT, REFUSED_SECONDS)
+    assert status != 0, f"{up.cloud.tell()}\n{said[-4000:]}"
+    up.clock.note("no role: refused")
+    return said
 
 
 @pytest.fixture(scope="module")
-def trained(up: Life, job: Command, refused: list[str]) -> str:
+def job(up: Life, refused: str) -> Iterator[Command]:
+    """The second command again, with the role, while there is no capacity; then machines come."""
+    up.cloud.refusals["spot"] = NO_CAPACITY
+    submitted = up.laptop.begin(SUBMIT)
+    up.clock.note("submitted again")
+    up.wait(lambda: "no such machine free" in up.list_problems(), REFUSED_SECONDS, "the words on capacity")
+    up.clock.note("no capacity: told")
+    time.sleep(NO_CAPACITY_SECONDS)
+    up.cloud.refusals.clear()
+    up.clock.note("capacity is back")
+    yield submitted
+    submitted.stop()
+
+
+@pytest.fixture(scope="module")
+def trained(up: Life, job: Command) -> str:
     """A trial that trains."""
     found = str(up.wait(lambda: up.find_training() or has_ended(job), 300, "a first step"))
     assert found != ENDED, f"{up.cloud.tell()}\n{job.read()[-4000:]}"
@@ -186,10 +194,14 @@ def test_ray_up_starts_the_head_alone(up: Life) -> None:
     assert workers == []
 
 
-def test_each_refusal_of_the_cloud_is_told_with_its_remedy(up: Life, refused: list[str]) -> None:
-    assert "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com" in refused[0]
-    assert "try again later" in refused[1]
-    assert {code for _, code in up.cloud.refused} == {NO_ROLE[0], NO_CAPACITY[0]}
+def test_a_missing_role_ends_the_job_with_its_command(up: Life, refused: str) -> None:
+    assert "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com" in " ".join(refused.split())
+    assert "create-service-linked-role" in up.list_problems()
+
+
+def test_a_job_waits_for_capacity_and_the_record_says_so(up: Life, job: Command) -> None:
+    assert "try again later" in up.list_problems()
+    assert has_ended(job) != ENDED
 
 
 def test_a_job_brings_spot_machines_and_trains_within_two_minutes(up: Life, trained: str) -> None:
@@ -235,7 +247,7 @@ def test_user_data_that_runs_after_ray_ends_no_machine(up: Life, finished: dict[
 def test_the_job_tells_the_time_of_each_phase(up: Life, job: Command, finished: dict[str, Any]) -> None:
     """The job tells it once, at the first step; the record's phases are those of each trial's newest attempt."""
     [told] = re.findall(r"first training step after ([\d.]+) s", job.read())
-    assert 0 < float(told) < up.clock.moments["first step"] - up.clock.moments["the tunnel is there"]
+    assert 0 < float(told) < up.clock.moments["first step"] - up.clock.moments["submitted again"]
     found = json.loads(up.laptop.run(f"worldmodel show s3://{BUCKET}/{GRID} --timeline --json", 60))
     assert found["has_begun"]
     assert {"waiting for machines", "doctor", "first step"} <= {phase["name"] for phase in found["phases"]}

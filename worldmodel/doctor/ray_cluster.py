@@ -21,6 +21,7 @@ from worldmodel.doctor.store_errors import (
     NO_TYPE,
     NOT_ENABLED,
     QUOTA,
+    SPOT_ROLE,
     UNKNOWN_KEY,
     explain_refusal,
 )
@@ -34,7 +35,7 @@ REHEARSAL_SECONDS = 300.0
 """Longest wait for a rehearsal: a GPU's kernels are compiled in it for the first time."""
 LOOK_SECONDS = 5.0
 """Time between two looks at what the autoscaler met."""
-LASTING = (EXPIRED, LAUNCH_RIGHTS, NO_TYPE, NOT_ENABLED, QUOTA, UNKNOWN_KEY)
+LASTING = (EXPIRED, LAUNCH_RIGHTS, NO_TYPE, NOT_ENABLED, QUOTA, SPOT_ROLE, UNKNOWN_KEY)
 """Refusals that no waiting heals."""
 CLOCK_TRIES = 3
 """Times that a clock is asked; the shortest answer tells most."""
