@@ -6,7 +6,7 @@ The hosts share this machine's Python environment, as machines of one image do, 
 package and installs nothing. There is no GPU: trials train on the CPUs of what would be a p4d machine.
 
 The cloud is a harsh one: the service-linked role for spot machines is missing; once it exists there is no capacity for
-a while; UserData runs after Ray has started, and its `shutdown -h +60` ends a machine after two minutes unless somebody
+a while; UserData runs after Ray has started, and its `shutdown -h +60` ends a machine after three minutes unless somebody
 cancels it; one machine is taken away, and no spot machine comes in its place.
 """
 
@@ -35,7 +35,7 @@ GAMES = 20
 UP_SECONDS, FIRST_STEP_SECONDS, GRID_SECONDS, IDLE_SECONDS, END_SECONDS = 180, 120, 420, 150, 240
 REFUSED_SECONDS, NO_CAPACITY_SECONDS = 120, 10
 SUBMIT = "ray job submit -- python tune/round1.py"
-LAB_MINUTE = "2"
+LAB_MINUTE = "3"
 """Seconds of a minute of `shutdown`."""
 BUCKET, GRID = "lab", "runs/round1"
 
