@@ -6,8 +6,8 @@ The hosts share this machine's Python environment, as machines of one image do, 
 package and installs nothing. There is no GPU: trials train on the CPUs of what would be a p4d machine.
 
 The cloud is a harsh one: the service-linked role for spot machines is missing; once it exists there is no capacity for
-a while; UserData runs after Ray has started, and its `shutdown -h +60` ends a machine after three minutes unless somebody
-cancels it; one machine is taken away, and no spot machine comes in its place.
+a while; UserData runs after Ray has started, and its `shutdown -h +60` ends a machine after three minutes unless it is
+cancelled; one machine is taken away, and no spot machine comes in its place.
 """
 
 from __future__ import annotations
