@@ -85,6 +85,8 @@ NO_TYPE = _refusal(
     "the cloud does not have that machine type or image in the region", "check machine type, image and region"
 )
 NOT_ENABLED = _refusal("the account has not enabled that service or region", "enable it in the cloud's console")
+LASTING = (EXPIRED, LAUNCH_RIGHTS, NO_TYPE, NOT_ENABLED, QUOTA, SPOT_ROLE, UNKNOWN_KEY)
+"""Refusals of a machine that no waiting heals."""
 
 BY_CODE: dict[str, Refusal] = {
     **dict.fromkeys(
