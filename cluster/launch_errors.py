@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -70,7 +71,8 @@ REFUSALS = (
         marks=("InsufficientInstanceCapacity", "ZONE_RESOURCE_POOL_EXHAUSTED", "SkuNotAvailable", "AllocationFailed",
                "SpotMaxPriceTooLow", "OverconstrainedAllocationRequest"),
         found="the cloud has no such machine free there now",
-        remedy="name more availability zones or another region, use the cheaper GPU type, or try again later",
+        remedy="set on_demand_after_minutes in the YAML, name more availability zones or another region, use the "
+        "cheaper GPU type, or try again later",
     ),
     Refusal(
         marks=("Invalid IAM Instance Profile", "InvalidIamInstanceProfile", "Invalid value for field "
@@ -121,7 +123,8 @@ def explain(output: str) -> str:
     """What went wrong and what to do, from what the launcher printed; empty: not known."""
     if any(mark in output for mark in BROKEN):  # the cloud has done its part
         last, found, remedy = max(STEPS, key=lambda step: output.rfind(step[0]))
-        return f"{found}: {remedy}" if last in output else ""
+        words = re.findall(r"\berror: (.+)", output[output.rfind(last) :])  # of our own scripts
+        return f"{found}: {words[-1] if words else remedy}" if last in output else ""
     for refusal in REFUSALS:
         if any(mark in output for mark in refusal.marks):
             return f"{refusal.found}: {refusal.remedy}"

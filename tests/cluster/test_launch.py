@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import botocore.client
+import botocore.exceptions
 import pytest
 import yaml
 from moto import mock_aws
@@ -19,6 +20,12 @@ pytestmark = pytest.mark.xdist_group("launcher")
 
 class Launched(Exception):
     """A machine has been asked for."""
+
+
+def refuse_quota(self: Any, name: str, arguments: dict[str, Any]) -> Any:
+    """What AWS says to an account without a quota."""
+    said = {"Code": "VcpuLimitExceeded", "Message": "more vCPU capacity than your current vCPU limit of 0 allows"}
+    raise botocore.exceptions.ClientError({"Error": said}, name)
 
 
 @pytest.fixture
@@ -91,6 +98,16 @@ def test_a_wrong_setting_is_named(laptop: pytest.MonkeyPatch) -> None:
     config = fill_file("a100")
     config["metadata"]["budget_hours"] = -1
     assert "budget_hours" in refuse(config)
+
+
+def test_a_cloud_s_refusal_is_one_message_with_its_remedy(laptop: pytest.MonkeyPatch) -> None:
+    watch = botocore.client.BaseClient._make_api_call
+    laptop.setattr(
+        botocore.client.BaseClient, "_make_api_call",
+        lambda self, name, arguments: (refuse_quota if name == "RunInstances" else watch)(self, name, arguments),
+    )  # fmt: skip
+    said = refuse(fill_file("a100"))
+    assert "Service Quotas" in said and "VcpuLimitExceeded" in said
 
 
 def test_another_folder_than_the_checkout_is_named(laptop: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,7 @@ def test_ray_starts_with_the_token_or_not_at_all(stem: str) -> None:
 
 
 @pytest.mark.parametrize("stem", FILES)
-def test_the_command_that_makes_the_token_stands_before_the_start(stem: str) -> None:
+def test_each_header_has_the_token_command_before_the_start(stem: str) -> None:
     text = read_text(stem)
     assert 0 < text.find("ray get-auth-token --generate") < text.find("ray up cluster/")
 

@@ -26,7 +26,7 @@ def test_the_machine_ends_itself(task: dict[str, Any]) -> None:
     assert task["resources"]["autostop"] == {"idle_minutes": 10, "down": True}
 
 
-def test_another_cloud_is_asked_where_one_has_no_machine_and_none_above_a_price(task: dict[str, Any]) -> None:
+def test_several_clouds_are_tried_up_to_a_price(task: dict[str, Any]) -> None:
     clouds = {choice["infra"] for choice in task["resources"]["any_of"]}
     assert {"lambda", "runpod", "gcp", "azure"} <= clouds and "aws" not in clouds, "it has no machine with one A100"
     assert 2 <= task["resources"]["max_hourly_cost"] <= 5
@@ -58,6 +58,9 @@ def test_the_grid_runs_apart_from_skypilot_s_own_ray_and_without_empty_keys(
     assert not {"RAY_ADDRESS", "AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL_S3"} & set(found)
 
 
-def test_skypilot_understands_it() -> None:
+def test_skypilot_refuses_unset_settings_and_takes_the_rest(task: dict[str, Any]) -> None:
     sky = pytest.importorskip("sky", reason="SkyPilot is not installed; its packages would take the place of ours")
-    assert sky.Task.from_yaml(str(FILE)).num_nodes == 1
+    with pytest.raises(ValueError, match="WORLDMODEL_DATA"):
+        sky.Task.from_yaml(str(FILE))
+    task["envs"] |= {"WORLDMODEL_DATA": "s3://bucket/games", "WORLDMODEL_STORAGE": "s3://bucket/runs"}
+    assert sky.Task.from_yaml_config(task).num_nodes == 1

@@ -54,6 +54,8 @@ SAYS = {
     "[1/7] Waiting for SSH to become available\nFailed to setup head node.": "SSH does not let us in",
     "[2/7] Processing file mounts\nSSH command failed.": "could not be copied",
     "[6/7] Running setup commands\npip: AccessDenied\nSSH command failed.": "set-up failed",
+    "[6/7] Running setup commands\nerror: found NVIDIA driver 470, expected 525: update it\nSSH command failed.":
+        "set-up failed: found NVIDIA driver 470, expected 525: update it",
     "[6/7] Running setup commands\n[7/7] Starting the Ray runtime\nSSH command failed.": "Ray did not start",
 }  # fmt: skip
 """What clouds and the launcher say, and what a person is told."""
@@ -191,7 +193,7 @@ def test_an_interrupted_start_leaves_no_machine_and_says_so(laptop: Laptop, caps
     assert "interrupted" in said and f"nothing is left of it (ray down {file})" in said
 
 
-def test_an_interrupt_while_the_launcher_is_being_started_is_not_lost(laptop: Laptop) -> None:
+def test_an_interrupt_during_the_launcher_s_start_is_kept(laptop: Laptop) -> None:
     """It came before the process had a name here: the launcher went on, and nobody ended what it started."""
     begin = subprocess.Popen
 
