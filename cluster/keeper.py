@@ -3,37 +3,41 @@
 Ray's autoscaler ends workers that are idle, never the head. The keeper looks every half minute: without a job for
 `head_idle_minutes`, or at `budget_hours` or `budget_usd`, it asks running jobs to stop (they save their checkpoints),
 ends all machines, and says why in `~/.worldmodel/keeper.log` and in `STORAGE/clusters/`. A Ray that does not answer
-counts as one without a job.
+counts as one without a job. Where the cloud announces that it takes the head away, it does so within the notice, and
+says with which command to go on elsewhere.
 
     python -m cluster.keeper start        in the background, restarted if it fails; in place of one that runs
 """
 
 from __future__ import annotations
 
+import math
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from cluster.background import HOME, begin, say
 from cluster.launch_errors import explain
 from cluster.ledger import HOUR, ClusterRecord, load_record, save_record
 from cluster.machines import Machines, find_machines
 from cluster.settings import Settings, parse_settings, read_config
 from worldmodel.errors import UserError
+from worldmodel.machine.notice import Notice, read_notice
 
-HOME = Path("~/.worldmodel").expanduser()
-LOG, STATE, PID = HOME / "keeper.log", HOME / "keeper.json", HOME / "keeper.pid"
-"""What it says; what it counted, for its successor; its process."""
+STATE = HOME / "keeper.json"
+"""What it counted, for its successor."""
 DASHBOARD = "http://127.0.0.1:8265"
 LOOK_SECONDS = float(os.environ.get("WORLDMODEL_KEEPER_SECONDS", "30"))
 """Time between two looks."""
+NOTICE_SECONDS = 2.0
+"""Time between two looks for a notice."""
+END_SECONDS = 15.0
+"""What is kept of a notice for ending the machines."""
 SAVE_SECONDS = 300.0
 """Time between two writings of the record while nothing happens."""
 SHUTDOWN = os.environ.get("WORLDMODEL_SHUTDOWN", "sudo shutdown -h now")
@@ -50,6 +54,9 @@ class Jobs(Protocol):
 
     def look(self) -> tuple[list[str], float] | None:
         """Jobs that wait or run, and when the last one ended (seconds since 1970; 0: none did); None: no answer."""
+
+    def find_commands(self, jobs: list[str]) -> list[str]:
+        """The commands that were submitted; those that are not known are left out."""
 
     def stop(self, jobs: list[str]) -> None:
         """Ask jobs to stop."""
@@ -68,6 +75,15 @@ class RayJobs:
             return None
         live = [job.submission_id or job.job_id or "?" for job in found if not job.status.is_terminal()]
         return live, max((job.end_time or 0 for job in found), default=0) / 1000
+
+    def find_commands(self, jobs: list[str]) -> list[str]:
+        """Their entry points."""
+        from ray.job_submission import JobSubmissionClient
+
+        with suppress(Exception):  # Ray may be going already
+            found = JobSubmissionClient(DASHBOARD).list_jobs()
+            return [job.entrypoint for job in found if job.submission_id in jobs]
+        return []
 
     def stop(self, jobs: list[str]) -> None:
         """Ray sends SIGTERM, and SIGKILL after RAY_JOB_STOP_WAIT_TIME_S."""
@@ -90,6 +106,8 @@ class Keeper:
     say: Callable[[str], None]
     save: Callable[[ClusterRecord], str]
     """Keeps the record; returns what went wrong."""
+    read_notice: Callable[[], Notice | None] = read_notice
+    """That this machine, the head, is about to be taken away."""
     read_news: Callable[[], str] = str
     """What Ray's autoscaler has written since it was asked last."""
     clock: Callable[[], float] = time.time
@@ -109,9 +127,17 @@ class Keeper:
         """Look until there is a reason to end; then end the cluster."""
         reason = self.look()
         while not reason:
-            self.sleep(LOOK_SECONDS)
+            self._wait()
+            notice = self.read_notice()
+            if notice is not None:
+                return self.leave(notice)
             reason = self.look()
         self.end(reason)
+
+    def _wait(self) -> None:
+        until = self.clock() + LOOK_SECONDS
+        while self.clock() < until and self.read_notice() is None:
+            self.sleep(min(NOTICE_SECONDS, LOOK_SECONDS))
 
     def look(self) -> str:
         """Count what has passed; returns why the cluster is to end, or nothing."""
@@ -148,17 +174,29 @@ class Keeper:
             return f"there was {what} for {idle:.0f} minutes"
         return ""
 
-    def end(self, reason: str) -> None:
-        """Stop what runs, write why, end the machines."""
+    def leave(self, notice: Notice) -> None:
+        """End the cluster within the notice. The record comes first: this head may be gone sooner than promised."""
+        from worldmodel.run.run_folder import add_resume  # torch comes with it: not while all is well
+
+        found = self.jobs.look()
+        commands = self.jobs.find_commands(found[0]) if found else []
+        again = "".join(f"; ray job submit -- {add_resume(command)}" for command in commands)
+        reason = f"{notice.reason}, and it is the head. Go on in another zone or region: ray up FILE{again}"
+        self.record.reason = reason
+        self._keep()
+        self.end(reason, notice.deadline - END_SECONDS)
+
+    def end(self, reason: str, deadline: float = math.inf) -> None:
+        """Stop what runs, write why, end the machines. `deadline`: until when jobs may take their time."""
         self.say(f"ending the cluster: {reason}")
-        self._stop_jobs()
+        self._stop_jobs(deadline)
         self.record.close(reason)
         self._keep()
         self.say(self.record.describe())
         self.machines.end(self.say)
 
-    def _stop_jobs(self) -> None:
-        patience = self.clock() + float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", "3")) + MINUTE
+    def _stop_jobs(self, deadline: float) -> None:
+        patience = min(deadline, self.clock() + float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", "3")) + MINUTE)
         found = self.jobs.look()
         if found is None or not found[0]:
             return
@@ -194,11 +232,6 @@ class AutoscalerLog:
         return ""
 
 
-def say(text: str) -> None:
-    """A line of the log."""
-    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}", flush=True)
-
-
 def watch() -> int:
     """Watch the cluster whose head this machine is, until it ends."""
     config = read_config()
@@ -225,17 +258,7 @@ def describe_limits(settings: Settings) -> str:
 def start() -> int:
     """Start a keeper in the background, in place of one that runs."""
     parse_settings(read_config())
-    HOME.mkdir(parents=True, exist_ok=True)
-    with suppress(OSError, ValueError):
-        os.killpg(int(PID.read_text()), signal.SIGTERM)
-    again = 'until "$0" -m cluster.keeper watch; do sleep 10; done'
-    with LOG.open("a") as log:
-        process = subprocess.Popen(
-            ["bash", "-c", again, sys.executable], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True,
-        )  # fmt: skip
-    PID.write_text(str(process.pid))
-    print(f"the keeper watches this cluster: {LOG}")
+    print(f"the keeper watches this cluster: {begin('keeper')}")
     return 0
 
 

@@ -12,6 +12,15 @@ from pathlib import Path
 
 from worldmodel.errors import UserError
 
+TRAIN = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "45",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
+}
+"""How soon Ray Train notices that workers have ended, that a machine has a notice, that a worker hangs, and that the
+machines it counts on are gone; its own patience is minutes."""
+
 
 def is_on_cluster() -> bool:
     """True if work goes to a Ray that may have machines other than this one."""
@@ -30,7 +39,8 @@ def join_ray(cpus: int | None = None, log_to_driver: bool = False) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    for name, value in TRAIN.items():
+        os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():

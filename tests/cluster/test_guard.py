@@ -1,4 +1,4 @@
-"""The guard and the shutdown that a machine was started with, which its cloud may schedule after the guard has begun."""
+"""The guard and the shutdown that a machine was started with, which its cloud may plan after the guard has begun."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from cluster.ledger import FOLDER, ClusterRecord, load_record, save_record
 from cluster.machines import CloudMachines, OwnMachines, find_machines
 from cluster.settings import Settings
 from tests.cluster.launcher import ROOT, fill_file
+from worldmodel.machine.notice import Notice
 
 MINUTE, HOUR = 60.0, 3600.0
 
@@ -37,6 +38,8 @@ class World:
     events: list[str] = field(default_factory=list)
     saved: list[ClusterRecord] = field(default_factory=list)
     stopped: bool = False
+    notice_at: float | None = None
+    """When this head's machine is announced to be taken away, a minute ahead."""
 
     def clock(self) -> float:
         """Seconds."""
@@ -56,6 +59,16 @@ class World:
         """Jobs were asked to stop."""
         self.events.append(f"stop {' '.join(jobs)}")
         self.stopped = True
+
+    def find_commands(self, jobs: list[str]) -> list[str]:
+        """What started them."""
+        return [f"python tune/{job}.py --seeds 3" for job in jobs]
+
+    def read_notice(self) -> Notice | None:
+        """The note on this head."""
+        if self.notice_at is None or self.now < self.notice_at:
+            return None
+        return Notice(reason="AWS takes this spot machine away", deadline=self.notice_at + MINUTE)
 
     def list_kinds(self) -> dict[str, str]:
         """The machines that are there."""
@@ -78,6 +91,7 @@ def watch(world: World, **settings: Any) -> tuple[Keeper, list[str]]:
     keeper = Keeper(
         settings=Settings(data="d", storage="s", **settings), record=ClusterRecord(name="c"), jobs=world,
         machines=world, say=said.append, save=world.save, clock=world.clock, sleep=world.sleep,
+        read_notice=world.read_notice,
     )  # fmt: skip
     keeper.run()
     return keeper, said
@@ -152,6 +166,28 @@ def test_jobs_that_do_not_stop_are_not_waited_for_for_ever(monkeypatch: pytest.M
     watch(world, budget_hours=1.0)
     assert world.events[-1] == "end"
     assert HOUR + 60 <= world.now <= HOUR + 3 * MINUTE
+
+
+def test_a_head_that_is_taken_away_ends_the_cluster_in_time() -> None:
+    """Within the notice: jobs save themselves, and the record has the cause and the command to go on elsewhere."""
+    world = World(busy=lambda now: ["round1"], notice_at=HOUR + 5)
+    keeper, said = watch(world, head_idle_minutes=30)
+    assert HOUR + 5 <= world.now <= HOUR + 10, "a notice does not wait for the next look"
+    assert world.events[-4:] == ["save running", "stop round1", "save ended", "end"]
+    reason = keeper.record.reason
+    assert "AWS takes this spot machine away" in reason and "head" in reason
+    assert "ray up" in reason and "ray job submit -- python tune/round1.py --seeds 3 --resume" in reason
+    assert any(reason in line for line in said)
+    assert reason in world.saved[-2].reason, "it is written before jobs take their time"
+
+
+def test_jobs_of_a_head_that_is_taken_away_are_not_waited_for_too_long() -> None:
+    world = World(busy=lambda now: ["stubborn"], notice_at=HOUR)
+    world.stop = lambda jobs: world.events.append("asked")  # type: ignore[method-assign]
+    watch(world)
+    assert world.events[-1] == "end" and world.now <= HOUR + MINUTE - 15, (
+        "workers must be ended before the head is gone"
+    )
 
 
 def test_a_cloud_or_a_storage_that_fails_does_not_end_the_keeper() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -213,11 +214,11 @@ def test_keys_of_an_s3_store_are_fetched_outside_aws_alone(monkeypatch: pytest.M
     assert names("a100-gcp") == {"WANDB_API_KEY"}, "its storage is Google's own"
 
 
-def source_environment(home: Path, role: str) -> subprocess.CompletedProcess[str]:
+def source_environment(home: Path, role: str, path: str = "") -> subprocess.CompletedProcess[str]:
     """The shell in which Ray would start, on a machine with that home."""
     script = f'. cluster/environment.sh {role} && echo started && env && stat -c "mode=%a" ~/.ray/auth_token'
-    environment = {"HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-                   "WANDB_API_KEY": "k'ey"}  # fmt: skip
+    environment = {"HOME": str(home), "PATH": f"{path}{Path(sys.executable).parent}:{os.environ['PATH']}",
+                   "WANDB_API_KEY": "k'ey", "WORLDMODEL_METADATA": "http://127.0.0.1:9"}  # fmt: skip
     return subprocess.run(
         ["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
@@ -246,6 +247,33 @@ def test_jobs_inherit_settings_token_mode_and_time_to_save_themselves(head: Path
     assert found["RAY_AUTH_MODE"] == "token" and found["mode"] == "600"
     assert float(found["RAY_JOB_STOP_WAIT_TIME_S"]) >= 30
     assert found["WANDB_API_KEY"] == "k'ey"
+
+
+def test_a_lost_machine_is_known_in_fifteen_seconds(head: Path) -> None:
+    """By the head's Ray: a failed check takes its time-out and a period. Less patience would lose busy machines."""
+    shell = source_environment(head, "head")
+    found = dict(line.split("=", 1) for line in shell.stdout.splitlines() if "=" in line)
+    period, patience = (float(found[f"RAY_health_check_{name}_ms"]) / 1000 for name in ("period", "timeout"))
+    assert 10 <= int(found["RAY_health_check_failure_threshold"]) * (period + patience) <= 20
+    assert patience >= 3
+
+
+def test_workers_on_several_machines_reach_each_other(head: Path) -> None:
+    """By the network card that leads to the head; a machine's own name may lead to itself."""
+    (head / "bin").mkdir()
+    (head / "bin" / "ip").write_text('#!/bin/sh\necho "$4 via 10.0.0.9 dev ens5 src 10.0.0.2 uid 0 \\    cache"\n')
+    (head / "bin" / "ip").chmod(0o755)
+    assert "GLOO_SOCKET_IFNAME=ens5\n" in source_environment(head, "", path=f"{head / 'bin'}:").stdout
+    (head / "bin" / "ip").write_text("#!/bin/sh\nexit 2\n")
+    assert "GLOO_SOCKET_IFNAME" not in source_environment(head, "", path=f"{head / 'bin'}:").stdout
+
+
+def test_every_machine_watches_for_its_cloud_s_notice(head: Path) -> None:
+    assert source_environment(head, "").returncode == 0
+    log, end = head / ".worldmodel" / "notice.log", time.monotonic() + 30
+    while "metadata service" not in log.read_text() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert "no cloud's metadata service answers" in log.read_text()
 
 
 def test_a_worker_needs_the_token_alone(head: Path) -> None:

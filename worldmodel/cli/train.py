@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional
 
 from worldmodel.cli.verb import Result, Verb, metavar, report
+from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
     from worldmodel.experiment.config import ExperimentConfig
@@ -65,8 +66,9 @@ class Train(ExperimentVerb):
 
     run_name: Annotated[str | None, metavar("NAME")] = None
     """Name of the run; None: the file's own (its stem)."""
-    workers: int = 1
-    """Ray Train workers; each is a process with its part of the data, and a GPU where there are any."""
+    workers: Annotated[str, metavar("N|MIN..MAX")] = "1"
+    """Ray Train workers; each is a process with its part of the data, and a GPU where there are any. With MIN..MAX
+    the run goes on with fewer while machines are missing; batches and learning rate stay the same."""
     allow: Annotated[tuple[str, ...], metavar("FIELD")] = ()
     """Fields of the data that may be constant, or hold values that no game reaches; in a file: data.allow."""
     init: Annotated[str, metavar("FILE")] = ""
@@ -86,9 +88,11 @@ class Train(ExperimentVerb):
         from worldmodel.storage import Location
 
         config, introduction = self.read_experiment()
+        least, most = read_workers(self.workers)
         request = TrainRequest(
-            config=config, workers=self.workers, resume=self.resume, init=self.init, budget=self.read_budget(),
-            introduction=introduction, auto_batch=self.auto_batch, since=psutil.Process().create_time(),
+            config=config, workers=most, least_workers=least, resume=self.resume, init=self.init,
+            budget=self.read_budget(), introduction=introduction, auto_batch=self.auto_batch,
+            since=psutil.Process().create_time(),
         )  # fmt: skip
         record = train(request, report)
         return {**record.model_dump(mode="json"), "location": str(Location.of(config.save_dir) / record.name)}
@@ -124,6 +128,15 @@ class Train(ExperimentVerb):
     def list_options(self) -> dict[str, Any]:
         options = {"name": self.run_name, "data.allow": self.allow or None}
         return {**super().list_options(), **{key: value for key, value in options.items() if value is not None}}
+
+
+def read_workers(text: str) -> tuple[int, int]:
+    """The least and the most workers that "N" or "MIN..MAX" asks for. UserError where it asks for something else."""
+    first, dots, last = text.partition("..")
+    numbers = [part.strip() for part in ((first, last) if dots else (first, first))]
+    if not all(number.isdecimal() for number in numbers) or not 1 <= int(numbers[0]) <= int(numbers[1]):
+        raise UserError(f"--workers {text}: expected a number of workers, or the least and the most, as 2..8")
+    return int(numbers[0]), int(numbers[1])
 
 
 def _describe_cost(result: Result) -> dict[str, str]:

@@ -249,9 +249,6 @@ class Plan:
 
 
 def check_world(world: int) -> None:
-    """UserError where so many workers cannot share the canonical partitions evenly."""
-    if world < 1 or PARTITIONS % world:
-        fitting = [n for n in range(1, PARTITIONS + 1) if PARTITIONS % n == 0]
-        raise UserError(
-            f"{world} workers cannot share {PARTITIONS} partitions of the data evenly: use one of {fitting}"
-        )
+    """UserError where so many workers cannot share the canonical partitions."""
+    if not 1 <= world <= PARTITIONS:
+        raise UserError(f"{world} workers cannot share {PARTITIONS} partitions of the data: use 1 to {PARTITIONS}")

@@ -27,6 +27,9 @@ from worldmodel.run.stop_request import STOP, describe_signal, hear_signals
 from worldmodel.run.worker_loss import Silence, WorkerLostError, close_record, find_cause
 from worldmodel.storage import Location
 
+RESIZE = "WORLDMODEL_RESIZE_SECONDS"
+"""Environment variable: seconds between two looks for machines with which a run could have more workers."""
+RESIZE_SECONDS = 60.0
 LOOK_SECONDS = 0.2
 """Time between two looks at what the first worker says."""
 LINES, ENVIRONMENT = "lines", "environment"
@@ -44,10 +47,19 @@ class Crew:
     run: Location
     """The run folder."""
     workers: int
+    least: int
+    """With how few it may go on; as many as `workers`: it waits for all."""
     uses_gpu: bool
     """Whether each holds a GPU."""
     token: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     """Makes Ray's name of the run unique: under one that was used before it would silently continue its own state."""
+
+    @property
+    def count(self) -> int | tuple[int, int]:
+        """Workers, as Ray Train takes them: none are processes of their own where one does all."""
+        if self.workers == 1:
+            return 0
+        return self.workers if self.least == self.workers else (self.least, self.workers)
 
     @property
     def scratch(self) -> Location:
@@ -106,8 +118,8 @@ def check_room(crew: Crew) -> None:
 
     kind = "GPU" if crew.uses_gpu else "CPU"
     found = int(ray.cluster_resources().get(kind, 0))
-    if found < crew.workers and not os.environ.get("RAY_ADDRESS"):
-        raise UserError(f"{crew.workers} workers take a {kind} each, found {found} on this machine: use fewer workers")
+    if found < crew.least and not os.environ.get("RAY_ADDRESS"):
+        raise UserError(f"{crew.least} workers take a {kind} each, found {found} on this machine: use fewer workers")
 
 
 def _make_trainer(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> Any:
@@ -117,17 +129,33 @@ def _make_trainer(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> Any
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # it remarks on every worker that is this process
     from ray.train.torch import TorchTrainer
 
-    count = crew.workers if crew.workers > 1 else 0
+    from worldmodel.run.recovery import Recovery
+
     return TorchTrainer(
         loop,
         train_loop_config=settings,
-        scaling_config=ray.train.ScalingConfig(num_workers=count, use_gpu=crew.uses_gpu),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=crew.count,
+            use_gpu=crew.uses_gpu,
+            elastic_resize_monitor_interval_s=read_seconds(RESIZE, RESIZE_SECONDS),
+        ),
         run_config=ray.train.RunConfig(
             name=crew.scratch.name,
             storage_path=crew.scratch.parent.path,
             storage_filesystem=crew.scratch.filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=-1, max_preemption_failures=-1),
+            callbacks=[Recovery(run=str(crew.run))] if crew.workers > 1 else None,
         ),
     )
+
+
+def read_seconds(name: str, default: float) -> float:
+    """A number of seconds from an environment variable. UserError where it is none."""
+    text = os.environ.get(name) or str(default)
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"{name}: found {text!r}, expected a number of seconds") from error
 
 
 def _work_apart(loop: WorkerLoop, settings: dict[str, Any], crew: Crew, shown: deque[str]) -> None:

@@ -29,7 +29,7 @@ class State(StrEnum):
     """How far a run is, or how it ended."""
 
     CREATED = "created"
-    """The folder exists; no step has been done."""
+    """The folder exists; its workers have done no step yet, or wait for machines to go on."""
     RUNNING = "running"
     """At least one step has been done."""
     FINISHED = "finished"
@@ -69,9 +69,29 @@ class Attempt(BaseModel):
 
     state: State
     reason: str = ""
+    host: str = ""
+    """Its first machine."""
     ended: datetime
     step: int
     """Optimizer steps done when it ended."""
+
+
+class Interruption(BaseModel):
+    """A loss of workers after which the run went on by itself, within one attempt."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: datetime
+    """The last progress before it."""
+    reason: str
+    step: int
+    """Optimizer steps done by then."""
+    resumed_step: int
+    """The step from which it went on."""
+    seconds: float
+    """From the last progress before it to the first step after it."""
+    workers: int
+    """Workers after it."""
 
 
 class Seconds(BaseModel):
@@ -184,6 +204,10 @@ class RunRecord(Living):
     """What went wrong without stopping it."""
     attempts: list[Attempt] = []
     """Earlier processes of this run."""
+    starts: int = 0
+    """Times that workers began to train in this attempt."""
+    interruptions: list[Interruption] = []
+    """What this run survived."""
 
     @property
     def cost_usd(self) -> float | None:

@@ -29,11 +29,13 @@ from typing import Any
 from worldmodel.errors import UserError
 from worldmodel.machine.device_state import describe_state
 from worldmodel.machine.gpu import Gpu
+from worldmodel.machine.notice import read_notice
 from worldmodel.machine.process import read_uptime
 from worldmodel.object_store import StorageError
 from worldmodel.redaction import hide_secrets
 from worldmodel.run.last_words import keep_words
 from worldmodel.run.lock import find_loss
+from worldmodel.run.pause import NOTICE, is_consequence, is_pause
 from worldmodel.run.record import RunRecord, State
 from worldmodel.run.stop_request import describe_signal, hear_signals, read_stop
 from worldmodel.storage import Location
@@ -80,6 +82,8 @@ class Run:
         self._pulse: Pulse | None = None
         self._gpu: Gpu | None = None
         self._loss = ""
+        self.may_go_on = False
+        """Whether Ray Train starts the workers again after a loss or a pause: that is no end then."""
 
     @property
     def record(self) -> RunRecord:
@@ -109,6 +113,10 @@ class Run:
         with self._lock:
             begun = {"state": State.RUNNING} if self._record.state is State.CREATED else {}
             self._set({**begun, **changes, "step": step, "updated": datetime.now(UTC)})
+
+    def pause(self, reason: str) -> None:
+        """Records why its workers end for now, where not `should_stop` said so."""
+        self._stop_reason = self._stop_reason or reason
 
     def watch(self, pulse: Pulse, gpu: Gpu | None = None) -> None:
         """From now on the process is ended where `pulse` says that the run stands still; `gpu`: what it computes on."""
@@ -159,7 +167,8 @@ class Run:
         try:
             yield self
         except BaseException as error:
-            self._close(thread, *judge_error(error, self._find_reason()), error)
+            state, reason = judge_error(error, self._find_reason())
+            self._close(thread, State.CREATED if self.may_go_on and is_consequence(error) else state, reason, error)
             raise
         else:
             self._close(thread, *self._judge_return(), None)
@@ -190,6 +199,8 @@ class Run:
     def _judge_return(self) -> tuple[State, str]:
         record, reason = self.record, self._find_reason()
         is_complete = record.total_steps is not None and record.step >= record.total_steps
+        if self.may_go_on and is_pause(reason) and not is_complete:
+            return State.CREATED, reason or ""
         return (State.STOPPED, reason) if reason and not is_complete else (State.FINISHED, "")
 
     def _close(self, thread: threading.Thread, state: State, reason: str, error: BaseException | None) -> None:
@@ -245,6 +256,8 @@ class Run:
             self.note(f"the record could not be written for a while: {error}")
 
     def _look_for_stop_file(self) -> None:
+        if not self.may_go_on and (notice := read_notice()):  # Ray Train tells its workers itself
+            self._stop_reason = self._stop_reason or f"{NOTICE}: {notice.reason}"
         with contextlib.suppress(StorageError):
             self._stop_reason = self._stop_reason or read_stop(self.location)
 

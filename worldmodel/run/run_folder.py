@@ -97,7 +97,7 @@ def judge_end(location: Location, written: RunRecord) -> RunRecord:
     record = judge_life(written)
     if record.state is not State.LOST or written.state is State.LOST:
         return record
-    if written.state is State.CREATED and is_held(location):
+    if (written.state is State.CREATED or written.world_size > 1) and is_held(location):
         return written  # its driver waits for machines
     return _explain_loss(location, record)
 
@@ -209,8 +209,14 @@ def _reopen(location: Location, older: RunRecord, config: ExperimentConfig, fact
     check_same(location, older, config, facts.get("data_fingerprint", ""))
     (location / STOP).delete()
     fresh = RunRecord(name=older.name, goal=config.goal, metric_version=METRIC_VERSION, **facts)
-    attempt = Attempt(state=older.state, reason=older.reason, ended=older.ended or older.heartbeat, step=older.step)
-    kept = {name: getattr(older, name) for name in ("started", "seconds", "step", "epoch", "metrics", "best", "notes")}
+    attempt = Attempt(
+        state=older.state, reason=older.reason, host=older.hosts[0], ended=older.ended or older.heartbeat,
+        step=older.step,
+    )  # fmt: skip
+    kept = {
+        name: getattr(older, name)
+        for name in ("started", "seconds", "step", "epoch", "metrics", "best", "notes", "interruptions")
+    }
     record = fresh.model_copy(
         update={
             **kept,

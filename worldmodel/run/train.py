@@ -53,6 +53,8 @@ class TrainRequest:
     config: ExperimentConfig
     workers: int = 1
     """Ray Train workers."""
+    least_workers: int | None = None
+    """With how few it goes on while machines are missing; None: it waits for all."""
     resume: bool = False
     """Go on with the run of the experiment's name."""
     init: str = ""
@@ -68,12 +70,18 @@ class TrainRequest:
     introduction: str = ""
     """What is reported of the experiment once nothing stands against training it."""
 
+    @property
+    def sizes(self) -> range:
+        """Numbers of workers that it may have."""
+        return range(self.least_workers or self.workers, self.workers + 1)
+
 
 def train(request: TrainRequest, report: Report = print) -> RunRecord:
     """Train a run to its end and return its record. UserError where it cannot begin; its own error where it fails."""
     timeline = begin_timeline(request.since)
     config, storage = request.config, Location.of(request.config.save_dir)
-    check_world(request.workers)
+    for count in request.sizes:
+        check_world(count)
     check_metric(config)
     read_limit()
     device = check_device(config, request.workers)
@@ -121,7 +129,8 @@ def _carry_out(
         config=to_yaml(config), run=str(run.location), blocks=run.record.blocks, workers=request.workers,
         resume=request.resume, init=request.init, share=request.share,
     )  # fmt: skip
-    crew = Crew(run=run.location, workers=request.workers, uses_gpu=run.record.device["type"] == "cuda")
+    uses_gpu = run.record.device["type"] == "cuda"
+    crew = Crew(run=run.location, workers=request.workers, least=request.sizes[0], uses_gpu=uses_gpu)
     report(f"{run.location}: {len(dataset.split.train)} games train, {len(dataset.split.validation)} validate")
     try:
         work(train_worker, vars(job), crew)
@@ -225,7 +234,8 @@ def _compare_lengths(location: Location, older: RunRecord, config: ExperimentCon
 def _plan(dataset: Dataset, request: TrainRequest, report: Report) -> Plan:
     """The order of training samples. UserError where there is nothing for a worker to train on, or to validate on."""
     plan, batch = plan_training(dataset, request.config), request.config.training.batch_size
-    check_shares(plan, request.workers)
+    for count in request.sizes:
+        check_shares(plan, count)
     check_validation(dataset, request.config)
     if plan.samples < batch:
         report(f"note: training.batch_size {batch} takes all {plan.samples} samples of an epoch at once")

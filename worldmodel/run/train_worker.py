@@ -19,13 +19,15 @@ from worldmodel.machine.device import describe_device, pick_device, set_up_devic
 from worldmodel.machine.fused import explain_missing_compiler, reset_fusing
 from worldmodel.machine.gpu_memory import limit_memory
 from worldmodel.machine.process import identify
-from worldmodel.run.crew import attach
+from worldmodel.run.crew import LineStream, attach
 from worldmodel.run.estimate import Estimator, Work, count_predicted, describe_spent
+from worldmodel.run.interruption import Notices, describe_interruption, find_interruption
 from worldmodel.run.journal import Journal
+from worldmodel.run.pause import is_pause
 from worldmodel.run.prices import price_workers
-from worldmodel.run.record import Estimate
+from worldmodel.run.record import Estimate, RunRecord
 from worldmodel.run.run import Run
-from worldmodel.run.run_folder import read_record
+from worldmodel.run.run_folder import read_written
 from worldmodel.run.timeline import MODEL, Phase, continue_in_worker, describe_timeline, note_first_step
 from worldmodel.storage import Location
 from worldmodel.training.compiled import check_compiler
@@ -51,15 +53,27 @@ def train_worker(settings: dict[str, Any]) -> None:
     notes = prepare_kernels(config, device)
     torch.set_num_threads(config.training.threads or max(1, len(os.sched_getaffinity(0)) // neighbours))
     hosts = workers.gather(socket.gethostname())
-    if not workers.is_first:
+    notices = Notices(rank=workers.rank, is_watched=job.workers > 1)
+    older = read_written(Location.of(job.run))
+    job = replace(job, resume=job.resume or workers.share(older.starts) > 0)
+    if workers.is_first:
+        train_first(job, config, workers, older, notices, hosts, stream, notes)
+    else:
         trainer, _ = make_trainer(job, config, workers)
         with explaining_full_memory(trainer):
-            trainer.run(Hooks())
-        return
-    location = Location.of(job.run)
-    run = Run(location, read_record(location))
-    run.update(hosts=hosts, **identify())
-    note_gpu(run, job, device)
+            trainer.run(Hooks(find_notice=notices.find))
+    notices.leave()
+
+
+def train_first(
+    job: Job, config: ExperimentConfig, workers: Workers, older: RunRecord, notices: Notices, hosts: list[str],
+    stream: LineStream | None, notes: list[str],
+) -> None:  # fmt: skip
+    """What the first worker does besides: it writes the run folder. `older`: the run's record so far."""
+    run = Run(Location.of(job.run), older.model_copy(deep=True))
+    run.may_go_on = job.workers > 1
+    run.update(starts=older.starts + 1, hosts=hosts, **identify())
+    note_price(run, job, workers)
     timeline = continue_in_worker(run.record.phases)
     with run.recording(), Journal(run, config, stream) as journal:
         for note in notes:
@@ -68,17 +82,23 @@ def train_worker(settings: dict[str, Any]) -> None:
         trainer, recovery = make_trainer(job, config, workers)
         timeline.mark(MODEL)
         journal.begin(trainer, recovery)
-        hooks = add_estimate(journal.hooks, trainer, run, journal.say)
+        hooks = replace(add_estimate(journal.hooks, trainer, run, journal.say), find_notice=notices.find)
+        keep = partial(_keep_start, run, journal.say, older if older.starts else None, trainer.step)
         with explaining_full_memory(trainer):
-            trainer.run(note_first_step(hooks, timeline, partial(_keep_phases, run, journal.say)))
+            end = trainer.run(note_first_step(hooks, timeline, keep))
+        if end and is_pause(end):
+            run.pause(end)
 
 
-def note_gpu(run: Run, job: Job, device: torch.device) -> None:
-    """Record GPU and price if the process that started the workers could not see them."""
-    if device.type != "cuda" or "gpu" in run.record.device:
-        return
-    found = describe_device(device)
-    run.update(device=found, **price_workers(found, job.share, job.workers))
+def note_price(run: Run, job: Job, workers: Workers) -> None:
+    """Record what the process that started the workers could not know: their GPU, how many they are, the price."""
+    record, device = run.record, workers.device
+    if device.type == "cuda" and "gpu" not in record.device:
+        run.update(device=describe_device(device))
+    price = price_workers(run.record.device, job.share, workers.world)
+    if record.starts > 1 and record.world_size != workers.world:
+        run.update(seconds_before=record.seconds.total, cost_before_usd=record.cost_usd)
+    run.update(world_size=workers.world, **price)
 
 
 def prepare_kernels(config: ExperimentConfig, device: torch.device) -> list[str]:
@@ -96,9 +116,13 @@ def prepare_kernels(config: ExperimentConfig, device: torch.device) -> list[str]
     return notes
 
 
-def _keep_phases(run: Run, say: Report, phases: list[Phase]) -> None:
+def _keep_start(run: Run, say: Report, older: RunRecord | None, step: int, phases: list[Phase]) -> None:
     run.update(phases=phases)
     say(describe_timeline(phases))
+    if older is not None:
+        found = find_interruption(older, step, run.record.world_size)
+        run.update(interruptions=[*older.interruptions, found])
+        say(describe_interruption(found))
 
 
 def add_estimate(hooks: Hooks, trainer: Trainer, run: Run, say: Report) -> Hooks:

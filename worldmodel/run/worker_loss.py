@@ -14,6 +14,7 @@ from worldmodel.errors import UserError
 from worldmodel.machine.device_state import find_memory_kill
 from worldmodel.object_store import StorageError
 from worldmodel.run.head_watch import HeadLostError
+from worldmodel.run.pause import CHANNELS, is_consequence
 from worldmodel.run.record import RunRecord, State
 from worldmodel.run.run import STALL, Run
 from worldmodel.run.run_folder import LIVE, LOST_SECONDS, read_record, read_written
@@ -27,8 +28,6 @@ SILENT_SECONDS = 50.0
 longer."""
 LOSSES = ("WorkerHealthCheckFailedError", "WorkerHealthCheckTimeoutError", "ActorDiedError", "RayActorError")
 """What Ray calls a worker whose process is gone."""
-CHANNELS = ("gloo", "NCCL")
-"""What workers talk to each other through: an error of these says that another has ended."""
 
 
 class WorkerLostError(RuntimeError):
@@ -76,7 +75,7 @@ def find_cause(error: BaseException) -> BaseException:
     found = {rank: _unwrap(failure) for rank, failure in sorted(failures.items())}
     lost: list[int] = [rank for rank, failure in found.items() if type(failure).__name__ in LOSSES]
     if not lost:
-        return min(found.values(), key=_is_consequence)
+        return min(found.values(), key=is_consequence)
     names = ", ".join(f"worker {rank}" for rank in lost)
     error = WorkerLostError(f"the process of {names} is gone: killed, out of memory, or its machine lost")
     error.rank = lost[0] if len(lost) == 1 else None
@@ -88,11 +87,6 @@ def _unwrap(error: BaseException) -> BaseException:
     while isinstance(cause, BaseException):
         error, cause = cause, getattr(cause, "cause", None)
     return error
-
-
-def _is_consequence(error: BaseException) -> bool:
-    """Whether this is how a worker notices that another one has ended."""
-    return isinstance(error, RuntimeError) and any(name in str(error) for name in CHANNELS)
 
 
 def _met_a_loss(record: RunRecord, cause: BaseException) -> bool:

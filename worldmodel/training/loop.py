@@ -25,7 +25,9 @@ from worldmodel.training.validation import ValidationSet, measure_rollouts, vali
 from worldmodel.training.workers import Workers
 
 ASK_EVERY = 16
-"""Steps between two questions to worker 0 (stop? save?) where there are several workers."""
+"""Steps between two questions to worker 0 (stop? save?) where there are several workers, until their pace is known."""
+ASK_SECONDS = 2.0
+"""Seconds between two such questions from then on."""
 FIRST_INTERVAL = 10
 """Steps of the first interval, where its length is then chosen by time."""
 LINES_SECONDS = 5.0
@@ -44,6 +46,8 @@ class Hooks:
     on_note: Callable[[str], None] = lambda text: None
     """What people should know, once."""
     stop_reason: Callable[[], str | None] = lambda: None
+    find_notice: Callable[[], str | None] = lambda: None
+    """Why all workers must go on elsewhere; each asks, and hears the same."""
 
 
 class Trainer:
@@ -64,6 +68,7 @@ class Trainer:
         self.pulse = Pulse()
         self._ahead: Ahead[Made] | None = None
         self._log_every = self.training.log_interval or FIRST_INTERVAL
+        self._ask_every = ASK_EVERY
 
     @property
     def epoch(self) -> int:
@@ -108,7 +113,7 @@ class Trainer:
     def _run(self, hooks: Hooks) -> str | None:
         last_saved = time.monotonic()
         while self.step < self.schedule.total_steps:
-            if self._is_time_to_ask() and (reason := self.workers.agree(hooks.stop_reason())):
+            if self._is_time_to_ask() and (reason := self._find_end(hooks)):
                 self._show_interval(hooks)
                 hooks.on_checkpoint(self.checkpoint("stop"))
                 return reason
@@ -124,6 +129,10 @@ class Trainer:
                 last_saved = time.monotonic()
         return None
 
+    def _find_end(self, hooks: Hooks) -> str | None:
+        """Why all workers end now."""
+        return self.workers.agree(hooks.stop_reason()) or hooks.find_notice()
+
     def _show_interval(self, hooks: Hooks) -> None:
         """Close the interval: a state whose loss is no number must not be saved."""
         if self.learner.sums.steps:
@@ -135,7 +144,7 @@ class Trainer:
 
     def _is_time_to_ask(self) -> bool:
         """Whether worker 0 is asked now; with several workers, which must wait for its answer, only now and then."""
-        return self.workers.world == 1 or self.step % ASK_EVERY == 0
+        return self.workers.world == 1 or self.step % self._ask_every == 0
 
     def _is_due(self, last_saved: float) -> bool:
         return time.monotonic() - last_saved > 60 * self.training.checkpoint_minutes
@@ -177,6 +186,7 @@ class Trainer:
         done.reset()
         if self.training.log_interval is None:
             self._log_every = self.workers.share(max(1, round(LINES_SECONDS * steps / seconds)))
+        self._ask_every = self.workers.share(max(1, round(ASK_SECONDS * steps / seconds)))
         interval = Interval(
             step=self.step,
             total_steps=self.schedule.total_steps,

@@ -136,7 +136,7 @@ class Host:
         """The last lines of what its sshd and its Ray said."""
         logs = [self.folder / "sshd.log", *sorted(self.folder.glob("tmp/ray/session_2*/logs/*"))]
         logs += sorted(self.folder.glob("root/.worldmodel/*.log"))
-        wanted = ("sshd", "monitor.", "raylet.err", "gcs_server.err", "job-driver", "keeper", "guard")
+        wanted = ("sshd", "monitor.", "raylet.err", "gcs_server.err", "job-driver", "keeper", "guard", "notice")
         chosen = [path for path in logs if path.name.startswith(wanted) and path.is_file() and path.stat().st_size]
         return "".join(f"--- {self.name}:{path.name}\n{_read_end(path)}\n" for path in chosen)
 
