@@ -5,23 +5,22 @@ the images, CPUs that fit this machine and shorter waits are changed by `lab/aws
 The hosts share this machine's Python environment, as machines of one image do, so `cluster/install.sh` finds every
 package and installs nothing. There is no GPU: trials train on the CPUs of what would be a p4d machine.
 
-The cloud is a harsh one: the service-linked role for spot machines is missing; once it exists there is no capacity for
-a while; UserData runs after Ray has started, and its `shutdown -h +60` ends a machine after three minutes unless it is
-cancelled; one machine is taken away, and no spot machine comes in its place.
+The cloud is a harsh one: the service-linked role for spot machines is missing; once it exists there is no capacity, so
+that a machine on demand comes first; UserData runs after Ray has started, and its `shutdown -h +60` ends a machine
+after three minutes unless it is cancelled; then there are spot machines, and one is taken away.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from tests.cluster.lab.cloud import ENDPOINT, NO_CAPACITY, NO_ROLE, REGION, Cloud, run_cloud
+from tests.cluster.lab.cloud import ENDPOINT, NO_CAPACITY, NO_ROLE, REGION, Cloud, read_tags, run_cloud
 from tests.cluster.lab.command import ENDED, Command, has_ended
 from tests.cluster.lab.laptop import Laptop
 from tests.cluster.lab.machine import make_link, require_lab
@@ -33,7 +32,7 @@ from worldmodel.games.toy import write_toy_games
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 GAMES = 20
 UP_SECONDS, FIRST_STEP_SECONDS, GRID_SECONDS, IDLE_SECONDS, END_SECONDS = 180, 120, 420, 150, 240
-REFUSED_SECONDS, NO_CAPACITY_SECONDS = 120, 10
+REFUSED_SECONDS = 150
 SUBMIT = "ray job submit -- python tune/round1.py"
 LAB_MINUTE = "3"
 """Seconds of a minute of `shutdown`."""
@@ -53,11 +52,21 @@ class Life:
         """A trial's record; empty where there is none yet."""
         return read_json(self.store, BUCKET, f"{GRID}/{trial}/run.json")
 
-    def find_training(self) -> str:
-        """The name of a trial that has done a step; empty while there is none."""
+    def find_market(self, record: dict[str, Any]) -> str:
+        """Whether the machine of a run is spot or on demand."""
+        name = next(iter(record["hosts"]), "")
+        return next((self.markets[one] for one, host in self.cloud.hosts.items() if host.name == name), "")
+
+    @property
+    def markets(self) -> dict[str, str]:
+        """Identity of every instance so far, to spot or on demand."""
+        return {one["InstanceId"]: one.get("InstanceLifecycle", "on demand") for one in self.cloud.list_instances()}
+
+    def find_training(self, *markets: str) -> str:
+        """The name of a trial that has done a step on a machine of these markets; empty while there is none."""
         keys = [key for key in list_keys(self.store, BUCKET, GRID) if key.endswith("/run.json")]
-        records = (read_json(self.store, BUCKET, key) for key in keys)
-        return next((record["name"] for record in records if has_stepped(record)), "")
+        records = filter(has_stepped, (read_json(self.store, BUCKET, key) for key in keys))
+        return next((record["name"] for record in records if self.find_market(record) in markets), "")
 
     def list_problems(self) -> str:
         """What the head has noted of machines that did not come."""
@@ -133,15 +142,15 @@ def refused(up: Life, tunnel: Command) -> str:
 
 @pytest.fixture(scope="module")
 def job(up: Life, refused: str) -> Iterator[Command]:
-    """The second command again, with the role, while there is no capacity; then machines come."""
+    """The second command again, with the role, while there is no spot capacity until a machine on demand came."""
     up.cloud.refusals["spot"] = NO_CAPACITY
     submitted = up.laptop.begin(SUBMIT)
     up.clock.note("submitted again")
     up.wait(lambda: "no such machine free" in up.list_problems(), REFUSED_SECONDS, "the words on capacity")
     up.clock.note("no capacity: told")
-    time.sleep(NO_CAPACITY_SECONDS)
+    up.wait(lambda: up.cloud.find("worker") or has_ended(submitted), REFUSED_SECONDS, "a machine on demand")
     up.cloud.refusals.clear()
-    up.clock.note("capacity is back")
+    up.clock.note("a machine on demand is there, and spot machines are to be had")
     yield submitted
     submitted.stop()
 
@@ -149,7 +158,7 @@ def job(up: Life, refused: str) -> Iterator[Command]:
 @pytest.fixture(scope="module")
 def trained(up: Life, job: Command) -> str:
     """A trial that trains."""
-    found = str(up.wait(lambda: up.find_training() or has_ended(job), 300, "a first step"))
+    found = str(up.wait(lambda: up.find_training("spot", "on demand") or has_ended(job), 300, "a first step"))
     assert found != ENDED, f"{up.cloud.tell()}\n{job.read()[-4000:]}"
     up.clock.note("first step")
     return found
@@ -158,10 +167,9 @@ def trained(up: Life, job: Command) -> str:
 @pytest.fixture(scope="module")
 def reclaimed(up: Life, trained: str) -> tuple[str, str]:
     """A trial, and the spot machine that was taken away while it trained there."""
-    trial = up.wait(up.find_training, 60, "a trial that trains")
+    trial = up.wait(lambda: up.find_training("spot"), 120, "a trial on a spot machine")
     host = up.read_run(trial)["hosts"][0]
     identity = next(found for found, one in up.cloud.hosts.items() if one.name == host)
-    up.cloud.refusals["spot"] = NO_CAPACITY
     up.cloud.reclaim(identity)
     up.clock.note(f"{identity} reclaimed while it trained {trial}")
     return trial, identity
@@ -204,11 +212,12 @@ def test_a_job_waits_for_capacity_and_the_record_says_so(up: Life, job: Command)
     assert has_ended(job) != ENDED
 
 
-def test_a_job_brings_spot_machines_and_trains_within_two_minutes(up: Life, trained: str) -> None:
-    workers = up.cloud.find("worker")
+def test_without_spot_a_machine_on_demand_trains_within_two_minutes(up: Life, trained: str) -> None:
+    workers = [one for one in up.cloud.list_instances() if read_tags(one)["ray-node-type"] == "worker"]
     assert {worker["InstanceType"] for worker in workers} == {"p4d.24xlarge"}
-    assert {worker["InstanceLifecycle"] for worker in workers} == {"spot"}
-    assert up.clock.moments["first step"] - up.clock.moments["capacity is back"] < FIRST_STEP_SECONDS
+    assert "InstanceLifecycle" not in min(workers, key=lambda one: one["LaunchTime"])
+    came = up.clock.moments["a machine on demand is there, and spot machines are to be had"]
+    assert up.clock.moments["first step"] - came < FIRST_STEP_SECONDS
 
 
 def test_a_trial_whose_machine_was_reclaimed_goes_on_on_another(
@@ -227,11 +236,6 @@ def test_the_grid_finishes_with_all_its_trials(up: Life, finished: dict[str, Any
     results = read_json(up.store, BUCKET, f"{GRID}/results.json")
     assert [trial["name"] for trial in results["trials"]] == [f"{name}-seed0" for name in ROUND1]
     assert all(trial["metrics"] for trial in results["trials"])
-
-
-def test_without_spot_capacity_a_machine_comes_on_demand(up: Life, finished: dict[str, Any]) -> None:
-    workers = [one for one in up.cloud.list_instances() if one["InstanceType"] == "p4d.24xlarge"]
-    assert {one.get("InstanceLifecycle", "on demand") for one in workers} == {"spot", "on demand"}
 
 
 def test_user_data_that_runs_after_ray_ends_no_machine(up: Life, finished: dict[str, Any]) -> None:
