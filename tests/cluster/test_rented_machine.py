@@ -127,6 +127,7 @@ def test_the_machine_s_disk_is_slow(rented: Rented, installed: str) -> None:
 
 
 def test_a_grid_s_results_come_back_to_the_laptop(rented: Rented, fetched: Path) -> None:
+    assert not (fetched / "blocks").exists(), "encoded games would be gigabytes"
     results = json.loads((fetched / "round1/results.json").read_text())
     assert [trial["name"] for trial in results["trials"]] == ["baseline-seed0", "1a-seed0"]
     assert all(trial["metrics"] for trial in results["trials"])
