@@ -21,6 +21,7 @@ SEEDS ?= 1
 FAULTS ?= short
 OUT ?= runs/gpu-check
 ONLY ?=
+AGAIN ?=
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -40,23 +41,23 @@ round1: $(STAMP)
 # Both always run, so that a line too long does not hide what the tests say.
 test: $(STAMP)
 	@status=0; $(MAKE) --no-print-directory check || status=$$?; \
-	$(BIN)/python -m pytest -n 2 --dist loadgroup || status=$$?; exit $$status
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(AGAIN) || status=$$?; exit $$status
 
 slow: $(STAMP) $(KERNELS_STAMP)
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup $(AGAIN)
 
 test-browser: $(STAMP)
 	$(BIN)/python -m pytest -m browser
 
 test-faults: $(STAMP)
-	WORLDMODEL_FAULTS="$(FAULTS)" $(BIN)/python -m pytest -m faults -n 2 --dist loadgroup
+	WORLDMODEL_FAULTS="$(FAULTS)" $(BIN)/python -m pytest -m faults -n 2 --dist loadgroup $(AGAIN)
 
 # What launches clusters runs in namespaces of its own, where it reaches nothing else and all of it ends with pytest.
 test-cluster: $(STAMP)
 	tests/cluster/lab/install_packages.sh
 	PYTHON=$(PYTHON) tests/infra/install.sh
-	@status=0; $(BIN)/python -m pytest tests/cluster tests/infra -m "not lab" || status=$$?; \
-	tests/cluster/lab/run.sh $(BIN)/python -m pytest tests/cluster -m lab -s || status=$$?; exit $$status
+	@status=0; $(BIN)/python -m pytest tests/cluster tests/infra -m "not lab" $(AGAIN) || status=$$?; \
+	tests/cluster/lab/run.sh $(BIN)/python -m pytest tests/cluster -m lab -s $(AGAIN) || status=$$?; exit $$status
 
 # One thread, as the yardstick was measured; BENCH="quality" or another area measures that one alone.
 bench: $(STAMP) $(PEERS_STAMP)

@@ -23,9 +23,11 @@ from worldmodel.experiment.config_file import read_experiment
 from worldmodel.machine.mps import use_mps
 from worldmodel.machine.process import release_memory
 from worldmodel.object_store import MissingError
-from worldmodel.run.record import State
+from worldmodel.run.lock import LOCK
+from worldmodel.run.pause import is_pause
+from worldmodel.run.record import Attempt, RunRecord, State
 from worldmodel.run.run import RECORD, Run
-from worldmodel.run.run_folder import LIVE, LOST_SECONDS, read_record, request_stop
+from worldmodel.run.run_folder import LIVE, LOST_SECONDS, read_record, read_written, request_stop
 from worldmodel.run.stop_request import STOP
 from worldmodel.run.worker_loss import find_cause
 from worldmodel.storage import Location
@@ -34,6 +36,8 @@ ERROR, EPOCH, VALUE = "error", "epoch", "value"
 """Keys of what a trial reports: what ended it, or the epochs that it has done and its `training.best_metric` then."""
 LOOK_SECONDS = 1.0
 """Time between two looks for a new epoch."""
+RETRIES = 2
+"""Times that a trial goes on from its checkpoint after its process was lost on a machine that is still there."""
 EARLY = "stopped early: other trials of the grid promise more"
 
 
@@ -57,7 +61,7 @@ class GridTrial(tune.Trainable):
         self._config = read_experiment(self._settings["config"], source="trial")
         self._location = Location.of(self._config.save_dir) / self._config.name
         self._thread: threading.Thread | None = None
-        self._error = ""
+        self._error, self._must_leave = "", False
         self._epochs = 0
 
     def step(self) -> dict[str, Any]:
@@ -71,6 +75,8 @@ class GridTrial(tune.Trainable):
             found = self._look() if self._settings["shows_epochs"] and self._thread.is_alive() else None
             if found:
                 return found
+        if self._must_leave:  # its machine goes away: Ray Tune starts it elsewhere, and does not count this
+            os._exit(0)
         return {"done": True, ERROR: self._error}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -90,7 +96,7 @@ class GridTrial(tune.Trainable):
 
     def _work(self) -> None:
         try:
-            train_and_evaluate(self._config, self._settings)
+            self._must_leave = not train_and_evaluate(self._config, self._settings)
         except BaseException as error:  # noqa: BLE001  (the trial's edge: told to the grid, which records it)
             self._error = explain(error)
 
@@ -107,8 +113,11 @@ class GridTrial(tune.Trainable):
         return {EPOCH: record.epoch, VALUE: value, ERROR: ""}
 
 
-def train_and_evaluate(config: ExperimentConfig, settings: dict[str, Any]) -> None:
-    """Train a trial (or go on with it), then evaluate its last checkpoint beside the baselines."""
+def train_and_evaluate(config: ExperimentConfig, settings: dict[str, Any]) -> bool:
+    """Train a trial (or go on with it), then evaluate its last checkpoint beside the baselines.
+
+    False: it has saved itself and must go on elsewhere, because its machine is about to be taken away.
+    """
     from tune.results import TRIAL_EVALUATION
     from worldmodel.rollout.evaluation import evaluate
     from worldmodel.run.train import TrainRequest, train
@@ -119,20 +128,49 @@ def train_and_evaluate(config: ExperimentConfig, settings: dict[str, Any]) -> No
     if (folder / STOP).exists():
         raise UserError("not begun: the grid was asked to stop")
     has_begun = wait_for_end(location)
+    if has_begun:
+        check_losses(read_record(location), settings["since"])
     request = TrainRequest(config=config, workers=settings["workers"], resume=has_begun, share=settings["share"])
     record = train(request, report=lambda line: None)
     if record.state is State.STOPPED and EARLY in record.reason:
         mark_early(location)
     elif record.state is State.STOPPED:
-        return
+        return not is_pause(record.reason)
     found = evaluate(location, find_checkpoint(location, "newest"))
     (location / TRIAL_EVALUATION).write_text(json.dumps(asdict(found), indent=1))
+    return True
+
+
+def list_hosts() -> set[str]:
+    """Names of the machines that Ray has now."""
+    return {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+
+
+def free_lost(location: Location) -> None:
+    """Write that a run is lost whose machine Ray has lost, and take its lock away, by which it would hear of that."""
+    record = read_written(location)
+    if record.state in LIVE and record.hosts[0] not in list_hosts():
+        run = Run(location, record)
+        run.update(state=State.LOST, reason=f"lost {record.hosts[0]}, as Ray says", ended=record.heartbeat)
+        run.write()
+        (location / LOCK).delete()
+
+
+def check_losses(record: RunRecord, since: float) -> None:
+    """UserError where a trial's process was lost too often since then (seconds since 1970), machines apart."""
+    alive = list_hosts()
+    last = Attempt(state=record.state, host=record.hosts[0], ended=record.ended or record.heartbeat, step=record.step)
+    ends = [(end.state, end.host in alive) for end in (*record.attempts, last) if end.ended.timestamp() >= since]
+    lost = sum(state in (State.LOST, State.FAILED) and is_there for state, is_there in ends)
+    if lost > RETRIES:
+        raise UserError(f"its process was lost {lost} times: {record.reason}")
 
 
 def wait_for_end(location: Location) -> bool:
-    """Whether there is a run, whose process is gone: one that was lost with its machine takes minutes to be known."""
+    """Whether there is a run, whose process is gone: where Ray does not know its machine, that takes minutes."""
     if not (location / RECORD).exists():
         return False
+    free_lost(location)
     waited = 0.0
     while read_record(location).state in LIVE and waited < LOST_SECONDS:
         time.sleep(LOOK_SECONDS)

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -35,8 +36,9 @@ LOOK_SECONDS = 0.2
 """Time between two looks whether a grid is over."""
 WAITING = "ray tune"
 """Name of the thread that waits for Ray Tune."""
-RETRIES = 2
-"""Times that a trial goes on from its checkpoint after its process, or its machine, was lost."""
+LOSSES = 20
+"""Times that Ray Tune starts a trial again which was lost without a notice, most of all with its machine; those with a
+notice do not count. `tune.trial.RETRIES` limits losses of the process alone."""
 MACHINES = "WORLDMODEL_MACHINES"
 """Environment variable: what a cluster may start, as JSON, for one that starts from nothing has no CPU yet."""
 SLACK = 1e-9
@@ -205,7 +207,7 @@ def run_trials(trials: Sequence[Trial], how: TrialRun) -> dict[str, str]:
         ),
         run_config=tune.RunConfig(
             name=f"{how.folder.name}-{uuid.uuid4().hex[:8]}", storage_path=place.path,
-            storage_filesystem=place.filesystem, verbose=0, failure_config=tune.FailureConfig(max_failures=RETRIES),
+            storage_filesystem=place.filesystem, verbose=0, failure_config=tune.FailureConfig(max_failures=LOSSES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )  # fmt: skip
@@ -253,7 +255,7 @@ def _describe(trial: Trial, how: TrialRun) -> dict[str, Any]:
         "config": to_yaml(trial.config), "grid": how.folder.name, "workers": how.resources.workers,
         "share": how.resources.share,
         "holds": how.resources.driver, "shows_epochs": how.halving,
-        "command": make_command(),
+        "command": make_command(), "since": time.time(),
     }  # fmt: skip
 
 
@@ -269,7 +271,7 @@ def _make_scheduler(trials: Sequence[Trial], how: TrialRun) -> Any:
 def _explain_end(error: BaseException | None, said: str) -> str:
     from tune.trial import explain
 
-    return said or (f"its process was lost {RETRIES + 1} times: {explain(error)}" if error else "")
+    return said or (f"it was lost {LOSSES + 1} times: {explain(error)}" if error else "")
 
 
 def _name_trial(trial: Any) -> str:

@@ -199,8 +199,8 @@ def test_a_worker_without_a_sign_of_life_is_given_up_by_the_drivers_own_clock(
         run.write()
         silence.look(run.location)
         now[0] += 30.0
-    with pytest.raises(WorkerLostError, match=r"no sign of life from worker 0 on elsewhere for [5-9]\d s"):
-        for _ in range(9):
+    with pytest.raises(WorkerLostError, match="no sign of life from worker 0, last on elsewhere, for 30 minutes"):
+        for _ in range(95):
             silence.look(run.location)
             now[0] += 20.0
 

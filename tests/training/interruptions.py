@@ -24,6 +24,7 @@ from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.experiment.config_file import to_yaml
 from worldmodel.run import train_worker as train_worker_module
 from worldmodel.run.budget import Budget
+from worldmodel.run.interruption import Notices
 from worldmodel.run.record import RunRecord
 from worldmodel.run.run import Run
 from worldmodel.run.run_folder import read_record, start_run
@@ -167,6 +168,7 @@ def _work(job: Job, ending: Ending, *, rank: int, meeting: str) -> None:
     if job.workers > 1:
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=job.workers)
     train_worker_module.find_place = lambda count, device: (workers, job.workers)
+    Notices.find = lambda self: None  # type: ignore[method-assign]  # Ray Train is not there
     _log_samples(Path(job.run) / f"samples-{rank}.txt")
     if ending.kind != "none" and ending.rank in (None, rank):
         _prepare(ending)

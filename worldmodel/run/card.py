@@ -16,6 +16,7 @@ from worldmodel.machine.device_state import render_state
 from worldmodel.object_store import MissingError
 from worldmodel.run.budget import describe_budget
 from worldmodel.run.estimate import describe_estimate
+from worldmodel.run.interruption import describe_interruption
 from worldmodel.run.record import RunRecord, Seconds, State
 from worldmodel.run.reporter import format_duration, format_usd
 from worldmodel.run.run import EVALUATION
@@ -105,6 +106,7 @@ def _render_end(record: RunRecord) -> str:
     rows += [
         (f"Attempt {k}", f"{a.state.value} at step {a.step}: {a.reason}") for k, a in enumerate(record.attempts, 1)
     ]
+    rows += [(f"Interruption {k}", describe_interruption(i)) for k, i in enumerate(record.interruptions, 1)]
     if record.resume_command:
         rows.append(("Resume", f"`{record.resume_command}`"))
     return "## Run\n\n" + "\n".join(f"- {name}: {text}" for name, text in rows)

@@ -24,7 +24,7 @@ from worldmodel.ray_session import join_ray
 from worldmodel.run.head_watch import HeadWatch
 from worldmodel.run.run import LAST_LINES
 from worldmodel.run.stop_request import STOP, describe_signal, hear_signals
-from worldmodel.run.worker_loss import Silence, WorkerLostError, close_record, find_cause
+from worldmodel.run.worker_loss import Silence, WorkerLostError, close_record, find_cause, read_number
 from worldmodel.storage import Location
 
 RESIZE = "WORLDMODEL_RESIZE_SECONDS"
@@ -137,7 +137,7 @@ def _make_trainer(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> Any
         scaling_config=ray.train.ScalingConfig(
             num_workers=crew.count,
             use_gpu=crew.uses_gpu,
-            elastic_resize_monitor_interval_s=read_seconds(RESIZE, RESIZE_SECONDS),
+            elastic_resize_monitor_interval_s=read_number(RESIZE, RESIZE_SECONDS),
         ),
         run_config=ray.train.RunConfig(
             name=crew.scratch.name,
@@ -147,15 +147,6 @@ def _make_trainer(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> Any
             callbacks=[Recovery(run=str(crew.run))] if crew.workers > 1 else None,
         ),
     )
-
-
-def read_seconds(name: str, default: float) -> float:
-    """A number of seconds from an environment variable. UserError where it is none."""
-    text = os.environ.get(name) or str(default)
-    try:
-        return float(text)
-    except ValueError as error:
-        raise UserError(f"{name}: found {text!r}, expected a number of seconds") from error
 
 
 def _work_apart(loop: WorkerLoop, settings: dict[str, Any], crew: Crew, shown: deque[str]) -> None:
@@ -199,8 +190,8 @@ def _watch(
 ) -> None:
     """Until the thread ends: show lines, and make the first signal a stop file, which the first worker looks for.
 
-    WorkerLostError where the first worker has begun and gives no sign of life any more: a machine that was unplugged
-    says nothing, and Ray may wait for it for long. HeadLostError where Ray's head is gone.
+    WorkerLostError where no worker gives a sign of life for long: Ray waits for machines for ever. HeadLostError where
+    Ray's head is gone.
     """
     is_told, silence = False, Silence()
     while thread.is_alive():

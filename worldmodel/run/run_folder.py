@@ -116,7 +116,9 @@ def judge_life(record: Record, now: datetime | None = None) -> Record:
     silent = measure_silence(record, now)
     if record.state not in LIVE or (silent < LOST_SECONDS and not _is_dead_here(record)):
         return record
-    if record.reason:
+    if record.reason and record.ended:  # its workers had ended, and waited for others
+        found = {"state": State.LOST, "reason": f"{record.reason}; nobody started its workers again"}
+    elif record.reason:
         found = {"state": State.STOPPED, "reason": f"{record.reason}; killed before it could end"}
     else:
         found = {

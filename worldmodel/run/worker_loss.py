@@ -17,15 +17,15 @@ from worldmodel.run.head_watch import HeadLostError
 from worldmodel.run.pause import CHANNELS, is_consequence
 from worldmodel.run.record import RunRecord, State
 from worldmodel.run.run import STALL, Run
-from worldmodel.run.run_folder import LIVE, LOST_SECONDS, read_record, read_written
+from worldmodel.run.run_folder import LIVE, read_record, read_written
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint_list import find_sound
 
 ASK_SECONDS = 5.0
 """Time between two looks at the first worker's signs of life."""
-SILENT_SECONDS = 50.0
-"""A first worker that has trained and gives no sign of life for so long is given up; before its first step it may take
-longer."""
+WAIT = "WORLDMODEL_WAIT_MINUTES"
+"""Environment variable: how long Ray Train may try to start lost workers again, which wait for machines."""
+WAIT_MINUTES = 30.0
 LOSSES = ("WorkerHealthCheckFailedError", "WorkerHealthCheckTimeoutError", "ActorDiedError", "RayActorError")
 """What Ray calls a worker whose process is gone."""
 
@@ -41,12 +41,13 @@ class WorkerLostError(RuntimeError):
 class Silence:
     """How long the first worker has given no sign of life, by this machine's clock alone."""
 
+    minutes: float = field(default_factory=lambda: read_number(WAIT, WAIT_MINUTES))
     _heartbeat: object = None
     _since: float = field(default_factory=time.monotonic)
     _asked: float = 0.0
 
     def look(self, run: Location) -> None:
-        """Read the run's record now and then. WorkerLostError where it should speak, and has not for a minute."""
+        """Read the run's record now and then. WorkerLostError where nobody has spoken for longer than people wait."""
         now = time.monotonic()
         if now - self._asked < ASK_SECONDS:
             return
@@ -58,13 +59,24 @@ class Silence:
             return
         if record.heartbeat != self._heartbeat or record.pid == os.getpid() or record.state not in LIVE:
             self._heartbeat, self._since = record.heartbeat, now
-        if now - self._since > (LOST_SECONDS if record.state is State.CREATED else SILENT_SECONDS):
+        if now - self._since > 60 * self.minutes:
             error = WorkerLostError(
-                f"no sign of life from worker 0 on {record.hosts[0]} for {now - self._since:.0f} s: its machine or its "
-                "network is gone"
+                f"no sign of life from worker 0, last on {record.hosts[0]}, for {self.minutes:g} minutes: its machine "
+                f"is gone, and no other came ({WAIT} says how long to wait; --workers MIN..MAX needs fewer)"
             )
             error.rank = 0
             raise error
+
+
+def read_number(name: str, default: float) -> float:
+    """A number above 0 from an environment variable. UserError where it is none."""
+    text = os.environ.get(name) or str(default)
+    try:
+        if (found := float(text)) > 0:
+            return found
+    except ValueError:
+        pass
+    raise UserError(f"{name}: found {text!r}, expected a number above 0")
 
 
 def find_cause(error: BaseException) -> BaseException:

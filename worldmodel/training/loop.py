@@ -68,7 +68,7 @@ class Trainer:
         self.pulse = Pulse()
         self._ahead: Ahead[Made] | None = None
         self._log_every = self.training.log_interval or FIRST_INTERVAL
-        self._ask_every = ASK_EVERY
+        self._ask_every = self._ask_at = ASK_EVERY
 
     @property
     def epoch(self) -> int:
@@ -113,7 +113,8 @@ class Trainer:
     def _run(self, hooks: Hooks) -> str | None:
         last_saved = time.monotonic()
         while self.step < self.schedule.total_steps:
-            if self._is_time_to_ask() and (reason := self._find_end(hooks)):
+            asks = self._is_time_to_ask()
+            if asks and (reason := self._find_end(hooks)):
                 self._show_interval(hooks)
                 hooks.on_checkpoint(self.checkpoint("stop"))
                 return reason
@@ -123,7 +124,7 @@ class Trainer:
             if self.step % self.schedule.steps_per_epoch == 0 or self.step == self.schedule.total_steps:
                 self._end_epoch(hooks)
                 last_saved = time.monotonic()
-            elif self._is_time_to_ask() and self.workers.decide(self._is_due(last_saved)):
+            elif asks and self.workers.decide(self._is_due(last_saved)):
                 self._show_interval(hooks)
                 hooks.on_checkpoint(self.checkpoint("minutes"))
                 last_saved = time.monotonic()
@@ -144,7 +145,10 @@ class Trainer:
 
     def _is_time_to_ask(self) -> bool:
         """Whether worker 0 is asked now; with several workers, which must wait for its answer, only now and then."""
-        return self.workers.world == 1 or self.step % self._ask_every == 0
+        if self.workers.world > 1 and self.step < self._ask_at:
+            return False
+        self._ask_at = self.step + self._ask_every
+        return True
 
     def _is_due(self, last_saved: float) -> bool:
         return time.monotonic() - last_saved > 60 * self.training.checkpoint_minutes
