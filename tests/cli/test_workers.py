@@ -117,7 +117,7 @@ def test_a_run_goes_on_by_itself_after_a_worker_is_killed(
 
     settings, runs = {"num_epochs": 20, "batch_parts": 2}, place / "runs"
     assert main(ask(place, f"whole-of-{rank}", 1, **settings)) == 0
-    status, seconds = run_until(ask(place, f"killed-{rank}", 2, **settings), runs / f"killed-{rank}", kill)
+    status, _ = run_until(ask(place, f"killed-{rank}", 2, **settings), runs / f"killed-{rank}", kill)
     assert status == 0
     record = read_record(Location.of(runs / f"killed-{rank}"))
     assert (record.state, len(record.interruptions), record.starts) == ("finished", 1, 2)

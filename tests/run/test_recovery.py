@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from worldmodel.errors import UserError
 from worldmodel.experiment.config import ExperimentConfig
@@ -18,7 +18,7 @@ from worldmodel.run.record import RunRecord, State
 from worldmodel.run.recovery import RETRIES, Recovery
 from worldmodel.run.run import Run
 from worldmodel.run.run_folder import read_written, start_run
-from worldmodel.run.worker_loss import WorkerLostError
+from worldmodel.run.worker_loss import WorkerLostError, find_cause
 from worldmodel.storage import Location
 from worldmodel.training.nonfinite import NonFiniteError
 
@@ -53,6 +53,10 @@ def fail(recovery: Recovery, errors: dict[int, Exception], *, is_preempted: bool
 def test_a_runs_own_error_ends_it_at_once(run: Run, error: Exception) -> None:
     with pytest.raises(type(error)):
         fail(Recovery(run=str(run.location)), {0: error, 1: CHANNEL})
+
+
+def test_what_ended_it_comes_out_of_rays_own_error() -> None:
+    assert isinstance(find_cause(ControllerError(NonFiniteError("step 7"))), NonFiniteError)
 
 
 def test_processes_lost_without_a_new_checkpoint_end_it(run: Run) -> None:

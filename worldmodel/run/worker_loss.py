@@ -81,6 +81,7 @@ def read_number(name: str, default: float) -> float:
 
 def find_cause(error: BaseException) -> BaseException:
     """The worker's own error inside Ray's; where a process is gone, that, and not how the others met it."""
+    error = getattr(error, "controller_failure", error)  # what `recovery` raised
     failures = getattr(error, "worker_failures", None)
     if not isinstance(failures, dict) or not failures:
         return error
