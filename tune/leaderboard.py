@@ -19,7 +19,7 @@ from tune.results import METRICS, Key, Row, Statistic, TrialResult, key_of, make
 from worldmodel.errors import UserError
 from worldmodel.run.reporter import format_duration, format_usd
 from worldmodel.run.run import EVALUATION, RECORD
-from worldmodel.storage import Location
+from worldmodel.storage import Location, is_plain_name
 
 SHOWN = (POSITION, CHANGE, ACTION)
 
@@ -121,7 +121,7 @@ def _find_folders(storage: Location) -> Iterator[Location]:
         yield storage
         return
     for entry in storage.list_entries():
-        if entry.is_folder and not entry.name.startswith("."):
+        if entry.is_folder and is_plain_name(entry.name):
             yield storage / entry.name
 
 
@@ -159,7 +159,7 @@ def _add_runs(folder: Location, found: _Collection) -> None:
         _add_run(folder, found)
         return
     for entry in folder.list_entries():
-        if entry.is_folder and (folder / entry.name / RECORD).exists():
+        if entry.is_folder and is_plain_name(entry.name) and (folder / entry.name / RECORD).exists():
             _add_run(folder / entry.name, found)
 
 

@@ -80,8 +80,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
         for host in (*hosts.values(), laptop.host):
             (host.home / ".aws").mkdir()
             (host.home / ".aws/credentials").write_text(CREDENTIALS)
-        (laptop.host.home / ".ssh/id_ed25519").write_bytes(private.read_bytes())
-        (laptop.host.home / ".ssh/id_ed25519").chmod(0o600)
+        (laptop.host.home / ".ssh/worldmodel_ed25519").write_bytes(private.read_bytes())
+        (laptop.host.home / ".ssh/worldmodel_ed25519").chmod(0o600)
         laptop.write_cluster("own-machines.yaml", "own_machines.yaml", {"metadata": {"endpoint": store}})
         try:
             write_toy_games(laptop.host.home / "games", GAMES, seed=0)

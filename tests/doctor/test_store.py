@@ -129,7 +129,7 @@ def test_a_bucket_elsewhere_names_its_region(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_regions_that_differ_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def compare(region: str | None, machines: str, endpoint: str | None = None) -> Outcome:
-        (check,) = store._compare_regions("bucket", "eu-west-1", (endpoint, region), machines)
+        (check,) = store.compare_regions("bucket", "eu-west-1", (endpoint, region), machines)
         assert check.name == REGION
         return check.outcome
 
