@@ -1,8 +1,9 @@
 """Tar shards (the WebDataset convention): parsed games packed for sequential reading from an object store.
 
-A sample is the run of members that share a name up to its first dot: `<md5>.game` (the parsed file's bytes, unchanged),
+A sample is the members that share a name up to its first dot: `<md5>.game` (the parsed file's bytes, unchanged),
 `<md5>.json` (its entry of meta.json) and, where known, `<md5>.frame_ids.npy`. A shard from elsewhere may name the game
-as it likes: any member that is neither .json nor .npy is the game.
+as it likes: any member that is neither .json nor .npy is the game. Files whose name begins with a dot (macOS writes one
+beside each file) are no part of it. The members of a game may stand apart.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ _MOST_ENTRY_BYTES = 1 << 20
 """What meta.json says of one game takes some hundred bytes; as values in memory JSON takes ten times its length."""
 _READ_BYTES = 1 << 16
 """Bytes that tarfile takes at a time: it copies what is left of them at every read."""
+_HELD_BYTES = 1 << 30
+"""Games that wait for more of their members take at most so much; the oldest go on as they are then."""
+_LATE = "a member of it stands so far from the others that they were read without it (`worldmodel games pack` sorts)"
 _PARSED_FOLDER = re.compile(r"(^|/)(meta\.json|games/[^/.]+|frame_ids/[^/]+\.npy)$")
 """Names of what a parsed folder holds, where one is put into a tar as it is."""
 _UNPACKED = (
@@ -50,26 +54,38 @@ class Member:
 
 def iterate_shard(location: Location) -> Iterator[Member]:
     """The games of a shard, in its order, read once from front to back; a cut shard ends with the reason."""
-    count = 0
+    count, waiting = 0, _Waiting()
+    for member in _read_shard(location, waiting):
+        if not member.name and member.reason:  # of the shard itself: what was read before is whole
+            yield from waiting.release()
+            member.reason = member.reason.format(count=count + waiting.released)
+        yield member
+        count += 1
+    yield from waiting.release()
+
+
+def _read_shard(location: Location, waiting: _Waiting) -> Iterator[Member]:
     try:
         with location.open_input() as stream:
             is_whole = _has_end_mark(stream)
             buffered = pa.BufferedInputStream(stream, CHUNK_BYTES)  # few requests to a store
             with tarfile.open(fileobj=buffered, mode="r|", bufsize=_READ_BYTES) as archive:
-                for member in _group(archive, stream.size()):
-                    count += 1
-                    yield member
+                yield from _group(archive, stream.size(), waiting)
             is_clean = is_whole and _holds_zeros(stream, archive.offset)
         if not is_whole:
-            yield Member(name="", reason=f"the shard is cut short after {count} games: it has no end mark")
+            yield Member(name="", reason="the shard is cut short after {count} games: it has no end mark")
         elif not is_clean:
-            yield Member(name="", reason=_FOLLOWED.format(count=count, place=archive.offset))
+            yield Member(name="", reason=_FOLLOWED.replace("{place}", str(archive.offset)))
     except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError) as error:
-        yield Member(name="", reason=f"the shard is cut short or damaged after {count} games: {error}")
+        yield Member(name="", reason=f"the shard is cut short or damaged after {{count}} games: {_escape(error)}")
     except GameError as error:
-        yield Member(name="", reason=str(error))
+        yield Member(name="", reason=_escape(error))
     except UserError as error:
-        yield Member(name="", reason=f"cannot be read: {error}")
+        yield Member(name="", reason=f"cannot be read: {_escape(error)}")
+
+
+def _escape(error: Exception) -> str:
+    return str(error).replace("{", "{{").replace("}", "}}")
 
 
 def _has_end_mark(stream: pa.NativeFile) -> bool:
@@ -89,27 +105,76 @@ def _holds_zeros(stream: pa.NativeFile, start: int) -> bool:
     return True
 
 
-def _group(archive: tarfile.TarFile, size: int) -> Iterator[Member]:
-    """The games of a shard of so many bytes."""
+class _Waiting:
+    """Members of games of which more may come."""
+
+    def __init__(self) -> None:
+        self.released = 0
+        self._held: dict[str, Member] = {}
+        self._given: set[str] = set()
+        self._bytes = 0
+        self._is_scattered = False
+        """Whether some game's members stand apart: then any game may have more of them."""
+
+    def take(self, name: str) -> Member:
+        """The member of that name so far."""
+        if name in self._given:
+            return Member(name=name, reason=_LATE)
+        member = self._held.pop(name, None)
+        if member is None:
+            return Member(name=name)
+        self._is_scattered = True
+        self._bytes -= len(member.data)
+        return member
+
+    def put_back(self, member: Member) -> Iterator[Member]:
+        """Yields what waits no longer, now that another game's members follow."""
+        is_whole = bool(member.data and member.entry)
+        if member.reason or (is_whole and not self._is_scattered):
+            self._given.add(member.name)
+            yield member
+            return
+        self._held[member.name] = member
+        self._bytes += len(member.data)
+        while self._bytes > _HELD_BYTES:
+            oldest = next(iter(self._held))
+            self._bytes -= len(self._held[oldest].data)
+            self._given.add(oldest)
+            yield _finish(self._held.pop(oldest))
+
+    def release(self) -> Iterator[Member]:
+        """All that wait: nothing follows."""
+        held, self._held = self._held, {}
+        self.released += len(held)
+        yield from map(_finish, held.values())
+
+
+def _group(archive: tarfile.TarFile, size: int, waiting: _Waiting) -> Iterator[Member]:
+    """The games of a shard of so many bytes, but for those that stay in `waiting`."""
     current: Member | None = None
     for info in archive:
-        if info.isdir():
+        if info.isdir() or _is_hidden(info.name):
             continue
         if _PARSED_FOLDER.search(info.name):
             raise GameError(_UNPACKED.format(name=info.name))
         name, _, suffix = info.name.rsplit("/", 1)[-1].partition(".")
         if current is not None and current.name != name:
-            yield _finish(current)
+            yield from waiting.put_back(current)
             current = None
         if info.offset_data + info.size > size:  # tarfile would go there in steps, also far beyond the end
             raise tarfile.ReadError(f"{info.name} claims {info.size} bytes, {max(0, size - info.offset_data)} are left")
-        current = current or Member(name=name)
+        current = current or waiting.take(name)
         current.reason = current.reason or _refuse(info)
         if not current.reason:
             stream = archive.extractfile(info)
             _take(current, suffix, stream.read() if stream else b"")
     if current is not None:
-        yield _finish(current)
+        yield from waiting.put_back(current)
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a member is passed over, as hidden files in a folder are."""
+    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/")) or "__MACOSX/" in name
 
 
 def _refuse(info: tarfile.TarInfo) -> str:
@@ -118,8 +183,6 @@ def _refuse(info: tarfile.TarInfo) -> str:
     name = info.name.rsplit("/", 1)[-1]
     if info.name.startswith("/") or ".." in info.name.split("/"):
         return f"{info.name} points out of the shard"
-    if not name.partition(".")[0]:
-        return f"{info.name} has no name before its first dot"
     if not is_plain_name(name):
         return f"{name!r} is not a plain file name"
     return f"{info.name} claims {info.size} bytes: no game is that long" if info.size > MAX_GAME_BYTES else ""
