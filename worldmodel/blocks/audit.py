@@ -52,7 +52,7 @@ class Audit:
     """"none", "dropped", "unknown" to games; "frames dropped" to frames."""
     stages: Counter[str] = field(default_factory=Counter)
     characters: Counter[str] = field(default_factory=Counter)
-    """Internal character id at the start to the number of players."""
+    """Internal id of the character that is played most to the number of players."""
     implausible: Counter[str] = field(default_factory=Counter)
     """"p0.field in MD5" to the number of frames with a value that no game reaches."""
     games: int = 0
@@ -65,8 +65,7 @@ class Audit:
         dropped = game.repeats.removesuffix(" dropped")
         self.repeats["dropped" if dropped.isdigit() else game.repeats] += 1
         self.repeats["frames dropped"] += int(dropped) if dropped.isdigit() else 0
-        for player in range(PLAYERS):
-            self.characters[str(int(game.planes.column(player, "character")[0]))] += 1
+        self.characters.update(map(str, game.characters))
         outside: Counter[str] = Counter()
         for column in _list_columns():
             if column.name not in game.missing:

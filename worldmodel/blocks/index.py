@@ -28,7 +28,7 @@ class GameEntry:
     frames: int
     stage: int
     characters: tuple[int, ...]
-    """Internal character ids of player 0 and 1 at the game's start."""
+    """Internal character ids of player 0 and 1: those that they play most."""
     end_method: int | None
     """Slippi's `game_end_method`: 2 by stocks, 7 a player quit; None: unknown."""
     block: str
@@ -54,7 +54,8 @@ class GameEntry:
     """32 hex digits of the game's values, whatever file they came in."""
     played_on: str = ""
     """What its meta.json says of where it was played: "dolphin", "toy", "world model"; empty: nothing."""
-
+    disputed: tuple[str, ...] = ()
+    """What its meta.json says otherwise than the game: "stage 3", "character 2"."""
     declared: tuple[str, ...] = ()
     """Fields that its meta.json says its replay lacks; where that changes, the game is encoded anew."""
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from worldmodel.blocks.index import GameEntry, Index, hash_file
 from worldmodel.blocks.task import TWICE, read_facts
+from worldmodel.games.entry import find_disputes, find_stage
 from worldmodel.games.source import Listing, Unit
 from worldmodel.storage import Location
 
@@ -79,6 +80,7 @@ def _is_wanted(game: GameEntry, units: dict[Identity, Unit]) -> bool:
     if unit is None:
         return False
     is_same = read_facts(unit.entry)["declared"] == game.declared
+    is_same &= find_stage(game.stage, unit.entry) == game.stage
     return is_same and bool(unit.frame_ids) == (game.repeats != "unknown")
 
 
@@ -87,4 +89,5 @@ def _renew(game: GameEntry, units: dict[Identity, Unit], places: dict[str, int])
     if game.shard:
         return replace(game, order=places[game.shard])
     unit = units[_identify_game(game)]
-    return replace(game, order=unit.order, **read_facts(unit.entry))
+    disputed = find_disputes(game.stage, game.characters, unit.entry)
+    return replace(game, order=unit.order, disputed=disputed, **read_facts(unit.entry))

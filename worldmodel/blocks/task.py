@@ -19,9 +19,9 @@ from worldmodel.blocks.index import BlockEntry, GameEntry, entry_from_json, part
 from worldmodel.blocks.layout import LAYOUTS, layout_named
 from worldmodel.errors import UserError
 from worldmodel.games.absence import list_declared
+from worldmodel.games.entry import find_disputes, read_whole
 from worldmodel.games.game import Game
 from worldmodel.games.source import Reading, Rejection, Unit, read_games
-from worldmodel.schema import PLAYERS
 from worldmodel.storage import Location
 
 BLOCK_BYTES = 64 << 20
@@ -152,9 +152,8 @@ class BlockWriter:
 
 def read_facts(entry: dict[str, object]) -> dict[str, Any]:
     """What the index keeps of a game's entry of meta.json, by the names of `GameEntry`."""
-    end = entry.get("game_end_method")
     return {
-        "end_method": end if isinstance(end, int) else None,
+        "end_method": read_whole(entry.get("game_end_method")),
         "played_on": str(entry.get("played_on") or ""),
         "declared": list_declared(entry),
     }
@@ -165,7 +164,7 @@ def _entry_of(game: Game, packed: PackedGame, reading: Reading) -> GameEntry:
         md5=game.md5,
         frames=game.frames,
         stage=game.stage,
-        characters=tuple(int(game.planes.column(player, "character")[0]) for player in range(PLAYERS)),
+        characters=game.characters,
         block="",
         row=0,
         order=reading.unit.order,
@@ -177,5 +176,6 @@ def _entry_of(game: Game, packed: PackedGame, reading: Reading) -> GameEntry:
         absent=tuple(sorted(game.absent)),
         place=reading.place,
         digest=packed.digest(),
+        disputed=find_disputes(game.stage, game.characters, game.entry),
         **read_facts(game.entry),
     )

@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 
 import numpy as np
 
+from worldmodel.games.entry import read_version
 from worldmodel.games.planes import Planes
 from worldmodel.schema import PLAYER_FIELDS, PLAYERS, Evidence, Field
 
@@ -48,7 +49,7 @@ def list_declared(entry: dict[str, object]) -> tuple[str, ...]:
     """Names of the fields that a meta.json entry says its replay lacks, of those for which that counts."""
     declared = entry.get("missing_fields")
     names = tuple(map(str, declared)) if isinstance(declared, list) else ()
-    return _list_declared(str(entry.get("slippi_version")), names)
+    return _list_declared(".".join(map(str, read_version(entry.get("slippi_version")))), names)
 
 
 @lru_cache(maxsize=256)
@@ -63,13 +64,8 @@ def is_declared_missing(field: Field, entry: dict[str, object]) -> bool:
     names = {str(name).removeprefix("leader.") for name in declared} if isinstance(declared, list) else set()
     if field.name in names or (field.peppi and field.peppi in names):
         return True
-    version, since = _version(entry.get("slippi_version")), _version(field.since)
+    version, since = read_version(entry.get("slippi_version")), read_version(field.since)
     return bool(version and since and version < since)
-
-
-def _version(text: object) -> tuple[int, ...]:
-    parts = str(text or "").split(".")
-    return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()
 
 
 def _rises(values: np.ndarray) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from worldmodel.errors import GameError
 from worldmodel.games.planes import Columns, Planes, stored_type
-from worldmodel.schema import Field, Storage
+from worldmodel.schema import PLAYERS, Field, Storage
 
 _LIMITS = {Storage.UINT16: 65535, Storage.UINT8: 255, Storage.BIT: 1}
 
@@ -50,6 +50,12 @@ class Game:
     def frames(self) -> int:
         """T."""
         return self.planes.frames
+
+    @property
+    def characters(self) -> tuple[int, ...]:
+        """The character that each player plays most: Zelda and Sheik change within a game."""
+        played = (np.bincount(self.planes.column(player, "character")) for player in range(PLAYERS))
+        return tuple(int(counts.argmax()) for counts in played)
 
     @property
     def columns(self) -> Columns:

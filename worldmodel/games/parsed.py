@@ -16,6 +16,7 @@ import numpy as np
 
 from worldmodel.errors import GameError
 from worldmodel.games.absence import find_missing
+from worldmodel.games.entry import find_stage
 from worldmodel.games.game import Game, check_column
 from worldmodel.games.leaves import ColumnPath, Leaves, explain, read_leaves
 from worldmodel.games.planes import Planes, list_places, stored_type
@@ -36,7 +37,7 @@ def read_game(data: bytes, md5: str, entry: dict[str, object], frame_ids: bytes 
     absent = lacking | {name for name, rows in sparse.items() if rows is None}
     return Game(
         md5=md5,
-        stage=_stage(leaves),
+        stage=find_stage(_stage(leaves), entry),
         planes=planes,
         sparse={name: rows for name, rows in sparse.items() if rows is not None and len(rows.frames)},
         absent=absent,

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from worldmodel.errors import GameError
+from worldmodel.games.replay_events import complete
 from worldmodel.games.replay_frames import pick_rows, read_columns
 from worldmodel.games.writer import FIRST_FRAME_ID, Entry, assemble_frames, list_missing
 from worldmodel.schema import LEGAL_STAGES, PLAYERS
@@ -29,6 +30,14 @@ MIN_FRAMES = 300
 _RESOLVED = {"TIME": 1, "GAME": 2, "RESOLVED": 3, "NO_CONTEST": 7}
 """End methods of a game that was played to an end, or left by a player."""
 _GZIP = 16 + zlib.MAX_WBITS
+_MEANINGS = {
+    "expected: [123, 85, 3, 114": "it does not begin as a Slippi replay",
+    "fill whole buffer": "it ends early: the recording was cut off",
+    "OutOfSpec": "a frame is not whole: the recording was cut off, or events are damaged",
+    "panic": "events in it are damaged",
+    "Panic": "events in it are damaged",
+}
+"""What the parser says to what it means."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +65,21 @@ def read_replay_bytes(path: Path) -> bytes:
 
 
 def _unpack(path: Path) -> bytes:
-    unpacker = zlib.decompressobj(_GZIP)
+    """All members of a gzip file, one after another; zeros may follow them."""
+    packed, raw = path.read_bytes(), b""
     try:
-        raw = unpacker.decompress(path.read_bytes(), MAX_REPLAY_BYTES + 1)
+        while True:
+            unpacker = zlib.decompressobj(_GZIP)
+            raw += unpacker.decompress(packed, MAX_REPLAY_BYTES + 1 - len(raw))
+            if len(raw) > MAX_REPLAY_BYTES:
+                return raw
+            if not unpacker.eof:
+                raise GameError("unreadable replay: the gzip file is cut off")
+            packed = unpacker.unused_data.lstrip(b"\0")
+            if not packed:
+                return raw
     except zlib.error as error:
         raise GameError(f"unreadable replay: damaged gzip ({error})") from error
-    if len(raw) <= MAX_REPLAY_BYTES and not unpacker.eof:
-        raise GameError("unreadable replay: the gzip file is cut off")
-    return raw
 
 
 def name_replay(raw: bytes) -> str:
@@ -97,18 +113,21 @@ def _read_game(raw: bytes) -> Any:
     import peppi_py
 
     with tempfile.NamedTemporaryFile(suffix=".slp") as file:
-        file.write(raw)
+        file.write(complete(raw))
         file.flush()
         try:
             return peppi_py.read_slippi(file.name)
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:  # a Rust panic derives from BaseException
-            raise GameError(f"unreadable replay: {_first_line(error)}") from error
+            raise GameError(f"unreadable replay: {_explain(error)}") from error
 
 
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+def _explain(error: BaseException) -> str:
+    """What the parser's own words mean."""
+    said = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    meant = next((text for sign, text in _MEANINGS.items() if sign in said), "it is damaged, or no Slippi replay")
+    return f"{meant} (the parser says: {said})"
 
 
 def _judge_start(start: Any) -> list[str]:
@@ -180,7 +199,7 @@ def _describe(game: Any, raw: bytes, source: Path, frames: int, repeats: int) ->
         lastFrame=frames,
         dropped_repeats=repeats,
         players=tuple(
-            {"port": int(player.port), "character": int(port.leader.post.character[0].as_py())}
+            {"port": int(player.port), "character": _find_character(port.leader.post.character)}
             for player, port in zip(start.players, game.frames.ports, strict=True)
         ),
         stage=start.stage,
@@ -193,6 +212,11 @@ def _describe(game: Any, raw: bytes, source: Path, frames: int, repeats: int) ->
         lras=str(None if initiator is None else int(initiator)),
         start_key=_fingerprint(start),
     )
+
+
+def _find_character(played: pa.Array) -> int:
+    """The character that is played most: Zelda and Sheik change within a game."""
+    return int(np.bincount(played.to_numpy(zero_copy_only=False)).argmax())
 
 
 def _fingerprint(start: Any) -> str:

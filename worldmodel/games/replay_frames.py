@@ -49,9 +49,9 @@ def read_columns(frames: Any, stage: int, rows: np.ndarray) -> dict[ColumnPath, 
     columns: dict[ColumnPath, np.ndarray] = {("stage",): np.full(len(rows), stage, dtype=np.int64)}
     for player, port in enumerate(frames.ports):
         for field in PLAYER_FIELDS:
-            values = _read_field(port.leader, field)
+            values = _read_field(port.leader, field, rows, f"p{player}.{field.name}")
             if values is not None:
-                columns[(f"p{player}", *field.column)] = _check(values[rows], f"p{player}.{field.name}")
+                columns[(f"p{player}", *field.column)] = values
             elif field.core:
                 raise GameError(f"the replay does not record {field.name}, which every game needs")
     for read in (_read_items, _read_nana, _read_platforms):
@@ -87,32 +87,32 @@ def _to_numpy(array: pa.Array, name: str) -> np.ndarray:
     return values
 
 
-def _read_field(data: Any, field: Field) -> np.ndarray | None:
+def _read_field(data: Any, field: Field, rows: np.ndarray, where: str) -> np.ndarray | None:
+    """A field's values in some rows, called `where`; None where this version lacks it."""
     if field.kind is Kind.CONTROL:
-        return _read_control(data.pre, field)
+        return _check(_read_control(data.pre, field)[rows], where)
     array = find_at(data, field.peppi)
-    if array is None:
-        return None
-    return _convert(field.name, _to_numpy(array, field.name))
+    return None if array is None else _convert(field.name, _to_numpy(array, where)[rows], where)
 
 
-def _convert(name: str, values: np.ndarray) -> np.ndarray:
+def _convert(name: str, values: np.ndarray, where: str) -> np.ndarray:
     """The schema's value from the replay's, for what is not the same number in both."""
-    if name == "percent":
-        return _truncate(values)
     if name == "hitstun_remaining":
         return _read_counter(values)
+    values = _check(values, where)
+    if name == "percent":
+        return _truncate(values, where)
     tests = {"facing": np.greater, "on_ground": np.equal, "invulnerable": np.not_equal}
     return np.asarray(tests[name](values, 0)) if name in tests else values
 
 
-def _truncate(values: np.ndarray) -> np.ndarray:
+def _truncate(values: np.ndarray, where: str) -> np.ndarray:
     """Percent as the parsed layout holds it: without the fraction, as the users' converter does it."""
     largest = np.iinfo(np.uint16).max
-    outside = ~((values >= 0) & (values <= largest) | np.isnan(values))
+    outside = ~((values >= 0) & (values <= largest))
     if outside.any():
-        raise GameError(f"percent is {values[outside][0]}, expected 0 to {largest}")
-    return np.where(np.isnan(values), 0, values).astype(np.uint16)
+        raise GameError(f"{where} is {values[outside][0]}, expected 0 to {largest}")
+    return values.astype(np.uint16)
 
 
 def _read_counter(values: np.ndarray) -> np.ndarray:
@@ -202,7 +202,8 @@ def _read_partner(follower: Any, name: str, rows: np.ndarray) -> np.ndarray:
     array = find_at(follower, place)
     if array is None:
         raise GameError(f"the replay does not record {name} of Nana: half of her would be lost")
-    return _check(_convert(name, _to_numpy(array.take(pa.array(rows)), f"Nana's {name}")), f"Nana's {name}")
+    where = f"Nana's {name}"
+    return _convert(name, _to_numpy(array.take(pa.array(rows)), where), where)
 
 
 def _read_platforms(frames: Any, stage: int, rows: np.ndarray) -> dict[ColumnPath, np.ndarray]:
@@ -215,7 +216,10 @@ def _read_platforms(frames: Any, stage: int, rows: np.ndarray) -> dict[ColumnPat
     if moves is None or stage != _FOUNTAIN:
         return columns
     offsets = moves.height.offsets.to_numpy()
-    heights, sides = (_to_numpy(array.values, "a platform's move") for array in (moves.height, moves.platform))
+    heights, sides = (
+        _check(_to_numpy(array.values, "a platform's move"), "a platform's move")
+        for array in (moves.height, moves.platform)
+    )
     for frame, row in enumerate(rows):
         for move in range(offsets[row], offsets[row + 1]):
             for path in group.paths:

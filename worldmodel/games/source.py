@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from worldmodel.errors import GameError, UserError
+from worldmodel.games.entry import find_unfit
 from worldmodel.games.game import Game
 from worldmodel.games.leaves import MAX_GAME_BYTES
 from worldmodel.games.parsed import read_game
@@ -149,8 +150,9 @@ def _list_parsed(location: Location, names: set[str], training_only: bool) -> Li
             continue
         name = str(md5)
         seen.add(name)
-        if training_only and entry.get("is_training", True) is False:
-            listing.filtered.append(Rejection(file=f"games/{name}", reason=_why_filtered(entry)))
+        if why := training_only and find_unfit(entry):
+            sides = listing.filtered if why.is_on_purpose else listing.rejected
+            sides.append(Rejection(file=f"games/{name}", reason=why.reason))
             continue
         ids_uri = str(location / FRAME_IDS / f"{name}.npy") if f"{name}.npy" in ids else ""
         listing.units.append(
@@ -184,10 +186,6 @@ def _refuse_entry(md5: object, seen: set[str], sizes: dict[str, int]) -> str:
     if md5 not in sizes:
         return "named in meta.json, but there is no such file"
     return ""
-
-
-def _why_filtered(entry: dict[str, object]) -> str:
-    return f"not for training: {entry.get('not_training_reason') or 'is_training is false in meta.json'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,8 +271,8 @@ def _read_shard(unit: Unit) -> Iterator[Reading]:
         name = f"{unit.name}/{member.name}"
         if member.reason:
             yield Reading(file=name if member.name else unit.name, unit=unit, reason=member.reason)
-        elif unit.training_only and member.entry.get("is_training", True) is False:
-            yield Reading(file=name, unit=unit, reason=_why_filtered(member.entry), is_filtered=True)
+        elif why := unit.training_only and find_unfit(member.entry):
+            yield Reading(file=name, unit=unit, reason=why.reason, is_filtered=why.is_on_purpose)
         else:
             try:
                 game = read_game(member.data, member.name, member.entry, member.frame_ids)

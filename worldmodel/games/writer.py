@@ -45,7 +45,7 @@ class Entry:
     lastFrame: int
     """Number of rows (the users' name for it); each is a frame of the game, repeats are gone."""
     players: tuple[dict[str, int], ...]
-    """Port (0..3) and character id (that of its first frame) of each player, lower port first."""
+    """Port (0..3) and character id (the one played most) of each player, lower port first."""
     stage: int
     game_end_method: int
     """1 time, 2 game, 3 resolved, 7 no contest (a player quit)."""
