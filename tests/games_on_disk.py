@@ -87,9 +87,9 @@ def toy_columns(seed: int, frames: int) -> Columns:
         for field in PLAYER_FIELDS:
             path = (f"p{player}", *field.column)
             if field.kind is Kind.CONTINUOUS:
-                columns[path] = dice.integers(0, 120, frames).astype(columns[path].dtype)
+                columns[path] = dice.integers(0, 120, frames).clip(*field.bounds).astype(columns[path].dtype)
             if field.kind is Kind.CONTINUOUS and field.tight is None:
-                columns[path] = dice.normal(0, 30, frames).clip(-field.largest, field.largest).astype(np.float32)
+                columns[path] = dice.normal(0, 30, frames).clip(*field.bounds).astype(np.float32)
             if field.name == "state_age":
                 columns[path] = (dice.integers(0, 600, frames) / 4).astype(np.float32)
             if field.kind is Kind.CATEGORY:

@@ -146,7 +146,9 @@ class Field:
     scale: float = 1.0
     """Continuous: the model sees value x scale."""
     largest: float = math.inf
-    """No game gets beyond this, either side of zero: a value that does is named by the audit."""
+    """No game gets beyond this: a value that does is named by the audit."""
+    smallest: float | None = None
+    """Nor below this; None: `largest` on the other side of zero."""
     leap: float = 0.0
     """Deltas only: it changes seldom, and then by up to this. Its mean change is learned where others' median is, which
     would be none at all."""
@@ -179,6 +181,11 @@ class Field:
     def short(self) -> str:
         """The users' label, or the name where they are the same."""
         return self.label or self.name
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """No game has a value outside these."""
+        return -self.largest if self.smallest is None else self.smallest, self.largest
 
     @property
     def is_whole(self) -> bool:
@@ -220,7 +227,7 @@ def _category(name: str, storage: Storage, vocabulary: int, embedding: int, unit
 def _stick(stick: str, axis: str) -> Field:
     return Field(
         name=f"{stick}_{axis}", path=("controller", stick, axis), kind=Kind.CONTROL, storage=Storage.FLOAT32,
-        tight=Storage.UINT8, code=Code.STICK, unit="0..1, neutral 0.5", rule=Rule.GIVEN, core=True,
+        tight=Storage.UINT8, code=Code.STICK, unit="0..1, neutral 0.5", rule=Rule.GIVEN, core=True, smallest=0.0, largest=1.0,
     )  # fmt: skip
 
 
@@ -234,25 +241,25 @@ def _button(name: str) -> Field:
 PLAYER_FIELDS: tuple[Field, ...] = (
     # Continuous, in the order in which the users' encoder lays them out.
     _continuous("percent", 0.01, "damage in percent", parsed="uint16", tight=Storage.UINT16, target=Target.DELTA,
-                largest=999.0, leap=25.0, loss="continuous", peppi="post.percent", core=True),
+                smallest=0.0, largest=999.0, leap=25.0, loss="continuous", peppi="post.percent", core=True),
     _continuous("x", 0.05, "Melee units", target=Target.DELTA, loss="continuous", peppi="post.position.x",
                 largest=2000.0, core=True),
     _continuous("y", 0.05, "Melee units", target=Target.DELTA, loss="continuous", peppi="post.position.y",
                 largest=2000.0, core=True),
     _continuous("shield_strength", 0.01, "shield health, 60 is full", target=Target.DELTA, loss="continuous",
-                largest=60.0, peppi="post.shield", absence=Evidence.ALWAYS),
+                smallest=0.0, largest=60.0, peppi="post.shield", absence=Evidence.ALWAYS),
     _speed("speed_air_x", "self_x_air", "own, in the air"),
     _speed("speed_y", "self_y", "own, upwards"),
     _speed("speed_ground_x", "self_x_ground", "own, on the ground"),
     _speed("speed_attack_x", "knockback_x", "from knockback"),
     _speed("speed_attack_y", "knockback_y", "from knockback, upwards"),
     _continuous("state_age", 0.01, "frames within the action, fractional where an animation is slowed",
-                vocabulary=150, embedding=8, rule=Rule.COUNT_UP, since="0.2.0", peppi="post.state_age",
+                vocabulary=150, embedding=8, largest=100_000.0, rule=Rule.COUNT_UP, since="0.2.0", peppi="post.state_age",
                 absence=Evidence.ALWAYS),
     _continuous("hitlag", 0.1, "frames of hitlag that remain", tight=Storage.UINT8, target=Target.VALUE,
-                rule=Rule.COUNT_DOWN, loss="dynamics", since="3.8.0", peppi="post.hitlag", absence=Evidence.HIT),
+                smallest=0.0, largest=255.0, rule=Rule.COUNT_DOWN, loss="dynamics", since="3.8.0", peppi="post.hitlag", absence=Evidence.HIT),
     _continuous("stocks", 0.25, "stocks left", parsed="uint8", tight=Storage.UINT8, target=Target.VALUE,
-                loss="dynamics", peppi="post.stocks", absence=Evidence.ALWAYS),
+                smallest=0.0, largest=99.0, loss="dynamics", peppi="post.stocks", absence=Evidence.ALWAYS),
     Field(name="combo_count", kind=Kind.CONTINUOUS, storage=Storage.UINT16, tight=Storage.UINT8,
           unit="hits in the current combo", parsed="uint8", scale=0.1, target=Target.VALUE, loss="dynamics",
           peppi="post.combo_count", absence=Evidence.HAS_HIT),
@@ -271,19 +278,21 @@ PLAYER_FIELDS: tuple[Field, ...] = (
     _stick("main_stick", "x"), _stick("main_stick", "y"), _stick("c_stick", "x"), _stick("c_stick", "y"),
     Field(name="shoulder", path=("controller", "shoulder"), kind=Kind.CONTROL, storage=Storage.FLOAT32,
           tight=Storage.UINT8, code=Code.TRIGGER, unit="0..1, the deeper of both triggers", rule=Rule.GIVEN,
-          core=True),
+          core=True, smallest=0.0, largest=1.0),
     *(_button(name) for name in ("A", "B", "X", "Y", "Z", "L", "R", "D_UP")),
     # Categories.
-    _category("action", Storage.UINT16, 400, 32, "action state id", target=Target.CLASS, loss="action",
+    _category("action", Storage.UINT16, 400, 32, "action state id", largest=1023.0, target=Target.CLASS, loss="action",
               peppi="post.state", core=True),
-    _category("jumps_left", Storage.UINT8, 8, 4, "jumps", target=Target.CLASS, loss="jumps", label="jumps",
+    _category("jumps_left", Storage.UINT8, 8, 4, "jumps", largest=7.0, target=Target.CLASS, loss="jumps", label="jumps",
               since="2.0.0", peppi="post.jumps"),
     _category("character", Storage.UINT8, 33, 8, "internal character id (Zelda and Sheik change in a game)",
+              largest=32.0,
               peppi="post.character"),
     _category("l_cancel", Storage.UINT8, 3, 2, "0 none, 1 successful, 2 missed", target=Target.CLASS, loss="l_cancel",
+              largest=2.0,
               since="2.0.0", peppi="post.l_cancel", absence=Evidence.LANDED_ATTACK),
     _category("hurtbox_state", Storage.UINT8, 3, 2, "0 vulnerable, 1 invulnerable, 2 intangible", target=Target.CLASS,
-              loss="hurtbox", label="hurtbox", since="2.1.0", peppi="post.hurtbox_state", absence=Evidence.RESPAWNED,
+              largest=2.0, loss="hurtbox", label="hurtbox", since="2.1.0", peppi="post.hurtbox_state", absence=Evidence.RESPAWNED,
               group="hurtbox"),
     _category("ground", Storage.UINT16, 32, 4, "surface id, 65535 in the air", empty=AIRBORNE, target=Target.CLASS,
               loss="ground",

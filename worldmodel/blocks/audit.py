@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.games.game import Game
-from worldmodel.schema import LEGAL_STAGES, PLAYER_FIELDS, PLAYERS, STAGE, Field, Kind
+from worldmodel.schema import LEGAL_STAGES, PLAYER_FIELDS, PLAYERS, Field, Kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +81,10 @@ class Audit:
             self._widen(spec.name, bounds)
         if low == high:
             self.constant[column.name] += 1
-        if high > spec.largest or -low > spec.largest:
+        least, most = spec.bounds
+        if high > most or low < least:
             values = game.planes.column(column.player, spec.name)
-            self.implausible[f"{column.name} in {game.md5}"] += int((np.abs(values) > spec.largest).sum())
+            self.implausible[f"{column.name} in {game.md5}"] += int(((values < least) | (values > most)).sum())
         return count_outside(spec, game.planes.column(column.player, spec.name)) if high >= column.edge else 0
 
     def _widen(self, name: str, bounds: tuple[float, float]) -> None:
@@ -156,7 +157,7 @@ class Audit:
                 "stay"
             )
         if dead := self.constant_fields():
-            found.append(f"constant in all games: {', '.join(dead)}")
+            found.append(f"constant in all {self.games} games: {', '.join(dead)}")
         for name, count in sorted(self.outside.items()):
             found.append(
                 f"{name}: {count} values in {self.outside_games[name]} games lie outside the model's vocabulary; they "
@@ -165,9 +166,9 @@ class Audit:
         for name in sorted({name.split(".")[1] for name in self.missing}):
             games = max(self.missing[f"p{p}.{name}"] for p in range(PLAYERS))
             found.append(f"{name}: not recorded in {games} games; masked there in loss and metrics")
-        illegal = {k: v for k, v in self.stages.items() if int(k) >= STAGE.vocabulary}
-        if illegal:
-            found.append(f"stages outside the vocabulary: {dict(illegal)}")
+        if others := {int(stage): games for stage, games in self.stages.items() if int(stage) not in LEGAL_STAGES}:
+            listed = ", ".join(f"{stage} ({games} games)" for stage, games in sorted(others.items()))
+            found.append(f"stages that are no tournament stages, so nothing says what is possible there: {listed}")
         return found
 
 

@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from worldmodel.blocks.alarms import check_allowed
+from worldmodel.blocks.alarms import check_alarms, check_allowed
 from worldmodel.blocks.audit import Audit
 from worldmodel.blocks.block import read_stored_games
 from worldmodel.blocks.index import (
+    INDEX,
+    REFUSED,
     GameEntry,
     Index,
     has_index,
@@ -55,6 +57,8 @@ class EncodeOptions:
     """Loose games read by one task; about a block."""
     allow: tuple[str, ...] = ()
     """Fields whose alarms are known and allowed, see `worldmodel.blocks.alarms`; the index remembers them."""
+    read: frozenset[str] = frozenset()
+    """Fields that a model will read: alarms of these, where not allowed, refuse the games."""
     cpus: int | None = None
     """CPUs of a local Ray; None: all; 0: this process alone, without Ray."""
     on_wait: OnWait | None = None
@@ -102,7 +106,7 @@ def _encode(place: Location, target: Location, options: EncodeOptions, progress:
     if holds_replays(place):
         place, no_games = parse_source(place, target)
     listing = list_source(str(place), training_only=options.training_only)
-    known = read_index(target) if has_index(target) else Index(games=[], blocks=[])
+    known = _read_known(target)
     damaged = find_damaged(target, known)
     kept, todo = divide(known, listing, set(damaged))
     results = list(_run(_make_tasks(todo, options), str(target), options, progress))
@@ -111,10 +115,23 @@ def _encode(place: Location, target: Location, options: EncodeOptions, progress:
     summary.index.audit["allowed"] = sorted({*options.allow, *known.audit.get("allowed", [])})
     write_rejected(target, [*no_games, *summary.rejected])
     _check_share(summary, options.max_rejected, source)
+    try:
+        check_alarms(summary.index, options.read, options.allow, str(target))
+    except UserError:
+        write_index(target, summary.index, REFUSED)
+        raise
     write_index(target, summary.index)
+    (target / REFUSED).delete()
     _delete_unused(target, summary.index)
     told = [f"block {name} was damaged ({reason}): its games were encoded again" for name, reason in damaged.items()]
     return replace(summary, rejected=[*no_games, *summary.rejected], warnings=[*told, *summary.warnings])
+
+
+def _read_known(target: Location) -> Index:
+    """What an earlier encoding has left, refused or not."""
+    if not has_index(target):
+        return Index(games=[], blocks=[])
+    return read_index(target, REFUSED if (target / REFUSED).exists() else INDEX)
 
 
 def _make_tasks(units: list[Unit], options: EncodeOptions) -> list[list[Unit]]:

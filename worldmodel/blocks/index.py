@@ -16,6 +16,8 @@ from worldmodel.storage import Location, check_plain_name
 
 FORMAT = 4
 INDEX, REJECTED = "index.json", "rejected.json"
+REFUSED = "refused-index.json"
+"""The index of games that encoding has refused: only another encoding reads it, and need not encode them again."""
 PARTITIONS = 8
 """Canonical partitions: a game belongs to one by its md5, a block holds games of one. A worker reads its share."""
 
@@ -129,10 +131,10 @@ def _hex(md5: str) -> str:
     return md5 if is_md5 else hashlib.md5(md5.encode(), usedforsecurity=False).hexdigest()
 
 
-def write_index(out: Location, index: Index) -> None:
+def write_index(out: Location, index: Index, name: str = INDEX) -> None:
     """Write `index.json`, atomically: a line for each game and each block."""
     parts = [f"{json.dumps(f.name)}: {_to_json(getattr(index, f.name))}" for f in fields(index)]
-    (out / INDEX).write_text("{\n" + ",\n".join(parts) + "\n}\n")
+    (out / name).write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
 
 def _to_json(value: Any) -> str:
@@ -149,17 +151,16 @@ def write_rejected(out: Location, rejected: Iterable[Any]) -> None:
 
 
 def has_index(where: Location) -> bool:
-    """Whether a folder is a data set of blocks."""
-    return (where / INDEX).exists()
+    """Whether a folder is a data set of blocks, though perhaps a refused one, which `read_index` explains."""
+    return any((where / name).exists() for name in (INDEX, REFUSED))
 
 
-def read_index(where: Location) -> Index:
+def read_index(where: Location, name: str = INDEX) -> Index:
     """The index of a data set; UserError where there is none or it is of another format or schema."""
-    if not has_index(where):
-        found = f"{where} holds no encoded games (no {INDEX})" if where.exists() else f"there is no folder {where}"
-        raise UserError(f"{found}: expected blocks; make them with: worldmodel encode GAMES {where}")
+    if not (where / name).exists():
+        raise UserError(_explain_absence(where))
     try:
-        found = json.loads((where / INDEX).read_text())
+        found = json.loads((where / name).read_text())
         if found["format"] != FORMAT or found["schema_hash"] != schema_hash():
             raise UserError(
                 f"{where} was encoded with format {found['format']} and schema {found['schema_hash']}; this version "
@@ -169,7 +170,17 @@ def read_index(where: Location) -> Index:
         blocks = [BlockEntry(**{**b, "name": check_plain_name(b["name"])}) for b in found["blocks"]]
         return Index(**{**found, "games": games, "blocks": blocks})
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{where / INDEX} is damaged ({error}): encode the games again") from error
+        raise UserError(f"{where / name} is damaged ({error}): encode the games again") from error
+
+
+def _explain_absence(where: Location) -> str:
+    if (where / REFUSED).exists():
+        return (
+            f"{where} holds games that encoding has refused: encode them again to see why, and allow what is as it "
+            f"should be: worldmodel encode GAMES {where} --allow FIELD"
+        )
+    found = f"{where} holds no encoded games (no {INDEX})" if where.exists() else f"there is no folder {where}"
+    return f"{found}: expected blocks; make them with: worldmodel encode GAMES {where}"
 
 
 def entry_from_json(entry: dict[str, Any]) -> GameEntry:

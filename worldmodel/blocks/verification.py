@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from worldmodel.blocks.alarms import find_refused
 from worldmodel.blocks.audit import Audit
 from worldmodel.blocks.block import Block, local_copy, unpack_game
 from worldmodel.blocks.index import REJECTED, BlockEntry, GameEntry, Index, hash_file, read_index
@@ -60,11 +62,13 @@ class VerificationReport:
     audit: dict[str, Any] = field(default_factory=dict)
     """What the index says of the data: ranges, missing fields, vocabulary, constant columns, repeats, stages."""
     warnings: list[str] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
+    """What an encoding refuses, see `worldmodel.blocks.alarms`, and nobody has allowed."""
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing differs and every game could be compared."""
-        return not (self.difference_count or self.unread or self.not_encoded)
+        """Whether nothing is refused, nothing differs and every game could be compared."""
+        return not (self.alarms or self.difference_count or self.unread or self.not_encoded)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""
@@ -78,11 +82,13 @@ class VerificationReport:
             self.differences.append(difference)
 
 
-def verify_blocks(blocks: str, against: str | None = None, sample: int | None = None) -> VerificationReport:
+def verify_blocks(
+    blocks: str, against: str | None = None, sample: int | None = None, read: Collection[str] = ()
+) -> VerificationReport:
     """Check blocks by themselves, and against the games that they were encoded from where `against` names them.
 
-    `sample`: compare so many games, chosen at random but always the same; None: all. UserError where there are no
-    blocks, or no games to compare with.
+    `sample`: compare so many games, chosen at random but always the same; None: all. `read`: fields that a model reads.
+    UserError where there are no blocks, or no games to compare with.
     """
     if sample is not None and sample < 1:
         raise UserError(f"a sample of {sample} games: expected at least 1, or none for all")
@@ -91,6 +97,7 @@ def verify_blocks(blocks: str, against: str | None = None, sample: int | None = 
     audit = {name: value for name, value in index.audit.items() if name != "counts"}
     warnings = Audit.from_counts(index.audit.get("counts", {})).warnings()
     report = VerificationReport(blocks=str(folder), against=against, audit=audit, warnings=warnings)
+    report.alarms = [f"{alarm.field}: {alarm.text}" for alarm in find_refused(index, read)]
     for entry in index.blocks:
         _check_hash(folder, entry, report)
     if against is not None and not report.difference_count:

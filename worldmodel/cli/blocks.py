@@ -29,17 +29,16 @@ class Encode(Verb):
     """CPUs of a local Ray; None: all."""
 
     def run(self) -> Result:
-        from worldmodel.blocks.alarms import check_alarms
         from worldmodel.blocks.encode import EncodeOptions, encode
         from worldmodel.encoding import EncodingConfig
 
         options = EncodeOptions(
-            max_rejected=self.max_rejected, training_only=not self.all_games, cpus=self.cpus, allow=self.allow
-        )
+            max_rejected=self.max_rejected, training_only=not self.all_games, cpus=self.cpus, allow=self.allow,
+            read=EncodingConfig().layout.field_names,
+        )  # fmt: skip
         with showing_progress("games") as progress:
             summary = encode(self.source, self.out, options, progress)
         index = summary.index
-        check_alarms(index, EncodingConfig().layout.field_names, self.allow, self.out)
         return {
             "games": len(index.games),
             "encoded_now": summary.encoded,
@@ -58,7 +57,7 @@ class Encode(Verb):
 
 @dataclass(frozen=True, kw_only=True)
 class Audit(Verb):
-    """Check blocks: their hashes, constant columns, impossible values, and every value against the games."""
+    """Check blocks: their hashes, what encoding refuses, and every value against the games."""
 
     blocks: Annotated[Positional[str], metavar("BLOCKS")]
     """Folder or URI of blocks."""

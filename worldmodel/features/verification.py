@@ -31,7 +31,7 @@ def audit_blocks(
     `sample`: compare so many games; None: all. The features are computed once from the blocks and once from a fresh
     encoding of games read anew. UserError where there are no blocks, or no games to compare with.
     """
-    report = verify_blocks(blocks, against, sample)
+    report = verify_blocks(blocks, against, sample, EncodingConfig().layout.field_names)
     if report.fresh and not report.difference_count:
         with tempfile.TemporaryDirectory(prefix="worldmodel-audit-") as folder:
             _compare_features(blocks, Path(folder), feature_samples, report)
