@@ -15,6 +15,7 @@ from worldmodel.doctor.preflight import Preflight, examine, examine_quickly
 from worldmodel.doctor.ray_cluster import check_started
 from worldmodel.doctor.table import describe_check, render_table, summarise
 from worldmodel.errors import UserError
+from worldmodel.ray_session import read_address
 
 WAIT_SECONDS = 1800.0
 """How long a cluster that starts from nothing may take for its first machine."""
@@ -71,4 +72,4 @@ def tell(checks: Sequence[Check], seconds: float, say: Say) -> None:
 
 def is_on_cluster() -> bool:
     """Whether Ray was there before this process, as in a job."""
-    return bool(os.environ.get("RAY_ADDRESS"))
+    return bool(read_address())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from worldmodel.errors import UserError
 
@@ -22,10 +24,20 @@ TRAIN = {
 machines it counts on are gone; its own patience is minutes."""
 
 
+CONNECT_SECONDS = 5.0
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_SETTINGS = 4
+"""How every process of Ray is greeted (HTTP/2, RFC 9113, 3.4), and the kind of frame that its answer begins with."""
+_LONGEST_SOCKET = 103
+"""Bytes of a socket's path: Linux takes 107, macOS 103."""
+_SOCKET = "ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
+_SHORT_FOLDER = "/tmp"
+
+
 def is_on_cluster() -> bool:
     """True if work goes to a Ray that may have machines other than this one."""
     ray = sys.modules.get("ray")
-    return bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and ray.is_initialized())
+    return bool(read_address()) or (ray is not None and ray.is_initialized())
 
 
 def join_ray(cpus: int | None = None, log_to_driver: bool = False) -> None:
@@ -35,7 +47,7 @@ def join_ray(cpus: int | None = None, log_to_driver: bool = False) -> None:
     because the address file of a killed driver makes `ray.init(num_cpus=...)` fail with a misleading message.
 
     Raises:
-        UserError: `RAY_ADDRESS` is the one for jobs, which no process joins.
+        UserError: no process can join the Ray that `RAY_ADDRESS` names, or sockets have no short folder.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -45,23 +57,87 @@ def join_ray(cpus: int | None = None, log_to_driver: bool = False) -> None:
 
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS", "")
+    address = read_address()
+    if not address:
+        os.environ.pop("RAY_ADDRESS", None)  # a blank one, which Ray would take for a name
+    if address and address != "local":
+        _join_named(address, log_to_driver)
+        return
+    make_token()
+    short = {"_temp_dir": f"{_SHORT_FOLDER}/ray"} if find_socket_folder() else {}
+    ray.init(
+        address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR,
+        log_to_driver=log_to_driver, **short,
+    )  # fmt: skip
+
+
+def read_address() -> str:
+    """What `RAY_ADDRESS` says; empty: nothing."""
+    return os.environ.get("RAY_ADDRESS", "").strip()
+
+
+def _join_named(address: str, log_to_driver: bool) -> None:
+    import ray
+
+    check_address(address)
+    try:
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=log_to_driver)
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError, OSError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the Ray at RAY_ADDRESS={address} cannot be joined ({type(error).__name__}: {said}): `worldmodel doctor` "
+            "says more; `unset RAY_ADDRESS` to use this machine alone"
+        ) from error
+
+
+def check_address(address: str) -> None:
+    """UserError, after seconds, where no Ray answers at an address; Ray itself would try for a quarter of an hour."""
     if address.startswith(("http://", "https://")):
         raise UserError(
             f"RAY_ADDRESS={address} is the address for jobs, which only submits: run this on the cluster by "
             "`ray job submit --working-dir . -- COMMAND`, or here after `unset RAY_ADDRESS`"
         )
-    if address:
-        ray.init(logging_level=logging.WARNING, log_to_driver=log_to_driver)
-    else:
-        make_token()
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=log_to_driver,
-        )
+    if address in ("auto", "local"):  # a file of this machine names it
+        return
+    try:
+        parts = urlsplit(address if "://" in address else f"ray://{address}")
+        with socket.create_connection((parts.hostname or "", parts.port or 6379), timeout=CONNECT_SECONDS) as stream:
+            if not os.environ.get("RAY_USE_TLS", "0").lower().startswith(("1", "t")):
+                _greet(stream)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no Ray answers at RAY_ADDRESS={address} ({error}): start it (`ray up`, or as README.md says), open the "
+            "port, or `unset RAY_ADDRESS` to use this machine alone"
+        ) from error
+
+
+def _greet(stream: socket.socket) -> None:
+    """OSError where what listens is no Ray, or hangs."""
+    stream.sendall(_GREETING)
+    answer = b""
+    while len(answer) < len(b"\0\0\0t"):
+        if not (part := stream.recv(64)):
+            raise ConnectionError("what listens there is no Ray")
+        answer += part
+    if answer[3] != _SETTINGS:
+        raise ConnectionError("what listens there is no Ray")
+
+
+def find_socket_folder() -> str:
+    """What to say where Ray's own sockets go to a short folder, since the named one's path is too long; "": nothing.
+
+    Raises:
+        UserError: the user has named the folder for Ray alone, or there is no short one.
+    """
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder = os.environ.get(name, "")
+    most = _LONGEST_SOCKET - len(f"/{_SOCKET}")
+    if not sys.platform.startswith("linux") and name == "TMPDIR" or len(os.fsencode(folder)) <= most:
+        return ""
+    long = f"{name} has {len(os.fsencode(folder))} bytes, and Ray's sockets there can have at most {most}"
+    if name == "RAY_TMPDIR" or not os.access(_SHORT_FOLDER, os.W_OK):
+        raise UserError(f"{long}: set RAY_TMPDIR to a short folder, such as {_SHORT_FOLDER}")
+    return f"{long}: Ray uses {_SHORT_FOLDER}/ray"
 
 
 def make_token() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worldmodel.doctor import cluster_files, ray_cluster
-from worldmodel.doctor.check import Check, attempt, passed, place_at, skipped
+from worldmodel.doctor.check import Check, attempt, failed, passed, place_at, skipped, warned
 from worldmodel.doctor.cluster_steps import check_steps
 from worldmodel.doctor.machine import MachineFacts, read_versions
 from worldmodel.doctor.machines import check_clocks, check_versions
@@ -18,6 +18,7 @@ from worldmodel.doctor.price import check_price
 from worldmodel.doctor.store import ACCOUNT, STORE
 from worldmodel.doctor.wandb_key import check_wandb
 from worldmodel.errors import UserError
+from worldmodel.ray_session import find_socket_folder, read_address
 from worldmodel.machine.launcher import name_cloud
 from worldmodel.storage import Location
 
@@ -80,14 +81,14 @@ def _examine(request: Preflight) -> Iterator[Check]:
     if chosen:
         yield from attempt("first steps", lambda: check_steps(chosen, fix=request.fix))
         yield from attempt("cloud account", lambda: _examine_accounts(chosen))
-    address = os.environ.get("RAY_ADDRESS", "")
+    address = read_address()
     is_cluster = False
     if address:
         joined = attempt(ray_cluster.NAME, lambda: [ray_cluster.join(address)])
         yield from joined
         is_cluster = not any(check.is_failed for check in joined)
     else:
-        yield passed(ray_cluster.NAME, f"Ray {read_versions()['Ray']}, none is named: each command starts its own here")
+        yield from attempt(ray_cluster.NAME, _look_at_own_ray)
     errand = Errand(
         storage=request.storage,
         data=request.data,
@@ -104,6 +105,16 @@ def _examine(request: Preflight) -> Iterator[Check]:
     yield from attempt("W&B", lambda: check_wandb(request.wandb))
     names = [name for machine in machines for name in machine.gpus.names]
     yield from attempt("price", lambda: check_price(names))
+
+
+def _look_at_own_ray() -> list[Check]:
+    found = f"Ray {read_versions()['Ray']}, none is named: each command starts its own here"
+    try:
+        note = find_socket_folder()
+    except UserError as error:
+        return [failed(ray_cluster.NAME, str(error), "do what the message says")]
+    return [warned(ray_cluster.NAME, note, "set RAY_TMPDIR to a short folder") if note
+            else passed(ray_cluster.NAME, found)]  # fmt: skip
 
 
 def _examine_accounts(cluster: Path) -> Iterator[Check]:
@@ -158,6 +169,6 @@ def _rehearse(request: Preflight, found: Sequence[Check]) -> Sequence[Check]:
     needed = (STORE, ACCOUNT, ray_cluster.NAME, ray_cluster.STARTED)
     if missing := [check.name for check in found if check.is_failed and check.name in needed]:
         return [skipped("rehearsal", f"left out: mend {missing[0]} first")]
-    if not os.environ.get("RAY_ADDRESS"):
+    if not read_address():
         return attempt("rehearsal", lambda: rehearse(request.storage))
     return attempt("rehearsal", lambda: ray_cluster.rehearse_there(request.storage, request.gpus))

@@ -18,6 +18,7 @@ from worldmodel.doctor.machine import MachineFacts
 from worldmodel.doctor.machines import count_machines
 from worldmodel.doctor.on_machine import Errand, MachineReport, examine_machine
 from worldmodel.doctor.store_errors import LASTING, explain_refusal
+from worldmodel.errors import UserError
 from worldmodel.run.crew import share_environment
 
 NAME, STARTED = "Ray", "machines"
@@ -75,6 +76,8 @@ def join(address: str) -> Check:
         return refused
     try:
         join_ray()
+    except UserError as error:
+        return failed(NAME, str(error), "do what the message says")
     except Exception as error:  # noqa: BLE001  (Ray raises errors of many kinds here: each one is told)
         return explain_joining(address, error)
     return passed(NAME, f"Ray {ray.__version__} at {address}: {count_machines(len(list_alive()))}")

@@ -20,7 +20,7 @@ from typing import Any
 
 from worldmodel.errors import UserError
 from worldmodel.object_store import StorageError
-from worldmodel.ray_session import join_ray
+from worldmodel.ray_session import join_ray, read_address
 from worldmodel.run.head_watch import HeadWatch
 from worldmodel.run.run import LAST_LINES
 from worldmodel.run.stop_request import STOP, describe_signal, hear_signals
@@ -118,7 +118,7 @@ def check_room(crew: Crew) -> None:
 
     kind = "GPU" if crew.uses_gpu else "CPU"
     found = int(ray.cluster_resources().get(kind, 0))
-    if found < crew.least and not os.environ.get("RAY_ADDRESS"):
+    if found < crew.least and not read_address():
         raise UserError(f"{crew.least} workers take a {kind} each, found {found} on this machine: use fewer workers")
 
 
