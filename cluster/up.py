@@ -31,6 +31,7 @@ if __package__ in (None, ""):  # run as a script: its own package lies one folde
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster.launch_errors import explain
+from worldmodel.cli.arguments import parse_arguments
 from worldmodel.errors import UserError
 from worldmodel.machine.launcher import TOKEN, check_files, check_settings, name_cloud
 from worldmodel.ray_session import make_token
@@ -60,14 +61,15 @@ class Up:
 def main(arguments: list[str] | None = None) -> int:
     """Start it; the exit status is 0 where it runs, 2 where something is to be set, 130 after Ctrl-C, the launcher's
     where that fails."""
-    options = tyro.cli(Up, args=arguments, description=__doc__)
+    options = None
     try:
+        options = parse_arguments(Up, arguments, description=__doc__)
         return run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        say(f"interrupted: machines may be there, and cost money; to end them: ray down {options.file}")
+        say(f"interrupted: machines may be there, and cost money; to end them: ray down {options.file if options else 'FILE'}")
         return INTERRUPTED
 
 

@@ -64,6 +64,8 @@ class Round1:
     """Dollars of all its trials after which it stops well; None: no limit."""
     set: tuple[str, ...] = ()
     """Settings of all trials, over the preset's: KEY=VALUE with keys of an experiment file, as training.lr=0.001."""
+    allow: tuple[str, ...] = ()
+    """Fields of the data that may be constant, or hold values that no game reaches; in a file: data.allow."""
     resume: bool = False
     """Go on with the grid of that name: finished trials stay, the others go on from their checkpoints."""
     skip_doctor: bool = False
@@ -113,6 +115,8 @@ def grid_options(options: Round1, blocks: str, toy_settings: dict[str, Any]) -> 
         changes["training.num_epochs"] = options.epochs
     if options.gpus_per_trial:
         changes["training.device"] = "cuda"  # never silently the CPU, after a GPU was asked for
+    if options.allow:
+        changes["data.allow"] = list(options.allow)
     changes |= {"encoding.targets": options.targets, **read_settings(options.set)}
     return GridOptions(
         experiments=options.experiments, seeds=options.seeds, preset=options.preset, arch=options.arch, data=blocks,
@@ -128,6 +132,8 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
         if not equals or key in NOT_SET:
             made = f"{key} is the grid's own to set" if key in NOT_SET else "there is no '='"
             raise UserError(f"--set {setting}: expected KEY=VALUE, as training.lr=0.001: {made}")
+        if key in found:
+            raise UserError(f"--set {key}: found twice, expected once")
         found[key] = read_value(value, source=f"--set {setting}")
     return found
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
-import tyro
 
 if __package__ in (None, ""):  # run as a script: its own package lies one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -36,6 +35,7 @@ from tune.trials import WAITING, Cluster, Resources, TrialRun, check_reach, is_d
 from tune.watch import GridWatch
 from worldmodel.blocks.alarms import check_alarms
 from worldmodel.blocks.index import has_index, read_index
+from worldmodel.cli.arguments import parse_arguments
 from worldmodel.errors import UserError
 from worldmodel.features.plan import check_world
 from worldmodel.features.split import select_games, split_games
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None, since: float | None = None) -> 
     """Run the grid; the exit status is 0 where every trial finished, 1 where one did not, 2 for a wrong request or what
     the doctor found, 130 where it was asked to stop. `since`: when the process began, in seconds since 1970."""
     try:
-        return run(tyro.cli(Round1, args=arguments, default=read_defaults()), since)
+        return run(parse_arguments(Round1, arguments, default=read_defaults()), since)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

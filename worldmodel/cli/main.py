@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Annotated
 
-import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 
+from worldmodel.cli.arguments import parse_arguments
 from worldmodel.cli.blocks import Audit, Encode
 from worldmodel.cli.compare import Compare
 from worldmodel.cli.doctor import Doctor
@@ -119,11 +119,11 @@ def _ending_at_sigterm() -> Iterator[None]:
 
 def parse(arguments: Sequence[str] | None = None) -> Verb:
     """The verb that the arguments ask for; a wrong one ends the process with status 2 and an explanation."""
-    command: Games | Verb = tyro.cli(
+    command: Games | Verb = parse_arguments(
         Command,  # type: ignore[arg-type]
+        arguments,
         prog="worldmodel",
         description="Train and evaluate world models of Super Smash Bros. Melee.",
-        args=arguments,
         config=(OmitSubcommandPrefixes, OmitArgPrefixes, FlagCreatePairsOff),
     )
     return command.verb if isinstance(command, Games) else command

@@ -1,0 +1,114 @@
+"""Options that are given twice: those with several values count together, any other is refused.
+
+Tyro, as other parsers, lets the last one win without a word.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, Union
+
+import tyro
+from tyro.conf import UseAppendAction
+
+from worldmodel.errors import UserError
+
+_MANY, _SWITCH, _ONE = "many", "switch", "one"
+
+
+def parse_arguments(kind: Any, arguments: Sequence[str] | None, **how: Any) -> Any:
+    """What the arguments (None: the process's own) ask for; `how` is `tyro.cli`'s. UserError where an option that has one value is given twice;
+    whatever else is wrong ends the process with status 2 and an explanation."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return tyro.cli(kind, args=join_repeated(kind, given), **how)
+
+
+@dataclass
+class _Given:
+    """One occurrence of an option."""
+
+    name: str
+    words: list[str]
+
+    @property
+    def values(self) -> list[str]:
+        """The words behind the name."""
+        return [*self.words[0].split("=", 1)[1:], *self.words[1:]]
+
+
+def join_repeated(kind: Any, arguments: Sequence[str]) -> list[str]:
+    """The arguments with each option once: the values of one that has several stand where it is given last."""
+    modes, given = _find_modes(_choose_kind(kind, arguments)), list(_split(arguments))
+    last: dict[str, _Given] = {}
+    for option in given:
+        mode, before = modes.get(option.name), last.get(option.name)
+        if before is not None and mode == _ONE:
+            raise UserError(f"{option.name}: given twice ({_show(before)}; {_show(option)}), expected once")
+        if before is not None and mode == _MANY:
+            option.words = [option.name, *before.values, *option.values]
+            before.words = []
+        last[option.name] = option
+    return [word for option in given for word in option.words]
+
+
+def _show(option: _Given) -> str:
+    return " ".join(option.words)
+
+
+def _split(arguments: Sequence[str]) -> Iterator[_Given]:
+    """Runs of words, each from one option up to the next; what comes before the first has no name."""
+    current = _Given("", [])
+    for word in arguments:
+        if word.startswith("--") and len(word) > 2:
+            yield current
+            current = _Given(word.partition("=")[0].replace("_", "-"), [])
+        current.words.append(word)
+    yield current
+
+
+def _choose_kind(kind: Any, arguments: Sequence[str]) -> Any:
+    """The class whose options the arguments give: verbs are chosen by name."""
+    for word in arguments:
+        choices = dict(_list_verbs(kind))
+        if not choices:
+            break
+        kind = choices.get(word, kind)
+    return kind
+
+
+def _list_verbs(kind: Any) -> Iterator[tuple[str, Any]]:
+    if is_dataclass(kind):  # a verb of verbs holds them in its only field
+        hints = typing.get_type_hints(kind, include_extras=True)
+        kind = hints.get("verb")
+    if typing.get_origin(kind) in (Union, types.UnionType):
+        for part in typing.get_args(kind):
+            names = [getattr(mark, "name", None) for mark in getattr(part, "__metadata__", ())]
+            yield from ((name, part.__origin__) for name in names if name)
+
+
+def _find_modes(kind: Any) -> dict[str, str]:
+    """How often each option may be given."""
+    if not is_dataclass(kind):
+        return {}
+    hints = typing.get_type_hints(kind, include_extras=True)
+    found = {f"--{field.name.replace('_', '-')}": _find_mode(hints[field.name]) for field in fields(kind)}
+    return {name: mode for name, mode in found.items() if mode}
+
+
+def _find_mode(hint: Any) -> str:
+    marks: tuple[Any, ...] = ()
+    while typing.get_origin(hint) is Annotated:
+        marks, hint = (*marks, *hint.__metadata__), hint.__origin__
+    if any(mark is UseAppendAction or mark in _APPEND for mark in marks):
+        return ""
+    if hint is bool:
+        return _SWITCH
+    return _MANY if typing.get_origin(hint) in (tuple, list) else _ONE
+
+
+_APPEND = getattr(UseAppendAction[int], "__metadata__", ())
+"""What tyro marks an option with that counts together by itself."""
