@@ -81,7 +81,9 @@ def test_what_ray_says_of_an_address_is_one_message(error: type[Exception], monk
 
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.setattr("ray.init", refuse)
-    with pytest.raises(UserError, match=r"RAY_ADDRESS=auto cannot be joined .*running Ray instance.*`worldmodel doctor`"):
+    with pytest.raises(
+        UserError, match=r"RAY_ADDRESS=auto cannot be joined .*running Ray instance.*`worldmodel doctor`"
+    ):
         join_ray()
 
 
@@ -124,7 +126,7 @@ def test_ray_s_sockets_go_to_a_short_folder(monkeypatch: pytest.MonkeyPatch) -> 
         join_ray()
     assert found == [None, "/tmp/ray"]
     monkeypatch.setenv("RAY_TMPDIR", folder)
-    with pytest.raises(UserError, match="RAY_TMPDIR has 83 bytes, .*: set RAY_TMPDIR to a short folder"):
+    with pytest.raises(UserError, match=r"RAY_TMPDIR has 83 bytes, .*: set RAY_TMPDIR to a short folder"):
         join_ray()
 
 

@@ -132,7 +132,7 @@ def find_socket_folder() -> str:
     name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
     folder = os.environ.get(name, "")
     most = _LONGEST_SOCKET - len(f"/{_SOCKET}")
-    if not sys.platform.startswith("linux") and name == "TMPDIR" or len(os.fsencode(folder)) <= most:
+    if (not sys.platform.startswith("linux") and name == "TMPDIR") or len(os.fsencode(folder)) <= most:
         return ""
     long = f"{name} has {len(os.fsencode(folder))} bytes, and Ray's sockets there can have at most {most}"
     if name == "RAY_TMPDIR" or not os.access(_SHORT_FOLDER, os.W_OK):

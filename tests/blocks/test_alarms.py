@@ -13,7 +13,14 @@ import pytest
 
 from tests.games_on_disk import as_file, encode_here, name_of, toy_columns, write_folder
 from worldmodel.blocks.alarms import (
-    CHANCE, CHOSEN, ENOUGH_GAMES, HABITS, SAME_PEOPLE, check_alarms, count_plausible, find_alarms,
+    CHANCE,
+    CHOSEN,
+    ENOUGH_GAMES,
+    HABITS,
+    SAME_PEOPLE,
+    check_alarms,
+    count_plausible,
+    find_alarms,
 )  # fmt: skip
 from worldmodel.blocks.encode import EncodeOptions, encode
 from worldmodel.blocks.index import GameEntry, Index, read_index
@@ -78,7 +85,11 @@ def test_sound_games_raise_no_alarm(tmp_path: Path) -> None:
     ("change", "field", "said"),
     [
         (freeze_percent, "percent", "never changes in 5 games, where more than 3 cannot be chance"),
-        (throw_one_far, "x", r"5 values that no game reaches \(-2000 to 2000\), in 5 columns, the first in p1.x in [0-9a-f]{32}"),
+        (
+            throw_one_far,
+            "x",
+            r"5 values that no game reaches \(-2000 to 2000\), in 5 columns, the first in p1.x in [0-9a-f]{32}",
+        ),
     ],
 )
 def test_a_field_that_cannot_be_right_stops_encoding_until_it_is_allowed(

@@ -44,7 +44,9 @@ def test_values_of_all_occurrences_count(arguments: str) -> None:
 
 
 def test_what_tyro_joins_itself_and_switches_stay() -> None:
-    found = parse_arguments(Asked, "--each a --each b --switch --switch --numbers -1 --numbers -2".split())
+    found = parse_arguments(
+        Asked, ["--each", "a", "--each", "b", "--switch", "--switch", "--numbers", "-1", "--numbers", "-2"]
+    )
     assert (found.each, found.switch, found.numbers) == (("a", "b"), True, (-1, -2))
 
 
@@ -60,10 +62,10 @@ def test_arguments_without_a_repetition_stay_as_they_are() -> None:
 
 
 def test_verbs_know_their_own_options(capsys: pytest.CaptureFixture[str]) -> None:
-    found = parse("encode G B --allow x --allow y".split())
+    found = parse(["encode", "G", "B", "--allow", "x", "--allow", "y"])
     assert isinstance(found, Encode) and found.allow == ("x", "y")
-    assert main("games toy OUT --count 1 --count 2".split()) == 2
-    assert main("encode G B --max-rejected 0 --max_rejected 1".split()) == 2
+    assert main(["games", "toy", "OUT", "--count", "1", "--count", "2"]) == 2
+    assert main(["encode", "G", "B", "--max-rejected", "0", "--max_rejected", "1"]) == 2
     assert capsys.readouterr().err.count("given twice") == 2
 
 
@@ -76,7 +78,7 @@ def test_a_grid_takes_all_its_settings() -> None:
 
 
 def test_a_grid_s_impossible_setting_is_seen_wherever_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
-    assert round1("--dry-run --set training.lr=-5 --set training.batch_size=4".split()) == 2
+    assert round1(["--dry-run", "--set", "training.lr=-5", "--set", "training.batch_size=4"]) == 2
     assert "training.lr: found -5" in capsys.readouterr().err
-    assert round1("--dry-run --set training.lr=1 --set training.lr=2".split()) == 2
+    assert round1(["--dry-run", "--set", "training.lr=1", "--set", "training.lr=2"]) == 2
     assert "training.lr: found twice" in capsys.readouterr().err

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.games.slp_bytes import (
-    METADATA, SHEIK, ZELDA, change_character, make_events, wrap, write_number,
+    METADATA,
+    SHEIK,
+    ZELDA,
+    change_character,
+    make_events,
+    wrap,
+    write_number,
 )  # fmt: skip
 from tests.games_on_disk import encode_here
 from worldmodel.errors import GameError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from worldmodel.doctor.price import check_price
 from worldmodel.doctor.store import ACCOUNT, STORE
 from worldmodel.doctor.wandb_key import check_wandb
 from worldmodel.errors import UserError
-from worldmodel.ray_session import find_socket_folder, read_address
 from worldmodel.machine.launcher import name_cloud
+from worldmodel.ray_session import find_socket_folder, read_address
 from worldmodel.storage import Location
 
 Tell = Callable[[Check], None]

@@ -6,12 +6,12 @@ predicted frame is again a frame of the game, with whole percents, stocks and so
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from worldmodel.blocks.layout import layout_named
@@ -21,7 +21,7 @@ from worldmodel.features.plan import Samples
 from worldmodel.features.spots import send, swap_players
 from worldmodel.features.store import Frames, FrameStore, Parts
 from worldmodel.features.view import FeatureView
-from worldmodel.schema import FIELDS, PLAYERS, STAGE, Field, Kind, field_named, fields
+from worldmodel.schema import FIELDS, PLAYER_FIELDS, PLAYERS, STAGE, Field, Kind, field_named, fields
 
 EVERYTHING = EncodingConfig(state_flags=True, hitstun=True).layout
 """All fields: facts do not depend on what an experiment shows its model."""
@@ -43,6 +43,11 @@ CONTROL_PLACES = slice(
     NUMBER_PLACES[EVERYTHING.controls[0].name].start, NUMBER_PLACES[EVERYTHING.controls[-1].name].stop
 )
 """Columns of the controls, side by side and in the schema's order."""
+_COLUMN_FIELDS = [
+    *(PLAYER_FIELDS.index(FIELDS[name]) for name, place in NUMBER_PLACES.items() for _ in range(place.stop - place.start)),
+    *(PLAYER_FIELDS.index(field) for field in CATEGORIES),
+]  # fmt: skip
+"""The field of each number, and then of each class."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,9 @@ class Facts:
     """Stage id of each game."""
     items: Float[Tensor, "batch time player 3"] | None = None
     """The nearest item's scaled numbers (flag `projectiles`); None: no experiment here sees them."""
+    lacks: Bool[Tensor, "batch player column"] | None = None
+    """Numbers, and then classes, that are not recorded: 0 in true frames, and so in own ones, whatever an untrained head
+    says of them; None: all are."""
 
     @property
     def frames(self) -> int:
@@ -81,7 +89,7 @@ class Facts:
     def cut(self, frames: slice) -> Facts:
         """Some of the frames."""
         items = None if self.items is None else self.items[:, frames]
-        return Facts(self.numbers[:, frames], self.classes[:, frames], self.stages, items)
+        return Facts(self.numbers[:, frames], self.classes[:, frames], self.stages, items, self.lacks)
 
     def join(self, later: Facts) -> Facts:
         """These frames, and then the later ones."""
@@ -90,18 +98,28 @@ class Facts:
     def take(self, rows: Tensor | slice) -> Facts:
         """Some of the games."""
         items = None if self.items is None else self.items[rows]
-        return Facts(self.numbers[rows], self.classes[rows], self.stages[rows], items)
+        lacks = None if self.lacks is None else self.lacks[rows]
+        return Facts(self.numbers[rows], self.classes[rows], self.stages[rows], items, lacks)
 
     def detach(self) -> Facts:
         """The same, through which no gradient flows."""
         items = None if self.items is None else self.items.detach()
-        return Facts(self.numbers.detach(), self.classes, self.stages, items)
+        return Facts(self.numbers.detach(), self.classes, self.stages, items, self.lacks)
 
     def swap_players(self, swapped: Tensor) -> Facts:
         """The players of some games (B, 1 or 0) in each other's place."""
         items = None if self.items is None else swap_players(self.items, swapped, 2)
         numbers, classes = (swap_players(values, swapped, 2) for values in (self.numbers, self.classes))
-        return Facts(numbers, classes, self.stages, items)
+        lacks = None if self.lacks is None else swap_players(self.lacks, swapped, 1)
+        return Facts(numbers, classes, self.stages, items, lacks)
+
+    def clear_lacks(self) -> Facts:
+        """The same with 0 for what is not recorded."""
+        if self.lacks is None:
+            return self
+        there = ~self.lacks.unsqueeze(1)
+        width = self.numbers.size(-1)
+        return replace(self, numbers=self.numbers * there[..., :width], classes=self.classes * there[..., width:])
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Field name to (B, T, P) array in the type that the game stores it in; eight bits are packed, lowest first."""
@@ -113,11 +131,13 @@ def stack_games(parts: Sequence[Facts]) -> Facts:
     if len(parts) == 1:
         return parts[0]
     items = [part.items for part in parts if part.items is not None]
+    lacks = [part.lacks for part in parts if part.lacks is not None]
     return Facts(
         torch.cat([part.numbers for part in parts]),
         torch.cat([part.classes for part in parts]),
         torch.cat([part.stages for part in parts]),
         torch.cat(items) if items else None,
+        torch.cat(lacks) if lacks else None,
     )
 
 
@@ -129,6 +149,7 @@ def join_frames(parts: Sequence[Facts]) -> Facts:
         torch.cat([part.classes for part in parts], 1),
         parts[0].stages,
         torch.cat(items, 1) if items else None,
+        parts[0].lacks,
     )
 
 
@@ -148,9 +169,17 @@ def as_stored(field: Field, values: Tensor) -> np.ndarray:
 class FactReader:
     """Reads facts out of a store."""
 
-    def __init__(self, config: EncodingConfig, device: torch.device | str = "cpu") -> None:
-        """`config`: the experiment, which says whether items are read."""
+    def __init__(
+        self, config: EncodingConfig, device: torch.device | str = "cpu", untrained: Collection[str] = ()
+    ) -> None:
+        """`config`: the experiment, which says whether items are read. `untrained`: fields that no game recorded which
+        the model was trained on; they count as not recorded."""
         self._device = torch.device(device)
+        self._fields = torch.tensor(_COLUMN_FIELDS, device=self._device)
+        self._untrained = torch.tensor(
+            [PLAYER_FIELDS[n].name in untrained for n in _COLUMN_FIELDS], device=self._device
+        )
+        self._is_trained = not untrained
         names = ("tight", "wide")
         self._plans = {
             name: ColumnPlan(EVERYTHING, layout_named(name), self._device, is_scaled=False) for name in names
@@ -159,10 +188,18 @@ class FactReader:
 
     def read(self, store: FrameStore, samples: Samples, frames: int) -> Facts:
         """`frames` frames of each sample, from its start on; beyond a game's end its last frame is repeated."""
-        return self.open(store.gather(samples, frames), store.stages[send(samples.games, self._device)], frames)
+        games = send(samples.games, self._device)
+        return self.open(store.gather(samples, frames), store.stages[games], frames, self.find_lacks(store, games))
 
-    def open(self, parts: Parts, stages: Tensor, frames: int) -> Facts:
-        """`read` of what was gathered, on the device; `stages`: of each sample's game."""
+    def find_lacks(self, store: FrameStore, games: Tensor) -> Tensor | None:
+        """See `Facts.lacks`, of some games of a store."""
+        if self._is_trained and store.is_complete:
+            return None
+        recorded: Tensor = store.recorded[games].index_select(-1, self._fields)
+        return (recorded < 0.5) | self._untrained
+
+    def open(self, parts: Parts, stages: Tensor, frames: int, lacks: Tensor | None = None) -> Facts:
+        """`read` of what was gathered, on the device; `stages`, `lacks`: of each sample's game."""
         if len(parts) == 1:
             numbers, classes = self._read(parts[0][1])
         else:
@@ -172,7 +209,7 @@ class FactReader:
             for places, found in parts:
                 place = send(places, self._device)
                 numbers[place], classes[place] = self._read(found)
-        return Facts(numbers, classes, stages, self._read_items(parts, stages, frames))
+        return Facts(numbers, classes, stages, self._read_items(parts, stages, frames), lacks)
 
     def _read(self, found: Frames) -> tuple[Tensor, Tensor]:
         plan = self._plans[found.layout.name]
@@ -209,6 +246,7 @@ class FactEncoder:
 
     def encode(self, facts: Facts) -> tuple[Tensor, Tensor]:
         """`floats` and `classes` of `Inputs`, one row per frame."""
+        facts = facts.clear_lacks()
         numbers = facts.numbers.index_select(-1, self._places)
         numbers = torch.where(self._is_cut, numbers.round(), numbers) * self._scales
         if facts.items is not None:

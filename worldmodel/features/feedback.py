@@ -106,7 +106,7 @@ class Feedback:
         for place in self._counts_up:
             age = self._count_age(frames, classes[..., CATEGORIES.index(FIELDS["action"])])
             numbers = numbers.index_copy(-1, place, age.unsqueeze(-1))
-        return Facts(numbers, classes, last.stages, self._carry_items(last, numbers))
+        return Facts(numbers, classes, last.stages, self._carry_items(last, numbers), last.lacks).clear_lacks()
 
     def aim(
         self, last: Facts, true: Facts

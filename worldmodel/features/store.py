@@ -54,7 +54,10 @@ class FrameStore:
         self.shelf: Shelf = LocalShelf(blocks) if isinstance(blocks, Path) else blocks
         self.room = options.resident_bytes
         self.stages = torch.tensor([game.stage for game in games], device=self.device)
-        self.recorded = torch.from_numpy(_missing_table(games)).to(self.device)
+        recorded = _missing_table(games)
+        self.is_complete = bool(recorded.all())
+        """Whether all games record all fields."""
+        self.recorded = torch.from_numpy(recorded).to(self.device)
         entries = _needed(index, games, options.partitions)
         self.shelf.check(entries)
         self._pools = self._make_pools(entries, options.with_items)

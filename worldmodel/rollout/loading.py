@@ -15,7 +15,7 @@ from worldmodel.model.world_model import WorldModel
 from worldmodel.run.run_folder import read_config, read_record
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint import load_checkpoint
-from worldmodel.training.data import Dataset, open_dataset, prepare_blocks
+from worldmodel.training.data import Dataset, note_unrecorded, open_dataset, prepare_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,8 @@ class LoadedRun:
     model: WorldModel
     """In evaluation mode, on `device`."""
     device: torch.device
+    untrained: tuple[str, ...] = ()
+    """Fields that no game recorded which it was trained on: their heads say nothing."""
 
 
 def load_model(run: Location, checkpoint: Location, device: str = "") -> LoadedRun:
@@ -50,7 +52,7 @@ def load_model(run: Location, checkpoint: Location, device: str = "") -> LoadedR
     model.load_state_dict(dict(saved.weights))
     return LoadedRun(
         location=run, checkpoint=checkpoint.name, step=saved.state.step, config=config, model=model.eval(),
-        device=chosen,
+        device=chosen, untrained=tuple(read_record(run).unrecorded),
     )  # fmt: skip
 
 
@@ -70,9 +72,11 @@ def open_games(run: Location, config: ExperimentConfig, data: str = "") -> tuple
         dataset = open_dataset(blocks, config)
     except UserError as error:
         raise UserError(f"{error}; name the games or blocks with --data where they lie elsewhere now") from error
+    notes = note_unrecorded(dataset.split.validation, record.unrecorded)
     if not record.data_fingerprint or dataset.fingerprint == record.data_fingerprint:
-        return dataset, ()
-    return dataset, (f"other games than the run's: {dataset.fingerprint}, the run has {record.data_fingerprint}",)
+        return dataset, notes
+    other = f"other games than the run's: {dataset.fingerprint}, the run has {record.data_fingerprint}"
+    return dataset, (other, *notes)
 
 
 def _pick_device(wish: str) -> torch.device:

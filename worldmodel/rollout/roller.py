@@ -90,7 +90,7 @@ class Roller:
         self.games = list(dataset.split.validation if games is None else games)
         worker = Worker(device=run.device, resident_bytes=measure_room(run.device))
         self.store = open_store(dataset, self.games, run.config, worker)
-        self.reader = FactReader(run.config.encoding, run.device)
+        self.reader = FactReader(run.config.encoding, run.device, run.untrained)
         memory = make_memory(run.model, run.config.training.mode)
         self.unroller = Unroller(memory, Feedback(run.config.encoding.layout, run.device, choice))
         self._starts: tuple[Start, ...] = ()

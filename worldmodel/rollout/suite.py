@@ -129,7 +129,7 @@ def open_starts(loaded: LoadedRun, dataset: Dataset, request: RolloutRequest) ->
     worker = Worker(device=loaded.device, resident_bytes=measure_room(loaded.device))
     games, config = dataset.split.validation, loaded.config
     return open_rollouts(
-        games, open_store(dataset, games, config, worker), FactReader(config.encoding, loaded.device),
+        games, open_store(dataset, games, config, worker), FactReader(config.encoding, loaded.device, loaded.untrained),
         number=request.starts, horizon=request.frames, context=find_context(config), partitions=worker.partitions,
     )  # fmt: skip
 

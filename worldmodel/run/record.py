@@ -164,6 +164,8 @@ class RunRecord(Living):
     """Which games it is trained on, and how they are split."""
     blocks: str = ""
     """URI of the encoded games."""
+    unrecorded: list[str] = []
+    """Fields that no game records which it is trained on."""
     device: dict[str, Any] = {}
     """What it computes on, see `worldmodel.machine.device.describe_device`."""
     world_size: int = 1

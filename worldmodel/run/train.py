@@ -34,7 +34,14 @@ from worldmodel.run.timeline import CHECKS, DATA, begin_timeline
 from worldmodel.run.train_worker import train_worker
 from worldmodel.storage import Location
 from worldmodel.training.compiled import check_compiler
-from worldmodel.training.data import Dataset, open_dataset, prepare_blocks, require_source
+from worldmodel.training.data import (
+    Dataset,
+    find_unrecorded,
+    note_unrecorded,
+    open_dataset,
+    prepare_blocks,
+    require_source,
+)  # fmt: skip
 from worldmodel.training.feed import check_shares, plan_training
 from worldmodel.training.job import Job, build_trainer
 from worldmodel.training.memory import choose_parts
@@ -103,6 +110,7 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
         return older
     allowed = check_alarms(dataset.index, config.encoding.layout.field_names, config.data.allow, blocks)
     notes = allowed + (_compare_lengths(storage / config.name, older, config, plan) if older else [])
+    notes += note_unrecorded(dataset.split.train)
     notes += note_idle_gpu(config.training.device, device["type"])
     check_budget(cost, request.budget, older)
     if request.auto_batch:
@@ -110,7 +118,7 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     timeline.mark(CHECKS)
     facts = {
         **cost, "data_fingerprint": dataset.fingerprint, "phases": timeline.phases, "world_size": request.workers,
-        "device": device, "blocks": blocks,
+        "device": device, "blocks": blocks, "unrecorded": find_unrecorded(dataset.split.train),
     }  # fmt: skip
     with take_lock(storage / config.name, report) as lock:
         run = start_run(storage, config, resume=request.resume, lock=lock.token, **facts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from worldmodel.blocks.encode import EncodeOptions, encode
@@ -12,6 +12,7 @@ from worldmodel.errors import UserError
 from worldmodel.experiment.config import DataConfig, ExperimentConfig
 from worldmodel.features.shelf import Shelf, open_shelf
 from worldmodel.features.split import GameFilter, Split, sample_games, select_games, split_games
+from worldmodel.schema import PLAYERS
 from worldmodel.storage import Location
 
 Report = Callable[[str], None]
@@ -78,6 +79,24 @@ def open_dataset(blocks: str, config: ExperimentConfig) -> Dataset:
     shelf, needed = open_shelf(where), {game.block for game in games}
     shelf.check([block for block in index.blocks if block.name in needed])
     return Dataset(blocks=blocks, shelf=shelf, index=index, split=split)
+
+
+def find_unrecorded(games: Sequence[GameEntry]) -> list[str]:
+    """Fields that no game records of either player, so that nothing is learned of them."""
+    columns = [set(game.missing) for game in games]
+    missing = set.intersection(*columns) if columns else set[str]()
+    return sorted({name[3:] for name in missing if {f"p{p}.{name[3:]}" for p in range(PLAYERS)} <= missing})
+
+
+def note_unrecorded(games: Sequence[GameEntry], untrained: Collection[str] = ()) -> tuple[str, ...]:
+    """What people should know of fields that some games, or all that were trained on, do not record."""
+    names = sorted({*untrained, *(name.partition(".")[2] for game in games for name in game.missing)})
+    if not names:
+        return ()
+    return (
+        f"not recorded in all games: {', '.join(names)}; there metrics leave them out, own frames of rollouts hold 0, and "
+        "what follows from them (stocks lost, the kinematic baseline) says nothing",
+    )
 
 
 def choose_validated(split: Split, config: ExperimentConfig) -> list[GameEntry]:

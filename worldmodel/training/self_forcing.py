@@ -87,7 +87,8 @@ class ExcursionReader:
         swaps: bool,
     ) -> Excursion:  # fmt: skip
         """Samples to be left for `length` frames, of which `count_frames` were gathered; all on the device."""
-        facts = self._reader.open(parts, self._store.stages[traits.games], self.count_frames(length))
+        lacks = self._reader.find_lacks(self._store, traits.games)
+        facts = self._reader.open(parts, self._store.stages[traits.games], self.count_frames(length), lacks)
         if swaps:
             facts = facts.swap_players(traits.swapped)
         ends = find_ends(self._shape, length)
