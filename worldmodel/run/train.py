@@ -5,7 +5,7 @@ The run folder is the truth: what a worker learns, logs and saves goes there, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,10 @@ class TrainRequest:
     """Try how many samples at a time fit into the device's memory, and cut batches into parts accordingly."""
     since: float | None = None
     """When its command began, in seconds since 1970; None: now."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """As `RunRecord.origins`."""
+    axes: Mapping[str, Any] = field(default_factory=dict)
+    """As `RunRecord.axes`."""
     introduction: str = ""
     """What is reported of the experiment once nothing stands against training it."""
 
@@ -110,7 +114,7 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     timeline.mark(CHECKS)
     facts = {
         **cost, "data_fingerprint": dataset.fingerprint, "phases": timeline.phases, "world_size": request.workers,
-        "device": device, "blocks": blocks,
+        "device": device, "blocks": blocks, "origins": dict(request.origins), "axes": dict(request.axes),
     }  # fmt: skip
     with take_lock(storage / config.name, report) as lock:
         run = start_run(storage, config, resume=request.resume, lock=lock.token, **facts)
