@@ -107,7 +107,7 @@ def describe_point(point: Mapping[str, Any]) -> str:
 def name_point(point: Mapping[str, Any]) -> str:
     """For a folder's name: "-lr_0.001-d_model_128"; empty for an empty point."""
     parts = (f"{shorten(key, point)}_{show_value(value)}" for key, value in point.items())
-    return "".join(f"-{re.sub(r'[^A-Za-z0-9._-]+', '_', part).strip('_')}" for part in parts)
+    return "".join(f"-{re.sub(r'[^A-Za-z0-9.-]+', '_', part).strip('_')}" for part in parts)
 
 
 def shorten(key: str, keys: Mapping[str, Any]) -> str:

@@ -150,9 +150,7 @@ def make_search(plan: GridPlan, older: GridRecord | None) -> Search:
 
 def name_trial(trial: Trial) -> TrialName:
     """A trial as the grid's record names it."""
-    return TrialName(
-        name=trial.name, experiment=trial.experiment, seed=trial.seed, reference=trial.reference, axes=dict(trial.axes)
-    )
+    return TrialName(name=trial.name, experiment=trial.experiment, seed=trial.seed, axes=dict(trial.axes))
 
 
 def show_plan(options: GridRequest, trials: Sequence[Trial], resources: Resources) -> int:

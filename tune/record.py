@@ -25,8 +25,6 @@ class TrialName(BaseModel):
     """Of its run folder, below the grid's; leads nowhere else, whoever wrote the record."""
     experiment: str
     seed: int
-    reference: str = "baseline"
-    """As `Trial.reference`."""
     axes: dict[str, Any] = {}
     """As `Trial.axes`."""
 

@@ -9,6 +9,7 @@ As `tune/grid.py`, with Round 1's list.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import psutil
 if __package__ in (None, ""):  # run as a script: its own package lies one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tune.grid import leave, main
+from tune import grid
 from tune.options import GridRequest
 from tune.variants import ROUND1
 
@@ -32,5 +33,10 @@ class Round1(GridRequest):
     """Name of the grid; its W&B group."""
 
 
+def main(arguments: Sequence[str] | None = None, since: float | None = None) -> int:
+    """As `tune.grid.main`."""
+    return grid.main(arguments, since, kind=Round1)
+
+
 if __name__ == "__main__":
-    leave(main(since=psutil.Process().create_time(), kind=Round1))
+    grid.leave(main(since=psutil.Process().create_time()))

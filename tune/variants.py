@@ -19,8 +19,6 @@ ROUND1 = ("baseline", "1a", "2a", "3a", "1a-2a", "3a-1a", "3a-1a-2a")
 """Round 1's experiments, in the order of its table."""
 MOST = 200
 """Trials that need no --yes."""
-REFERENCE = "baseline"
-"""The experiment that others are compared with, where a grid has it; else its first."""
 _GLOB = frozenset("*?[")
 _UNUSED = {
     "mamba2": ("model.hidden_dim", "model.trunk_dim"),
@@ -38,8 +36,6 @@ class Trial:
     """Name of its row: the experiment's name and what differs from it."""
     seed: int
     config: ExperimentConfig
-    reference: str = REFERENCE
-    """Name of the row that its row is compared with; empty: none."""
     axes: Mapping[str, Any] = field(default_factory=dict)
     """Its values on the grid's axes."""
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -98,20 +94,12 @@ def make_trials(plan: GridPlan) -> list[Trial]:
         raise UserError(f"--seeds {plan.seeds}: a grid needs at least 1")
     sources = _read_sources(plan.experiments)
     points = list_points(plan)
-    trials = {
-        (seed, source.name, place): _make_trial(source, point, seed, plan)
-        for seed in range(plan.seeds)
-        for source in sources
-        for place, point in enumerate(points)
-    }
-    if not plan.is_adaptive:
-        _check_different(list(trials.values()))
-    names = [source.name for source in sources]
-    first = REFERENCE if REFERENCE in names else names[0]
-    return [
-        replace(trial, reference=trials[seed, first, place if len(names) > 1 else 0].experiment)
-        for (seed, _, place), trial in trials.items()
+    trials = [
+        _make_trial(source, point, seed, plan) for seed in range(plan.seeds) for source in sources for point in points
     ]
+    if not plan.is_adaptive:
+        _check_different(trials)
+    return trials
 
 
 def list_points(plan: GridPlan) -> list[Point]:
@@ -132,7 +120,7 @@ def place_trial(trial: Trial, point: Point) -> Trial:
     origins = {**trial.origins, **dict.fromkeys(point, "--sample")}
     return replace(
         trial, experiment=f"{trial.experiment} {describe_point(point)}", config=place_config(trial.config, point),
-        axes=point, origins=origins, reference="",
+        axes=point, origins=origins,
     )  # fmt: skip
 
 

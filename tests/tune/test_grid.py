@@ -1,4 +1,4 @@
-"""Round 1's command from end to end: a grid on Ray, its end, its resumption, and what it refuses before it begins."""
+"""The grid's command from end to end: a grid on Ray, its end, its resumption, and what it refuses before it begins."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ import pytest
 
 from tests.games_on_disk import encode_toy_games
 from tests.tune.results_at_hand import make_failure, make_result, make_trial
-from tune import round1
-from tune.options import read_settings
+from tune import grid
 from tune.report import CSV, JSON, REPORT
 from tune.round1 import main
 from tune.trials import SCRATCH, Cluster
-from worldmodel.errors import UserError
 from worldmodel.experiment.config_file import to_yaml
 from worldmodel.rollout.evaluation import EVALUATION
 from worldmodel.run.record import State
@@ -118,16 +116,16 @@ def test_two_grids_that_begin_in_a_new_storage_at_once_both_begin(
         remove(path)
 
     monkeypatch.setattr(Path, "rmdir", remove_late)
-    round1._check_writable(Location.of(tmp_path / "storage" / "grid"))
+    grid._check_writable(Location.of(tmp_path / "storage" / "grid"))
 
 
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A Ray of two CPUs that is never started; returns the trials that would have run."""
     ran: list[Any] = []
-    monkeypatch.setattr(round1, "join_ray", lambda: None)
+    monkeypatch.setattr(grid, "join_ray", lambda: None)
     monkeypatch.setattr(Cluster, "find", classmethod(lambda cls: cls(cpus=2, gpus=0)))
-    monkeypatch.setattr(round1, "run_trials", lambda trials, how: ran.extend(trials) or {})
+    monkeypatch.setattr(grid, "run_trials", lambda trials, how: ran.extend(trials) or {})
     return ran
 
 
@@ -145,8 +143,19 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         (["--seeds", "0"], "--seeds 0"),
         (["--epochs", "0"], "num_epochs"),
         (["--set", "training.lern_rate=1"], "training.lern_rate: unknown key"),
-        (["--set", "training.seed=1"], "expected KEY=VALUE"),
+        (["--set", "training.seed=1"], "use --seeds"),
         (["--set", "training.lr"], "expected KEY=VALUE"),
+        (["--scale", "laptob"], "did you mean 'laptop'"),
+        (["--vary", "training.lern_rate=1,2"], "training.lern_rate: unknown key"),
+        (["--vary", "training.lr="], "found no value"),
+        (["--vary", "model.headdim=64,100"], "does not divide the inner width"),
+        (["--sample", "training.lr=uniform(2,1)"], "an empty range"),
+        (["--sample", "training.lr=loguniform(0,1)"], "a lower end above 0"),
+        (["--sample", "training.lr=uniform(1,2)"], "expected both"),
+        (["--experiments", "{tmp}/circle.yaml"], "in a circle"),
+        (["--experiments", "{tmp}/lost.yaml"], "no such experiment file"),
+        (["--seeds", "30"], "210 trials are more than 200"),
+        (["--set", "encoding.state_age_as_embed=true"], "would train the same thing"),
         (["--budget-usd", "0"], "--budget-usd 0: expected a number above 0"),
         (["--budget-hours", "-1"], "--budget-hours -1: expected a number above 0"),
         (["--budget-usd", "5"], "the price is unknown"),
@@ -158,6 +167,8 @@ def test_a_request_that_cannot_be_carried_out_is_refused_before_anything_is_spen
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
+    (tmp_path / "circle.yaml").write_text("extends: circle.yaml")
+    (tmp_path / "lost.yaml").write_text("extends: absent.yaml")
     given = {"--data": str(blocks), "--storage": str(tmp_path / "runs")}
     given |= {options[0]: options[1].format(tmp=tmp_path)} if len(options) == 2 else {}
     more = options if len(options) > 2 else []
@@ -213,7 +224,10 @@ def test_a_dry_run_names_the_trials_and_leaves_nothing(
     assert main(["--storage", str(tmp_path / "runs"), "--seeds", "2", "--dry-run"]) == 0
     said = capsys.readouterr().err
     assert "14 trials, 2 at once, each 1 worker of 1 CPU" in said
-    assert "3a-1a-2a-seed1" in said
+    lines = {line.split()[0]: line for line in said.splitlines() if line.startswith("  ")}
+    assert len(lines) == 14
+    assert "encoding.press_events=true encoding.lookahead=1" in lines["3a-1a-2a-seed1"]
+    assert "published numbers are of another setting" in said
     assert list(tmp_path.iterdir()) == []
     assert no_ray == []
 
@@ -226,16 +240,6 @@ def test_a_grid_whose_trials_did_not_start_says_so_and_has_a_report(
     assert "1a-seed0: not started" in capsys.readouterr().out
     assert "not started" in (tmp_path / "grid" / REPORT).read_text()
     assert not (tmp_path / "grid" / "1a-seed0" / EVALUATION).exists()
-
-
-def test_settings_are_read_as_in_an_experiment_file() -> None:
-    given = ["training.lr=1e-3", "training.amp=false", "data.stage_filter=[2, 3]", "tracking.group=a=b"]
-    expected = {"training.amp": False, "data.stage_filter": [2, 3], "tracking.group": "a=b"}
-    found = read_settings(given)
-    assert float(found.pop("training.lr")) == 1e-3
-    assert found == expected
-    with pytest.raises(UserError, match="is no YAML"):
-        read_settings(["training.lr=[1"])
 
 
 @pytest.mark.slow
@@ -298,7 +302,7 @@ def test_what_did_not_finish_is_told_the_grids_own_command_to_go_on(tmp_path: Pa
         assert trial.record is not None
         (folder / trial.name / RECORD).write_text(trial.record.model_dump_json())
         (folder / trial.name / "config.yaml").write_text(to_yaml(make_trial(trial.experiment, 0).config))
-    round1.pass_on(folder, trials, "round1.py --resume --budget-usd 9")
+    grid.pass_on(folder, trials, "round1.py --resume --budget-usd 9")
     assert read_record(folder / "1a-seed0").resume_command.endswith("--budget-usd 9")
     assert "--budget-usd 9" in (folder / "1a-seed0" / "card.md").read_text()
     assert "--budget-usd 9" not in read_record(folder / "baseline-seed0").resume_command
