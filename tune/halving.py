@@ -7,9 +7,7 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
-from tune.trial import EPOCH, VALUE
-from worldmodel.experiment.config import ExperimentConfig
-from worldmodel.experiment.config_file import read_experiment
+from tune.trial import EPOCH, VALUE, config_of
 
 KEEP_ONE_OF = 3
 """Of so many trials that reach an epoch, the best goes on: ASHA's usual factor."""
@@ -41,16 +39,10 @@ class HalvingByHorizon(FIFOScheduler):
         """See `TrialScheduler`."""
 
     def _of(self, trial: Trial) -> AsyncHyperBandScheduler:
-        config = config_of(trial)
-        horizon = 1 + config.encoding.lookahead
+        horizon = 1 + config_of(trial.config).encoding.lookahead
         if horizon not in self._by_horizon:
             self._by_horizon[horizon] = AsyncHyperBandScheduler(
                 time_attr=EPOCH, metric=VALUE, mode=self._mode, max_t=self._epochs, grace_period=1,
                 reduction_factor=KEEP_ONE_OF, stop_last_trials=False,
             )  # fmt: skip
         return self._by_horizon[horizon]
-
-
-def config_of(trial: Any) -> ExperimentConfig:
-    """The experiment of a trial of Ray Tune's."""
-    return read_experiment(trial.config["trial"]["config"], source="trial")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from tune.options import Round1
+from tune.options import GridRequest
 from tune.trials import Cluster, Resources
 from worldmodel.doctor.check import Check, Outcome
 from worldmodel.doctor.preflight import Preflight, examine, examine_quickly
@@ -34,7 +34,7 @@ def wait_for_machine(resources: Resources, say: Say) -> None:
             raise UserError(f"{check.found}; {check.remedy}")
 
 
-def check_health(options: Round1, resources: Resources, cluster: Cluster, wandb: str, say: Say) -> None:
+def check_health(options: GridRequest, resources: Resources, cluster: Cluster, wandb: str, say: Say) -> None:
     """On a cluster all checks on all machines, and on several machines a rehearsal; else what takes no time.
 
     UserError where one failed, after a table that says which and what to do.

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tune.grid import Trial
+from tune.variants import Trial
 from worldmodel.errors import UserError
 from worldmodel.run.record import RunRecord, State
 from worldmodel.run.reporter import format_duration

@@ -1,57 +1,77 @@
-"""What can be asked of `tune/round1.py`, and the grid that follows from it."""
+"""What can be asked of `tune/grid.py`, and the grid that follows from it."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal
 
-from tune.grid import ROUND1, GridOptions
+from tyro import MISSING
+from tyro.conf import Positional, UseAppendAction, arg
+
+from tune.axes import OWN, read_axes, read_spaces
+from tune.variants import MOST, GridPlan
+from worldmodel.cli.train import choose_scale
 from worldmodel.errors import UserError
-from worldmodel.experiment.config_file import read_value
-from worldmodel.experiment.presets import PRESETS
+from worldmodel.experiment.layers import check_once, read_settings
+from worldmodel.experiment.scales import find_scale
 from worldmodel.run.budget import Budget
 from worldmodel.storage import Location
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 """What a grid may be called: it is a folder's name and W&B's group."""
-NOT_SET = ("name", "goal", "save_dir", "training.seed", "data.dataset_dir")
-"""Settings that the grid makes itself."""
 STORAGE = "WORLDMODEL_STORAGE"
 """Environment variable: where grids lie that do not say so."""
-DATA, GPUS, PRESET = "WORLDMODEL_DATA", "WORLDMODEL_GPUS_PER_TRIAL", "WORLDMODEL_PRESET"
-"""Environment variables: what a grid that does not say so itself trains on, the GPUs of each worker, the preset. A
+DATA, GPUS, SCALE = "WORLDMODEL_DATA", "WORLDMODEL_GPUS_PER_TRIAL", "WORLDMODEL_PRESET"
+"""Environment variables: what a grid that does not say so itself trains on, the GPUs of each worker, the scale. A
 cluster sets them, so that the same command does there what the cluster is for."""
 UPLOADS = "runtime_resources/working_dir_files"
 """Part of the path of a job's uploaded folder, which Ray deletes when the job has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Round1:
-    """Train Round 1's experiments and compare them."""
+class GridRequest:
+    """Train experiments x points of axes x seeds, and compare them.
 
+    Layers, the later wins: built-in defaults < --scale < experiment file < --set < --vary and --sample.
+    """
+
+    experiments: Positional[tuple[str, ...]]
+    """Experiment files, patterns of files such as 'mine/*.yaml', or names of Round 1's experiments."""
     data: str = ""
     """Folder or URI of games or blocks ($WORLDMODEL_DATA says the default); empty: toy games are made."""
     storage: str = ""
     """Folder or URI that holds the grid's folder; empty: $WORLDMODEL_STORAGE, else runs."""
-    name: str = "round1"
+    name: str = "grid"
     """Name of the grid; its W&B group."""
-    experiments: tuple[str, ...] = ROUND1
-    """Experiments to train: stems of tune/experiments/*.yaml."""
     seeds: int = 1
-    """Trials per experiment, with seeds 0, 1, ..."""
-    arch: Literal["mamba2", "mlp"] = "mamba2"
-    """Architecture of all trials."""
-    preset: Literal["laptop", "round1", "a100", "h100", "l4"] = "laptop"
-    """laptop: 1.3 million parameters, minutes on two cores; round1: the published setting; a100, h100, l4: each file's
-    own model in batches for that GPU. $WORLDMODEL_PRESET says the default."""
-    targets: Literal["all", "published"] = "all"
-    """What is predicted; published: the 14 numbers and 4 classes of Round 1's time."""
+    """Trials per experiment and point, with seeds 0, 1, ..."""
+    scale: str = ""
+    """What the machine decides: laptop (1.3 million parameters, minutes on two cores), full (4.3 million), a100, h100,
+    l4 (batches for that GPU), published (the published setting); empty: $WORLDMODEL_PRESET, else laptop."""
+    set: Annotated[tuple[tuple[str, ...], ...], arg(metavar="KEY=VALUE"), UseAppendAction] = ()
+    """Settings of all trials, over the file's: as training.lr=0.001."""
+    vary: Annotated[tuple[tuple[str, ...], ...], arg(metavar="KEY=VALUE,VALUE"), UseAppendAction] = ()
+    """Axes of the grid, over all else: as training.lr=1e-3,2e-3; all combinations are trained."""
+    sample: Annotated[tuple[tuple[str, ...], ...], arg(metavar="KEY=SPACE"), UseAppendAction] = ()
+    """Settings to search: KEY=uniform(LOW,HIGH), loguniform, randint, lograndint or choice(VALUE,VALUE), as Ray Tune
+    has them."""
+    trials: int = 0
+    """Points to sample with --sample."""
+    search: Literal["random", "optuna"] = "random"
+    """random: all points are drawn at the start; optuna: each by what the others found (pip install optuna)."""
+    arch: Literal["mamba2", "mlp"] | None = None
+    """Architecture of all trials; None: the file's."""
+    preset: str = ""
+    """Former name of --scale."""
+    targets: Literal["all", "published"] | None = None
+    """What is predicted: all, or the 14 numbers and 4 classes of Round 1's time; None: the file's."""
     epochs: int | None = None
-    """Epochs per trial; None: the preset's."""
+    """Epochs per trial; None: the experiment's."""
     gpus_per_trial: float = 0.0
     """GPUs of each worker ($WORLDMODEL_GPUS_PER_TRIAL says the default); a fraction packs several trials on one."""
     workers_per_trial: int = 1
@@ -62,16 +82,16 @@ class Round1:
     """Wall-clock hours of the whole grid, over all attempts, after which it stops well; None: no limit."""
     budget_usd: float | None = None
     """Dollars of all its trials after which it stops well; None: no limit."""
-    set: tuple[str, ...] = ()
-    """Settings of all trials, over the preset's: KEY=VALUE with keys of an experiment file, as training.lr=0.001."""
-    allow: tuple[str, ...] = ()
+    allow: Annotated[tuple[str, ...], arg(metavar="FIELD")] = ()
     """Fields of the data that may be constant, or hold values that no game reaches; in a file: data.allow."""
+    yes: bool = False
+    """Begin also with more than 200 trials."""
     resume: bool = False
     """Go on with the grid of that name: finished trials stay, the others go on from their checkpoints."""
     skip_doctor: bool = False
     """Begin without the checks of `worldmodel doctor`."""
     dry_run: bool = False
-    """Print what would run, and stop."""
+    """Print what would run and what differs between trials, and stop."""
     json: bool = False
     """Print the results as one JSON object on stdout; everything else goes to stderr."""
 
@@ -93,60 +113,98 @@ class Round1:
         """Its limits. UserError where one is no number above 0."""
         return Budget(hours=self.budget_hours, usd=self.budget_usd)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to say of its former options."""
+        return choose_scale(self.scale, self.preset)[1]
 
-def read_defaults() -> Round1:
+    @property
+    def scale_name(self) -> str:
+        """The scale of all trials. UserError for an unknown one, or two."""
+        return choose_scale(self.scale, self.preset)[0] or _read_scale()
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether a search chooses each point by what others found."""
+        return bool(self.sample) and self.search == "optuna"
+
+
+def read_defaults(kind: type[GridRequest]) -> GridRequest:
     """What holds where the command line says nothing. UserError where an environment variable cannot be used."""
-    preset, gpus = os.environ.get(PRESET) or Round1.preset, os.environ.get(GPUS) or "0"
-    if preset not in PRESETS:
-        raise UserError(f"{PRESET}={preset}: expected one of {', '.join(PRESETS)}")
+    gpus = os.environ.get(GPUS) or "0"
+    _read_scale()
     try:
         share = float(gpus)
     except ValueError as error:
         raise UserError(f"{GPUS}={gpus}: expected a number of GPUs, as 1 or 0.25") from error
-    return Round1(data=os.environ.get(DATA, ""), preset=cast(Any, preset), gpus_per_trial=share)
+    given: dict[str, Any] = {} if kind is not GridRequest else {"experiments": MISSING}
+    return kind(**given, data=os.environ.get(DATA, ""), gpus_per_trial=share)
 
 
-def grid_options(options: Round1, blocks: str, toy_settings: dict[str, Any]) -> GridOptions:
+def _read_scale() -> str:
+    given = os.environ.get(SCALE) or "laptop"
+    return find_scale(given, f"{SCALE}:")
+
+
+def plan_grid(request: GridRequest, blocks: str, toy_settings: Mapping[str, Any]) -> GridPlan:
     """The grid that the command line asks for; `toy_settings` apply where no data are named."""
-    changes: dict[str, Any] = {"training.threads": 1} if options.preset == "laptop" else {}
-    if not options.data and options.preset == "laptop":
-        changes |= toy_settings
-    if options.epochs is not None:
-        changes["training.num_epochs"] = options.epochs
-    if options.gpus_per_trial:
-        changes["training.device"] = "cuda"  # never silently the CPU, after a GPU was asked for
-    if options.allow:
-        changes["data.allow"] = list(options.allow)
-    changes |= {"encoding.targets": options.targets, **read_settings(options.set)}
-    return GridOptions(
-        experiments=options.experiments, seeds=options.seeds, preset=options.preset, arch=options.arch, data=blocks,
-        folder=str(options.folder), group=options.name, changes=changes,
+    scale = request.scale_name
+    below: dict[str, Any] = {"training.threads": 1} if scale == "laptop" else {}
+    if not request.data and scale == "laptop":
+        below |= toy_settings
+    settings = read_settings(join(request.set))
+    if own := sorted(settings.keys() & OWN.keys()):
+        raise UserError(f"--set {own[0]}: it is the grid's own to set: {OWN[own[0]]}")
+    options = _list_options(request)
+    check_once(settings, options, ("--set", "an option of its own"))
+    place = {"data.dataset_dir": blocks, "save_dir": str(request.folder), "tracking.group": request.name}
+    if "tracking.group" in settings:
+        del place["tracking.group"]
+    return GridPlan(
+        experiments=request.experiments, seeds=request.seeds, scale=scale, below=below, settings=settings,
+        options=options, place=place, axes=read_axes(join(request.vary)), spaces=read_spaces(join(request.sample)),
+        trials=request.trials, is_adaptive=request.is_adaptive,
     )  # fmt: skip
 
 
-def read_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """Dotted keys and values of "KEY=VALUE"s; a value is read as in an experiment file."""
-    found: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or key in NOT_SET:
-            made = f"{key} is the grid's own to set" if key in NOT_SET else "there is no '='"
-            raise UserError(f"--set {setting}: expected KEY=VALUE, as training.lr=0.001: {made}")
-        if key in found:
-            raise UserError(f"--set {key}: found twice, expected once")
-        found[key] = read_value(value, source=f"--set {setting}")
-    return found
+def _list_options(request: GridRequest) -> dict[str, Any]:
+    found: dict[str, Any] = {"model.arch": request.arch, "encoding.targets": request.targets, "training.num_epochs": request.epochs}
+    # never silently the CPU, after a GPU was asked for
+    found["training.device"] = "cuda" if request.gpus_per_trial else None
+    found["data.allow"] = list(request.allow) or None
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def join(groups: Sequence[Sequence[str]]) -> list[str]:
+    """The values of an option that is given several times."""
+    return [value for group in groups for value in group]
+
+
+def check_size(request: GridRequest, trials: int) -> None:
+    """UserError for a grid that is larger than anyone asks for by mistake."""
+    if trials > MOST and not request.yes:
+        raise UserError(f"{trials} trials are more than {MOST}: look at them by --dry-run, and say --yes to train them")
+
+
+def check_search(request: GridRequest, plan: GridPlan) -> None:
+    """UserError for a search that cannot be carried out."""
+    if not request.is_adaptive:
+        return
+    if len(plan.experiments) > 1 or plan.axes or plan.seeds > 1:
+        raise UserError("--search optuna: expected one experiment, one seed and no --vary: each point follows the last")
+    if find_spec("optuna") is None:
+        raise UserError("--search optuna needs a package that is not installed: pip install optuna, or --search random")
 
 
 def check_name(name: str) -> None:
     """UserError where a grid's name is none of a folder below the storage."""
     if not re.fullmatch(NAME, name):
         raise UserError(
-            f"--name {name!r}: expected letters, digits, '.', '_' and '-', as in round1; --storage says where"
+            f"--name {name!r}: expected letters, digits, '.', '_' and '-', as in my-grid; --storage says where"
         )
 
 
-def check_halving(options: Round1, epochs: int) -> None:
+def check_halving(options: GridRequest, epochs: int) -> None:
     """UserError where the scheduler has nothing to choose from."""
     if options.scheduler == "asha" and epochs < 2:
         raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,6 +25,8 @@ class TrialName(BaseModel):
     """Of its run folder, below the grid's; leads nowhere else, whoever wrote the record."""
     experiment: str
     seed: int
+    axes: dict[str, Any] = {}
+    """As `Trial.axes`."""
 
 
 class GridRecord(Living):
@@ -37,6 +39,8 @@ class GridRecord(Living):
     """What makes it go on."""
     commit: str | None = Field(default_factory=read_commit)
     trials: list[TrialName] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    """What readers of its tables should know, such as how far rows are from what was published."""
     blocks: str = ""
     """URI of the encoded games that all trials share."""
     cluster: dict[str, float] = Field(default_factory=dict)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from tune.grid import Trial
 from tune.record import TrialName
+from tune.variants import Trial
 from worldmodel.errors import UserError
 from worldmodel.object_store import MissingError
 from worldmodel.rollout.evaluation import EVALUATION

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
+from tune.axes import round_value
+from tune.variants import place_config
 from worldmodel.errors import UserError
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.experiment.config_file import read_experiment
@@ -36,6 +38,8 @@ from worldmodel.storage import Location
 if TYPE_CHECKING:
     from worldmodel.rollout.evaluation import Evaluation
 
+POINT = "point"
+"""Key of a trial's settings that a search has chosen."""
 ERROR, EPOCH, VALUE = "error", "epoch", "value"
 """Keys of what a trial reports: what ended it, or the epochs that it has done and its `training.best_metric` then."""
 LOOK_SECONDS = 1.0
@@ -62,7 +66,11 @@ class GridTrial(tune.Trainable):
         os.environ.update(ray.get(self._settings["environment"]))  # this process is the cluster's, not the driver's
         use_mps(self._settings["share"])
         os.environ["WORLDMODEL_COMMAND"] = self._settings["command"]  # this process's own starts nothing
-        self._config = read_experiment(self._settings["config"], source="trial")
+        self._config, chosen = config_of(config), config.get(POINT, {})
+        if chosen:
+            axes = {key: round_value(value) for key, value in chosen.items()}
+            origins = {**self._settings["origins"], **dict.fromkeys(axes, "--sample")}
+            self._settings = {**self._settings, "axes": axes, "origins": origins}
         self._location = Location.of(self._config.save_dir) / self._config.name
         self._thread: threading.Thread | None = None
         self._error, self._must_leave = "", False
@@ -81,7 +89,7 @@ class GridTrial(tune.Trainable):
                 return found
         if self._must_leave:  # its machine goes away: Ray Tune starts it elsewhere, and does not count this
             os._exit(0)
-        return {"done": True, ERROR: self._error}
+        return {"done": True, ERROR: self._error, **self._read_value()}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The same process for the next trial: imports cost seconds."""
@@ -104,6 +112,13 @@ class GridTrial(tune.Trainable):
         except BaseException as error:  # noqa: BLE001  (the trial's edge: told to the grid, which records it)
             self._error = explain(error)
 
+    def _read_value(self) -> dict[str, float]:
+        """What a search learns from its end."""
+        with suppress(MissingError, UserError):
+            value = read_record(self._location).metrics.get(self._config.training.best_metric)
+            return {} if value is None else {VALUE: value}
+        return {}
+
     def _look(self) -> dict[str, Any] | None:
         """What the run shows of an epoch that has not been reported yet."""
         try:
@@ -115,6 +130,14 @@ class GridTrial(tune.Trainable):
             return None
         self._epochs = record.epoch
         return {EPOCH: record.epoch, VALUE: value, ERROR: ""}
+
+
+def config_of(settings: dict[str, Any]) -> ExperimentConfig:
+    """The experiment of a trial, from what Ray Tune hands it."""
+    config = read_experiment(settings["trial"]["config"], source="trial")
+    if POINT not in settings:
+        return config
+    return place_config(config, {key: round_value(value) for key, value in settings[POINT].items()})
 
 
 def train_and_evaluate(config: ExperimentConfig, settings: dict[str, Any]) -> bool:
@@ -132,7 +155,10 @@ def train_and_evaluate(config: ExperimentConfig, settings: dict[str, Any]) -> bo
     has_begun = wait_for_end(location)
     if has_begun:
         check_losses(read_record(location), settings["since"])
-    request = TrainRequest(config=config, workers=settings["workers"], resume=has_begun, share=settings["share"])
+    request = TrainRequest(
+        config=config, workers=settings["workers"], resume=has_begun, share=settings["share"],
+        origins=settings["origins"], axes=settings["axes"],
+    )  # fmt: skip
     record = train(request, report=lambda line: None)
     if record.state is State.STOPPED and EARLY in record.reason:
         mark_early(location)

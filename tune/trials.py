@@ -12,20 +12,24 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from queue import Empty, Queue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tune.grid import Trial
 from tune.results import read_trial
+from tune.variants import Trial
 from worldmodel.errors import UserError
-from worldmodel.experiment.config_file import read_experiment, to_yaml
+from worldmodel.experiment.config_file import to_yaml
 from worldmodel.object_store import StorageError
 from worldmodel.ray_session import join_ray
 from worldmodel.run.crew import share_environment
 from worldmodel.run.record import make_command
 from worldmodel.run.run_folder import check_same, read_config
 from worldmodel.storage import Location
+
+if TYPE_CHECKING:
+    from tune.search import Search
 
 SCRATCH = ".tune"
 """Folder of a grid's in which Ray Tune keeps its own state."""
@@ -176,6 +180,8 @@ class TrialRun:
     resources: Resources
     halving: bool = False
     """Whether ASHA ends the trials that promise least."""
+    search: Search | None = None
+    """Chooses trials while the grid runs; None: all are known."""
     is_over: Callable[[], bool] = lambda: False
     """Whether the grid was asked to stop and has: Ray is not waited for any longer."""
 
@@ -185,11 +191,12 @@ def run_trials(trials: Sequence[Trial], how: TrialRun) -> dict[str, str]:
 
     Returns the names of those that failed, with what ended them.
     """
-    if not trials:
+    if not trials and not how.search:
         return {}
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints a banner on stdout, however quiet it is to be
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # the grid's own watch lets the trials save themselves
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial that failed has no value
     join_ray()
     from ray import tune
 
@@ -198,12 +205,13 @@ def run_trials(trials: Sequence[Trial], how: TrialRun) -> dict[str, str]:
     _keep_credentials_out_of_logs()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it repeats every failure, which the table names
     place, environment = how.folder / SCRATCH, share_environment()
+    name_trial = partial(_name_trial, how.search)
     tuner = tune.Tuner(
         GridTrial,
-        param_space={"trial": tune.grid_search([{**_describe(t, how), "environment": environment} for t in trials])},
+        param_space={"trial": _list_settings(trials, how, environment)},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=how.resources.at_once, reuse_actors=True, scheduler=_make_scheduler(trials, how),
-            trial_name_creator=_name_trial, trial_dirname_creator=_name_trial,
+            trial_name_creator=name_trial, trial_dirname_creator=name_trial, **_find_points(trials, how),
         ),
         run_config=tune.RunConfig(
             name=f"{how.folder.name}-{uuid.uuid4().hex[:8]}", storage_path=place.path,
@@ -218,6 +226,25 @@ def run_trials(trials: Sequence[Trial], how: TrialRun) -> dict[str, str]:
             place.delete()
     found = {PurePosixPath(end.path).name: _explain_end(end.error, (end.metrics or {}).get(ERROR, "")) for end in ends}
     return {name: text for name, text in found.items() if text}
+
+
+def _list_settings(trials: Sequence[Trial], how: TrialRun, environment: Any) -> Any:
+    """What each trial is told; where a search chooses, what all of them are told."""
+    from ray import tune
+
+    if how.search:
+        return {**_describe(how.search.base, how), "environment": environment}
+    return tune.grid_search([{**_describe(trial, how), "environment": environment} for trial in trials])
+
+
+def _find_points(trials: Sequence[Trial], how: TrialRun) -> dict[str, Any]:
+    """Options of Ray Tune's by which a search chooses what is still to be trained."""
+    if not how.search:
+        return {}
+    from tune.search import make_searcher
+
+    new = how.search.count - len(how.search.trials)
+    return {"search_alg": make_searcher(how.search, how.folder, trials), "num_samples": new + len(trials)}
 
 
 def _keep_credentials_out_of_logs() -> None:
@@ -255,7 +282,7 @@ def _describe(trial: Trial, how: TrialRun) -> dict[str, Any]:
         "config": to_yaml(trial.config), "grid": how.folder.name, "workers": how.resources.workers,
         "share": how.resources.share,
         "holds": how.resources.driver, "shows_epochs": how.halving,
-        "command": make_command(), "since": time.time(),
+        "command": make_command(), "since": time.time(), "origins": dict(trial.origins), "axes": dict(trial.axes),
     }  # fmt: skip
 
 
@@ -264,7 +291,7 @@ def _make_scheduler(trials: Sequence[Trial], how: TrialRun) -> Any:
         return None
     from tune.halving import HalvingByHorizon
 
-    training = trials[0].config.training
+    training = (how.search.base if how.search else trials[0]).config.training
     return HalvingByHorizon(training.best_mode, training.num_epochs)
 
 
@@ -274,8 +301,10 @@ def _explain_end(error: BaseException | None, said: str) -> str:
     return said or (f"it was lost {LOSSES + 1} times: {explain(error)}" if error else "")
 
 
-def _name_trial(trial: Any) -> str:
-    return str(read_experiment(trial.config["trial"]["config"], source="trial").name)
+def _name_trial(search: Search | None, trial: Any) -> str:
+    from tune.trial import POINT, config_of
+
+    return search.add(trial.config[POINT]).name if search else str(config_of(trial.config).name)
 
 
 def is_done(folder: Location, trial: Trial, *, halving: bool = False) -> bool:

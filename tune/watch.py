@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from tune.grid import Trial
 from tune.record import GridRecord, write_grid
+from tune.variants import Trial
 from worldmodel.errors import UserError
 from worldmodel.machine.process import read_uptime
 from worldmodel.object_store import MissingError, StorageError

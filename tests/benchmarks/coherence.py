@@ -21,8 +21,8 @@ from tests.benchmarks.options import Options
 from tests.benchmarks.rollout import CPU, EXPERIMENT
 from tests.benchmarks.row import Goal, Row
 from worldmodel.experiment.config import ExperimentConfig
-from worldmodel.experiment.config_file import load_experiment, override
-from worldmodel.experiment.presets import apply_preset
+from worldmodel.experiment.config_file import override
+from worldmodel.experiment.layers import load_experiment
 from worldmodel.rollout.loading import LoadedRun
 from worldmodel.rollout.suite import RolloutRequest, list_contestants, open_starts
 from worldmodel.storage import Location
@@ -63,7 +63,7 @@ def measure(options: Options) -> list[Row]:
 def train(blocks: Path, name: str, seed: int, seconds: float = SECONDS) -> Outcome:
     """A whole run of so many CPU-seconds of training on one thread, and its rollouts."""
     torch.set_num_threads(1)
-    config, _ = apply_preset("laptop", load_experiment(EXPERIMENT))
+    config = load_experiment(EXPERIMENT, "laptop")
     limits = {"training.seed": seed, "training.num_epochs": 100, "training.rollout_starts": 0}
     config = override(config, {**limits, **SETTINGS[name], "training.log_interval": 10**9})
     _, cost = _run(blocks, override(config, {"training.max_steps": PROBE_STEPS, **_longest(config)}))

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from worldmodel.experiment.config import ExperimentConfig
-from worldmodel.experiment.config_file import load_experiment, override
-from worldmodel.experiment.presets import apply_preset
+from worldmodel.experiment.config_file import override
+from worldmodel.experiment.layers import load_experiment
 from worldmodel.training.baselines import kinematic
 from worldmodel.training.checkpoint import Checkpoint
 from worldmodel.training.data import Dataset, open_dataset
@@ -53,7 +53,7 @@ class Point:
 
 def read_defaults(changes: Mapping[str, Any] | None = None) -> ExperimentConfig:
     """The laptop preset, with dotted keys that are set otherwise."""
-    config, _ = apply_preset("laptop", load_experiment(EXPERIMENT))
+    config = load_experiment(EXPERIMENT, "laptop")
     return override(config, changes or {})
 
 

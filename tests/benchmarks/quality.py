@@ -25,8 +25,8 @@ from tests.benchmarks.curve import CURVE_GAMES, EXPERIMENT, SEEDS, Point, follow
 from tests.benchmarks.options import Options
 from tests.benchmarks.row import Goal, Row
 from worldmodel.experiment.config import ExperimentConfig
-from worldmodel.experiment.config_file import load_experiment, override, to_yaml
-from worldmodel.experiment.presets import apply_preset
+from worldmodel.experiment.config_file import override, to_yaml
+from worldmodel.experiment.layers import load_experiment
 from worldmodel.training.data import open_dataset
 from worldmodel.training.validation import METRIC_VERSION
 
@@ -71,7 +71,7 @@ def follow_users(blocks: Path, seed: int) -> list[Point]:
 
     Of its points only targets and metrics count, which no clock touches: a curve is kept, and measured once.
     """
-    config, _ = apply_preset("round1", load_experiment(EXPERIMENT))
+    config = load_experiment(EXPERIMENT, "round1")
     changes = {"training.amp": True, "data.split": "md5", "training.schedule": "constant"}
     config = limit(override(config, changes), seed, USERS_MOST)
     kept = KEPT / f"users-{_name_curve(blocks, config)}.json"

@@ -12,8 +12,8 @@ from tests.benchmarks.options import Options
 from tests.benchmarks.race import Contestant, race
 from tests.benchmarks.row import Goal, Row
 from worldmodel.experiment.config import ExperimentConfig
-from worldmodel.experiment.config_file import load_experiment, override
-from worldmodel.experiment.presets import apply_preset
+from worldmodel.experiment.config_file import override
+from worldmodel.experiment.layers import load_experiment
 from worldmodel.model.build import build_model
 from worldmodel.rollout.loading import LoadedRun
 from worldmodel.rollout.suite import MODEL, RolloutRequest, list_contestants, open_starts
@@ -60,7 +60,7 @@ def _time_suite(options: Options, frames: int) -> Row:
 
 def _weigh(options: Options, length: int) -> Row:
     """A self-forcing step against an ordinary one on the same samples."""
-    config, _ = apply_preset("laptop", load_experiment(EXPERIMENT))
+    config = load_experiment(EXPERIMENT, "laptop")
     config = override(config, {"self_forcing.enabled": True, "self_forcing.ratio": 1})
     config = override(config, {"self_forcing.unroll_length": length, "training.threads": 1})
     found = race([_make(options, config, 0, "ordinary"), _make(options, config, 1, "alone")], options.rounds)

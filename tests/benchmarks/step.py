@@ -22,7 +22,8 @@ from tests.benchmarks.peers.process import Peer
 from tests.benchmarks.race import Contestant, Pairing, compare, race
 from tests.benchmarks.reference import ReferenceStep
 from tests.benchmarks.row import Goal, Row
-from worldmodel.experiment.config_file import load_experiment, override
+from worldmodel.experiment.config_file import override
+from worldmodel.experiment.layers import load_experiment
 from worldmodel.model.build import build_model
 from worldmodel.training.data import open_dataset
 from worldmodel.training.job import build_trainer

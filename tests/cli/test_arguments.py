@@ -8,7 +8,8 @@ from typing import Annotated
 import pytest
 from tyro.conf import Positional, UseAppendAction
 
-from tune.options import Round1, grid_options
+from tune.options import plan_grid, read_defaults
+from tune.round1 import Round1
 from tune.round1 import main as round1
 from worldmodel.cli.arguments import join_repeated, parse_arguments
 from worldmodel.cli.blocks import Encode
@@ -71,14 +72,14 @@ def test_verbs_know_their_own_options(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_grid_takes_all_its_settings() -> None:
     asked = "--set training.lr=1e-4 --experiments baseline --set training.batch_size=4 --experiments 1a --allow x"
-    options = parse_arguments(Round1, asked.split())
+    options = parse_arguments(Round1, asked.split(), default=read_defaults(Round1))
     assert options.experiments == ("baseline", "1a")
-    changes = grid_options(options, "blocks", {}).changes
-    assert (changes["training.lr"], changes["training.batch_size"], changes["data.allow"]) == (1e-4, 4, ["x"])
+    plan = plan_grid(options, "blocks", {})
+    assert plan.settings == {"training.lr": 1e-4, "training.batch_size": 4} and plan.options["data.allow"] == ["x"]
 
 
 def test_a_grid_s_impossible_setting_is_seen_wherever_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
-    assert round1(["--dry-run", "--set", "training.lr=-5", "--set", "training.batch_size=4"]) == 2
+    assert round1("--dry-run --set training.lr=-5 --set training.batch_size=4".split()) == 2
     assert "training.lr: found -5" in capsys.readouterr().err
-    assert round1(["--dry-run", "--set", "training.lr=1", "--set", "training.lr=2"]) == 2
-    assert "training.lr: found twice" in capsys.readouterr().err
+    assert round1("--dry-run --set training.lr=1 --set training.lr=2".split()) == 2
+    assert "training.lr" in capsys.readouterr().err

@@ -22,9 +22,10 @@ from worldmodel.cli.follow import Stop, Tail
 from worldmodel.cli.games import Pack, Parse, Toy
 from worldmodel.cli.main import main, parse
 from worldmodel.cli.runs import Export, Fetch, Runs, Show
-from worldmodel.cli.train import Train
+from worldmodel.cli.train import Train, introduce
 from worldmodel.cli.verb import Verb
 from worldmodel.errors import UserError
+from worldmodel.experiment.config_file import read_experiment
 
 EXPERIMENTS = Path(__file__).parents[2] / "tune" / "experiments"
 
@@ -58,9 +59,9 @@ def run_noisy(monkeypatch: pytest.MonkeyPatch, verb: Verb) -> int:
         ("encode SRC OUT --json", Encode(source="SRC", out="OUT", json=True)),
         ("audit BLOCKS --against GAMES", Audit(blocks="BLOCKS", against="GAMES")),
         (
-            "train a.yaml --data SRC --storage DIR --run-name N --epochs 3 --preset laptop --workers 2 --resume",
+            "train a.yaml --data SRC --storage DIR --run-name N --epochs 3 --scale laptop --workers 2 --resume",
             Train(
-                config=Path("a.yaml"), data="SRC", storage="DIR", run_name="N", epochs=3, preset="laptop", workers="2",
+                config=Path("a.yaml"), data="SRC", storage="DIR", run_name="N", epochs=3, scale="laptop", workers="2",
                 resume=True,
             ),
         ),
@@ -209,18 +210,55 @@ def test_a_run_in_the_current_folder_is_found_by_its_name(monkeypatch: pytest.Mo
     assert Show(name="baseline").path == "baseline"
 
 
-def test_options_win_over_the_preset_and_the_preset_over_the_file(capsys: pytest.CaptureFixture[str]) -> None:
-    verb = parse(["train", str(EXPERIMENTS / "1a.yaml"), "--preset", "laptop", "--epochs", "7", "--run-name", "mine"])
+@pytest.mark.parametrize("option", ["--scale", "--preset"])
+def test_options_win_over_the_file_and_the_file_over_the_scale(option: str, tmp_path: Path) -> None:
+    path = tmp_path / "1a.yaml"
+    path.write_text(f"extends: {EXPERIMENTS / '1a.yaml'}\ntraining: {{clip: 3.0, weight_decay: 0.5}}\n")
+    line = ["train", str(path), option, "laptop", "--epochs", "7", "--run-name", "mine"]
+    verb = parse([*line, "--set", "training.clip=2", "model.d_state=32", "--set", "training.lr=1e-4"])
     assert isinstance(verb, Train)
-    config, introduction = verb.read_experiment()
-    assert (config.name, config.training.num_epochs, config.training.batch_size) == ("mine", 7, 16)
-    assert config.encoding.state_age_as_embed
-    assert "model.d_model: 192 (default 384)" in introduction
-    assert capsys.readouterr().out == ""
+    found = verb.read_experiment()
+    training = found.config.training
+    assert (found.config.name, training.num_epochs, training.batch_size) == ("mine", 7, 16)
+    assert (training.clip, training.weight_decay, training.lr, found.config.model.d_state) == (2.0, 0.5, 1e-4, 32)
+    assert found.config.encoding.state_age_as_embed
+    said = introduce(found)
+    assert "model.d_model: 192 (default 384; scale laptop)" in said
+    assert ("--preset is called --scale laptop now" in said) == (option == "--preset")
+
+
+def test_config_shows_each_value_with_its_origin(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["config", str(EXPERIMENTS / "1a.yaml"), "--scale", "laptop", "--set", "training.lr=0.5"]
+    assert main(line) == 0
+    text = capsys.readouterr().out
+    shown = {words[0]: words[1:] for words in map(str.split, text.splitlines())}
+    assert shown["lr:"] == ["0.5", "#", "--set"]
+    assert shown["d_model:"] == ["192", "#", "scale", "laptop"]
+    assert shown["state_age_as_embed:"] == ["true", "#", "1a.yaml"]
+    assert main([*line, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["config"]["training"]["lr"], found["origins"]["training.lr"]) == (0.5, "--set")
+    assert read_experiment(text, source="shown") == read_experiment(found["text"], source="json")
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "key"), [("--epochs", "0", "num_epochs"), ("--run-name", "a/b", "name"), ("--preset", "x", "x")]
+    ("options", "said"),
+    [
+        (["--set", "training.lr=1", "--set", "training.lr=2"], "found twice"),
+        (["--set", "training.num_epochs=1", "--epochs", "2"], "expected one of them"),
+        (["--scale", "laptop", "--preset", "a100"], "expected one of them"),
+        (["--scale", "huge"], "unknown scale"),
+    ],
+)
+def test_contradicting_options_are_one_message(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["config", str(EXPERIMENTS / "1a.yaml"), *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "key"), [("--epochs", "0", "num_epochs"), ("--run-name", "a/b", "name"), ("--scale", "x", "x")]
 )
 def test_a_wrong_option_value_is_refused_like_a_wrong_file(option: str, value: str, key: str) -> None:
     verb = parse(["train", str(EXPERIMENTS / "1a.yaml"), option, value])

@@ -26,7 +26,7 @@ from tests.cluster.lab.laptop import Laptop
 from tests.cluster.lab.machine import make_link, require_lab
 from tests.cluster.lab.store import KEY, SECRET, list_keys, read_json, serve_store, upload_folder
 from tests.cluster.lab.waiting import Clock, wait_for
-from tune.grid import ROUND1
+from tune.variants import ROUND1
 from worldmodel.games.toy import write_toy_games
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]

@@ -16,13 +16,13 @@ from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.experiment.config_file import (
     describe_changes,
     list_keys,
-    load_experiment,
     override,
     read_experiment,
     resolve_experiment,
     to_yaml,
 )
 from worldmodel.experiment.config_keys import REFUSED, find_fixed_keys
+from worldmodel.experiment.layers import load_experiment
 
 KEYS = list_keys()
 SECTIONED = [key for key in KEYS if "." in key]

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from tests.faults.footprint import HELD, Footprint, watching
-from tune.grid import ROUND1, GridOptions, Trial, make_trials
 from tune.trials import Cluster, TrialRun, plan_resources, run_trials
+from tune.variants import ROUND1, GridPlan, Trial, make_trials
 from worldmodel.run.run import EVALUATION
 from worldmodel.storage import Location
 
@@ -38,10 +38,8 @@ CHANGES: dict[str, Any] = {
 
 def list_trials(count: int, blocks: Path, folder: Path) -> list[Trial]:
     """So many trials: Round 1's experiments, seed by seed."""
-    options = GridOptions(
-        seeds=-(-count // len(ROUND1)), data=str(blocks), folder=str(folder), group=folder.name, changes=CHANGES
-    )
-    return make_trials(options)[:count]
+    place = {"data.dataset_dir": str(blocks), "save_dir": str(folder), "tracking.group": folder.name}
+    return make_trials(GridPlan(seeds=-(-count // len(ROUND1)), settings=CHANGES, place=place))[:count]
 
 
 def run_all(

@@ -16,8 +16,8 @@ import torch
 from tests.gpu.recorder import Recorder
 from worldmodel.blocks.encode import encode
 from worldmodel.experiment.config import ExperimentConfig
-from worldmodel.experiment.config_file import load_experiment, override, to_yaml
-from worldmodel.experiment.presets import apply_preset
+from worldmodel.experiment.config_file import override, to_yaml
+from worldmodel.experiment.layers import load_experiment
 from worldmodel.features.rows import RowMatrix
 from worldmodel.features.view import FeatureView
 from worldmodel.games.toy import write_toy_games
@@ -46,11 +46,9 @@ def make_blocks() -> str:
     return str(folder / "blocks")
 
 
-def make_config(changes: dict[str, Any], preset: str | None = None, name: str = "baseline") -> ExperimentConfig:
+def make_config(changes: dict[str, Any], scale: str = "full", name: str = "baseline") -> ExperimentConfig:
     """An experiment of `tune/experiments`, with changes; steps run as they are, uncaptured."""
-    config = load_experiment(Path(f"tune/experiments/{name}.yaml"))
-    if preset:
-        config, _ = apply_preset(preset, config)
+    config = load_experiment(Path(f"tune/experiments/{name}.yaml"), scale)
     return override(config, {"training.compile": "off", **changes}, source="tests.gpu")
 
 

@@ -37,15 +37,15 @@ from worldmodel.training.workers import Workers  # noqa: E402
 
 ATEN_US, TRITON_US = 6.5, 30.0
 BYTES_PER_US, FLOPS_PER_US = 0.8 * 1.55e6, 312e6
-SETTINGS: dict[str, tuple[str | None, dict[str, Any]]] = {
-    "4.28M 16x64": (None, {"training.batch_size": 16, "training.sequence_length": 64}),
-    "4.28M 64x64": (None, {"training.batch_size": 64, "training.sequence_length": 64}),
-    "4.28M 512x64": (None, {"training.batch_size": 512, "training.sequence_length": 64}),
-    "4.28M 8x256": (None, {"training.batch_size": 8, "training.sequence_length": 256}),
-    "4.28M windows 512": (None, {"training.batch_size": 512, "training.mode": "window"}),
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "4.28M 16x64": ("full", {"training.batch_size": 16, "training.sequence_length": 64}),
+    "4.28M 64x64": ("full", {"training.batch_size": 64, "training.sequence_length": 64}),
+    "4.28M 512x64": ("full", {"training.batch_size": 512, "training.sequence_length": 64}),
+    "4.28M 8x256": ("full", {"training.batch_size": 8, "training.sequence_length": 256}),
+    "4.28M windows 512": ("full", {"training.batch_size": 512, "training.mode": "window"}),
     "laptop 16x64": ("laptop", {}),
 }
-"""Name of a setting to its preset and its changes of the baseline."""
+"""Name of a setting to its scale and its changes of the baseline."""
 
 
 def measure(name: str, backend: str, blocks: str) -> dict[str, Any]:
@@ -55,8 +55,8 @@ def measure(name: str, backend: str, blocks: str) -> dict[str, Any]:
 
 def run_steps(name: str, backend: str, blocks: str) -> tuple[Recorder, int]:
     """What is recorded of a setting's step, and how many targets it has."""
-    preset, changes = SETTINGS[name]
-    config = project.make_config({"training.swap_players": True, **changes, "model.backend": backend}, preset)
+    scale, changes = SETTINGS[name]
+    config = project.make_config({"training.swap_players": True, **changes, "model.backend": backend}, scale)
     recorder = Recorder()
     with (
         project.on_backend(backend), project.without_values(), chains.counting(recorder), FAKE, recorder,

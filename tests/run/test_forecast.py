@@ -11,8 +11,8 @@ import pytest
 from tests.run.test_plan_costs import PROBE
 from tests.training.tiny_runs import configure
 from worldmodel.experiment.config import ExperimentConfig
-from worldmodel.experiment.config_file import load_experiment, override
-from worldmodel.experiment.presets import apply_preset
+from worldmodel.experiment.config_file import override
+from worldmodel.experiment.layers import load_experiment
 from worldmodel.run.forecast import (
     GAP,
     LAUNCH,
@@ -105,7 +105,7 @@ EPOCH = 186_000_000
     ("preset", "kind", "minutes"), [("a100", "A100-80GB", 3), ("h100", "H100", 3), ("l4", "L4", 15)]
 )
 def test_epoch_of_22_000_games_takes_minutes(preset: str, kind: str, minutes: float) -> None:
-    config, _ = apply_preset(preset, load_experiment(BASELINE))
+    config = load_experiment(BASELINE, preset)
     work = count_step(config)
     seconds = predict(work, kind)[0]
     assert EPOCH / work.targets * seconds < 60 * minutes

@@ -13,7 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.run.test_plan_costs import PROBE
 from tests.training.tiny_runs import configure
-from worldmodel.experiment.config_file import load_experiment, override
+from worldmodel.experiment.config_file import override
+from worldmodel.experiment.layers import load_experiment
 from worldmodel.model.build import build_model
 from worldmodel.run.forecast import GAP, MEMORY_SHARE, Forecast
 from worldmodel.run.prices import read_prices

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tune.grid import Trial
 from tune.record import GridRecord, TrialName, write_grid
 from tune.results import METRICS, TrialResult
+from tune.variants import Trial
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.run.record import RunRecord, Seconds, State
 from worldmodel.run.run import EVALUATION, RECORD

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tune.halving import KEEP_ONE_OF, HalvingByHorizon
-from tune.options import Round1
+from tune.options import GridRequest
 from tune.trial import EPOCH, VALUE
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.experiment.config_file import override, to_yaml
@@ -71,5 +71,5 @@ def test_it_chooses_after_the_epochs_that_its_help_names() -> None:
     scheduler = begin("min", trials, epochs=30)
     chosen = [epoch for epoch in range(1, 12) if "STOP" in judge(scheduler, trials, [0.0, 1.0], epoch)]
     assert chosen == [1, 3, 9]
-    help_text = inspect.getsource(Round1)
+    help_text = inspect.getsource(GridRequest)
     assert f"after epochs {', '.join(map(str, chosen))}, ..." in help_text

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.games_on_disk import encode_here, write_games
-from tune import health, round1
+from tune import grid, health, round1
 from tune.health import check_health, wait_for_machine
-from tune.options import Round1
 from tune.record import read_grid
+from tune.round1 import Round1
 from tune.timeline import ENCODE, RAY
 from tune.trials import Cluster, Resources
 from worldmodel.doctor.check import Check, failed, passed, warned
@@ -71,9 +71,9 @@ def test_a_grid_whose_trials_would_fail_does_not_begin_unless_told_to(
 ) -> None:
     ran: list[object] = []
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(round1, "join_ray", lambda: None)
+    monkeypatch.setattr(grid, "join_ray", lambda: None)
     monkeypatch.setattr(Cluster, "find", classmethod(lambda cls: ONE))
-    monkeypatch.setattr(round1, "run_trials", lambda trials, how: ran.extend(trials) or {})
+    monkeypatch.setattr(grid, "run_trials", lambda trials, how: ran.extend(trials) or {})
     monkeypatch.setattr(health, "examine_quickly", lambda request: [BAD])
     write_games(tmp_path / "games", range(6))
     encode_here(tmp_path / "games", tmp_path / "blocks")

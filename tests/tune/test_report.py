@@ -20,12 +20,12 @@ from tests.tune.results_at_hand import REFERENCES, make_early, make_failure, mak
 from tune.charts import POINTS, thin
 from tune.columns import ACTION, CHANGE, COLUMNS, FOOTNOTES, ONE_SEED_NOTE, POSITION, notes_of
 from tune.export import to_csv, to_json
-from tune.grid import ROUND1
 from tune.leaderboard import collect, render_leaderboard
 from tune.page import to_html
 from tune.record import GRID, GridRecord
 from tune.report import CSV, JSON, REPORT, render_terminal, write_report
 from tune.results import METRICS, TrialResult, make_tables
+from tune.variants import ROUND1
 from worldmodel.run.record import Estimate, State
 from worldmodel.storage import Location
 

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from tests.rollout.untrained_runs import make_run, write_games
 from tests.training.tiny_runs import configure, open_data, write_blocks
 from tests.tune.results_at_hand import make_early, make_evaluation, make_failure, make_record, make_result, make_trial
-from tune.grid import ROUND1
 from tune.results import (
     CONFIDENCE,
     METRICS,
@@ -30,6 +29,7 @@ from tune.results import (
     read_trial,
 )
 from tune.trial import evaluate_trial, train_and_evaluate
+from tune.variants import ROUND1
 from worldmodel.errors import UserError
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.rollout.evaluation import EVALUATION, Evaluation

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tune.results_at_hand import make_result, make_trial
-from tune.grid import Trial
 from tune.trials import MACHINES, Cluster, check_reach, is_done, plan_resources, read_promised
+from tune.variants import Trial
 from worldmodel.errors import UserError
 from worldmodel.experiment.config_file import override, to_yaml
 from worldmodel.rollout.evaluation import EVALUATION

@@ -24,6 +24,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixe
 from worldmodel.cli.arguments import parse_arguments
 from worldmodel.cli.blocks import Audit, Encode
 from worldmodel.cli.compare import Compare
+from worldmodel.cli.config import Config
 from worldmodel.cli.doctor import Doctor
 from worldmodel.cli.evaluate import Evaluate
 from worldmodel.cli.fields import Schema
@@ -57,6 +58,7 @@ Command = (
     | Annotated[Encode, subcommand("encode")]
     | Annotated[Audit, subcommand("audit")]
     | Annotated[Doctor, subcommand("doctor")]
+    | Annotated[Config, subcommand("config")]
     | Annotated[Plan, subcommand("plan")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]

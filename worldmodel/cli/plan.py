@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from worldmodel.cli.train import ExperimentVerb
+from worldmodel.cli.train import ExperimentVerb, introduce
 from worldmodel.cli.verb import Result, as_result, metavar, report
 
 PROBE_SECONDS = 10.0
@@ -21,16 +21,18 @@ class Plan(ExperimentVerb):
 
     trials: Annotated[int, metavar("N")] = 1
     """Runs of a grid, all like this one."""
+    budget_usd: Annotated[float | None, metavar("DOLLARS")] = None
+    """Dollars that may be spent; None: any amount."""
 
     def run(self) -> Result:
         from worldmodel.run.budget import Budget
         from worldmodel.run.plan_costs import PlanRequest, plan_costs
 
-        config, introduction = self.read_experiment()
+        resolved = self.read_experiment()
         budget = Budget(usd=self.budget_usd)
-        request = PlanRequest(config=config, trials=self.trials, budget=budget, probe_seconds=PROBE_SECONDS)
+        request = PlanRequest(config=resolved.config, trials=self.trials, budget=budget, probe_seconds=PROBE_SECONDS)
         found = plan_costs(request, report)
-        report(introduction)
+        report(introduce(resolved))
         return {**as_result(found), "budget_usd": self.budget_usd}
 
     def render(self, result: Result) -> str:

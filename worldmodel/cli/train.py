@@ -3,70 +3,91 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
 from worldmodel.cli.verb import Result, Verb, metavar, report
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
-    from worldmodel.experiment.config import ExperimentConfig
+    from worldmodel.experiment.layers import Resolved
     from worldmodel.run.budget import Budget
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentVerb(Verb):
-    """A verb about an experiment file, with a preset and options applied."""
+    """A verb about an experiment: built-in defaults < scale < file < --set and the other options."""
 
     config: Annotated[Positional[Path], metavar("CONFIG")]
-    """Experiment file (YAML)."""
-    data: Annotated[str | None, metavar("SRC|BLOCKS")] = None
-    """Folder or URI of games or blocks; None: the file's data.dataset_dir."""
+    """Experiment file (YAML); what it sets wins over the scale."""
+    scale: Annotated[str, metavar("full|laptop|a100|h100|l4|published")] = ""
+    """What the machine decides: full (4.3 million parameters, where none is named), laptop (two CPU cores, minutes),
+    a100, h100, l4 (one GPU), published (the setting of Round 1's numbers)."""
+    set: Annotated[tuple[tuple[str, ...], ...], metavar("KEY=VALUE"), UseAppendAction] = ()
+    """Settings over the file's, as training.lr=0.001."""
+    data: Annotated[str, metavar("SRC|BLOCKS")] = ""
+    """Folder or URI of games or blocks; empty: the file's data.dataset_dir."""
     epochs: Annotated[int | None, metavar("N")] = None
-    """Epochs in total, also after a resume; None: the file's training.num_epochs."""
-    preset: Annotated[str | None, metavar("laptop|round1|a100|h100|l4")] = None
-    """Named overrides: laptop (two CPU cores, minutes), round1 (the published setting), a100, h100, l4 (one GPU)."""
-    storage: Annotated[str | None, metavar("DIR")] = None
-    """Folder or URI that holds run folders; None: the file's save_dir (runs)."""
-    budget_usd: Annotated[float | None, metavar("DOLLARS")] = None
-    """Dollars that may be spent; None: any amount."""
+    """Epochs in total, also after a resume; None: the experiment's training.num_epochs."""
+    storage: Annotated[str, metavar("DIR")] = ""
+    """Folder or URI that holds run folders; empty: the file's save_dir (runs)."""
+    preset: Annotated[str, metavar("SCALE")] = ""
+    """Former name of --scale."""
 
     def run(self) -> Result:
         raise NotImplementedError
 
-    def read_experiment(self) -> tuple[ExperimentConfig, str]:
-        """The experiment with preset and options applied, and what people should know of it.
+    def read_experiment(self) -> Resolved:
+        """The experiment with all layers. UserError where the file, the scale or an option is wrong."""
+        from worldmodel.experiment.layers import Layer, check_once, read_settings, resolve_file
+        from worldmodel.experiment.scales import DEFAULT_SCALE
 
-        Raises:
-            UserError: the file, the preset or an option is wrong.
-        """
-        from worldmodel.experiment.config_file import describe_changes, load_experiment, override
-        from worldmodel.experiment.presets import apply_preset
-
-        config, lines = load_experiment(self.config), []
-        if self.preset:
-            config, set_by_preset = apply_preset(self.preset, config)
-            lines += [f"--preset {self.preset} sets", *(f"  {k}: {v}" for k, v in set_by_preset.items())]
-        config = override(config, self.list_options(), source="options")
-        changes = [f"  {key}: {value} (default {default})" for key, default, value in describe_changes(config)]
-        lines += [f"{config.name} differs from the defaults in", *changes] if changes else [config.name]
-        return config, "\n".join(lines)
+        scale, notes = choose_scale(self.scale, self.preset)
+        settings = read_settings(setting for group in self.set for setting in group)
+        options = self.list_options()
+        check_once(settings, options, ("--set", "an option of its own"))
+        layers = [Layer.of("--set", settings), Layer.of("option", options)]
+        found = resolve_file(self.config, scale or DEFAULT_SCALE, layers)
+        return replace(found, notes=(*notes, *found.notes))
 
     def list_options(self) -> dict[str, Any]:
         """Dotted keys and values that the options set."""
         options = {"data.dataset_dir": self.data, "training.num_epochs": self.epochs, "save_dir": self.storage}
-        return {key: value for key, value in options.items() if value is not None}
+        return {key: value for key, value in options.items() if value not in (None, "")}
+
+
+def choose_scale(scale: str, preset: str) -> tuple[str, tuple[str, ...]]:
+    """The scale that is asked for ("": none), and what to say of it. UserError for an unknown one, or two."""
+    from worldmodel.experiment.scales import find_scale
+
+    if scale and preset and find_scale(scale) != find_scale(preset, "--preset"):
+        raise UserError(f"--scale {scale} and --preset {preset}: expected one of them; --preset is the former name")
+    found = find_scale(scale) if scale else find_scale(preset, "--preset") if preset else ""
+    text = f"--preset is called --scale {found} now, and the experiment file wins over it (it was the other way round)"
+    return found, (text,) if preset else ()
+
+
+def introduce(found: Resolved) -> str:
+    """What people should know of an experiment before it is trained."""
+    from worldmodel.experiment.config_file import describe_changes
+
+    changes = [
+        f"  {key}: {value} (default {default}; {found.origins.get(key, 'implied')})"
+        for key, default, value in describe_changes(found.config)
+    ]
+    head = f"{found.config.name} differs from the defaults in" if changes else found.config.name
+    return "\n".join([*(f"note: {note}" for note in found.notes), head, *changes])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train(ExperimentVerb):
     """Train an experiment; whatever ends the run is written into its folder."""
 
-    run_name: Annotated[str | None, metavar("NAME")] = None
-    """Name of the run; None: the file's own (its stem)."""
+    run_name: Annotated[str, metavar("NAME")] = ""
+    """Name of the run; empty: the file's own (its stem)."""
     workers: Annotated[str, metavar("N|MIN..MAX")] = "1"
     """Ray Train workers; each is a process with its part of the data, and a GPU where there are any. With MIN..MAX
     the run goes on with fewer while machines are missing; batches and learning rate stay the same."""
@@ -79,6 +100,8 @@ class Train(ExperimentVerb):
     (training.batch_parts); what is learned stays the same."""
     resume: bool = False
     """Go on with the run of that name from its newest good checkpoint."""
+    budget_usd: Annotated[float | None, metavar("DOLLARS")] = None
+    """Dollars that may be spent; None: any amount."""
     budget_hours: Annotated[float | None, metavar("HOURS")] = None
     """Hours that the run may take, all its attempts together; None: any."""
 
@@ -90,11 +113,12 @@ class Train(ExperimentVerb):
         from worldmodel.storage import Location
         from worldmodel.training.checkpoint_files import read_manifest
 
-        config, introduction = self.read_experiment()
+        found = self.read_experiment()
+        config = found.config
         least, most = read_workers(self.workers)
         request = TrainRequest(
             config=config, workers=most, least_workers=least, resume=self.resume, init=self.init,
-            budget=self.read_budget(), introduction=introduction, auto_batch=self.auto_batch,
+            budget=self.read_budget(), introduction=introduce(found), auto_batch=self.auto_batch, origins=found.origins,
             since=psutil.Process().create_time(),
         )  # fmt: skip
         record = train(request, report)
@@ -134,8 +158,8 @@ class Train(ExperimentVerb):
         return Budget(hours=self.budget_hours, usd=self.budget_usd)
 
     def list_options(self) -> dict[str, Any]:
-        options = {"name": self.run_name, "data.allow": self.allow or None}
-        return {**super().list_options(), **{key: value for key, value in options.items() if value is not None}}
+        options = {"name": self.run_name, "data.allow": self.allow}
+        return {**super().list_options(), **{key: value for key, value in options.items() if value}}
 
 
 def read_workers(text: str) -> tuple[int, int]:

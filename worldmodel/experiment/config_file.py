@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import typing
 from collections.abc import Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -49,28 +49,18 @@ for _side in (_Loader, _Dumper):
     _side.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))  # type: ignore[attr-defined]
 
 
-def load_experiment(path: str | Path) -> ExperimentConfig:
-    """The experiment that a YAML file describes, complete with defaults.
-
-    The file's stem is the run's name where the file names none. A users' file without `model.arch` that sizes the MLP
-    is one; an MLP without `training.mode` takes windows.
-
-    Raises:
-        UserError: the file cannot be read, or one message with all that is wrong in it.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        found = nearest(path.name, (other.name for other in path.parent.glob("*.y*ml")))
-        raise UserError(f"{path}: no such experiment file{found}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a text file: {error}") from None
-    return read_experiment(text, source=str(path), name=path.stem)
-
-
 def read_experiment(text: str, *, source: str, name: str = "unnamed") -> ExperimentConfig:
     """The experiment of a YAML text; `source` is what errors call it, `name` the run's name if the text has none."""
+    values, duplicates = parse_experiment(text, source=source)
+    return resolve_experiment({"name": name, **values}, source=source, problems=duplicates)
+
+
+def parse_experiment(text: str, *, source: str) -> tuple[dict[str, Any], list[str]]:
+    """The values of a YAML text, section by section, and a line for each key that it sets twice.
+
+    Raises:
+        UserError: the text is no YAML, or has no sections.
+    """
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -81,7 +71,7 @@ def read_experiment(text: str, *, source: str, name: str = "unnamed") -> Experim
         raise UserError(f"{source}: not valid YAML: {error}") from None
     if not isinstance(values, dict) or not values:
         raise UserError(f"{source}: found {_quote(values)}, expected sections such as `model:` and `training:`")
-    return resolve_experiment({"name": name, **values}, source=source, problems=duplicates)
+    return values, duplicates
 
 
 def read_value(text: str, *, source: str) -> Any:
@@ -109,8 +99,7 @@ def resolve_experiment(
     """
     found = list(problems or ())
     known = _keep_known(values, found)
-    _infer(known)
-    config = _validate(known, found)
+    config = _validate(infer(known), found)
     found += find_conflicts(config) if config else ()
     if config is None or found:
         count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
@@ -126,7 +115,7 @@ def override(config: ExperimentConfig, changes: Mapping[str, Any], *, source: st
         *section, name = key.split(".")
         inner = values.get(section[0], {}) if section else values
         if len(section) > 1 or not isinstance(inner, dict):
-            problems.append(f"{key}: unknown key{nearest(key, _flatten(as_values(ExperimentConfig())))}")
+            problems.append(f"{key}: unknown key{nearest(key, flatten(as_values(ExperimentConfig())))}")
         elif section:
             values[section[0]] = {**inner, name: value}
         else:
@@ -134,20 +123,36 @@ def override(config: ExperimentConfig, changes: Mapping[str, Any], *, source: st
     return resolve_experiment(values, source=source, problems=problems)
 
 
-def to_yaml(config: ExperimentConfig) -> str:
-    """The experiment as a complete YAML file, defaults included; reading it gives `config` back."""
-    return yaml.dump(as_values(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+def to_yaml(config: ExperimentConfig, origins: Mapping[str, str] | None = None) -> str:
+    """The experiment as a complete YAML file, defaults included; reading it gives `config` back.
+
+    `origins`: dotted key to where its value comes from; stands behind each value as a comment.
+    """
+    width = 120 if origins is None else math.inf  # a folded text has no room for a comment
+    text = str(yaml.dump(as_values(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width))
+    return text if origins is None else _annotate(text, origins)
+
+
+def _annotate(text: str, origins: Mapping[str, str]) -> str:
+    lines, section = [], ""
+    for line in text.splitlines():
+        found = re.match(r"( *)(\w+):( |$)", line)
+        key = f"{section}.{found[2]}" if found and found[1] else found[2] if found else ""
+        section = found[2] if found and not found[1] else section
+        is_whole = not re.search(r"""['"]""", line) or line.endswith(("'", '"'))  # a text goes on in the next line
+        lines.append(f"{line:<40}  # {origins[key]}" if key in origins and is_whole else line)
+    return "\n".join(lines) + "\n"
 
 
 def describe_changes(config: ExperimentConfig) -> list[tuple[str, Any, Any]]:
     """(dotted key, default, value) of every setting that differs from its default; name and goal are no settings."""
-    default, actual = (_flatten(as_values(c)) for c in (ExperimentConfig(), config))
+    default, actual = (flatten(as_values(c)) for c in (ExperimentConfig(), config))
     return [(k, default[k], v) for k, v in actual.items() if v != default[k] and k not in ("name", "goal")]
 
 
 def list_keys() -> tuple[str, ...]:
     """Every dotted key that a file may set, in file order."""
-    return tuple(_flatten(as_values(ExperimentConfig())))
+    return tuple(flatten(as_values(ExperimentConfig())))
 
 
 @cache
@@ -167,11 +172,13 @@ def _sections() -> dict[str, frozenset[str]]:
 
 
 def as_values(config: ExperimentConfig) -> dict[str, Any]:
+    """The experiment as plain values, section by section."""
     values = dataclasses.asdict(config)
     return json.loads(json.dumps(values))  # type: ignore[no-any-return]  # tuples become lists, as in YAML
 
 
-def _flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key to value."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
@@ -225,14 +232,19 @@ def _judge_unknown(section: str, key: Any) -> str:
     return f"{dotted}: unknown key{hint}"
 
 
-def _infer(known: dict[str, Any]) -> None:
-    """What a users' file says between the lines: no device, no limit, an MLP by its sizes, windows by the MLP."""
+def infer(values: Mapping[str, Any], *, is_file: bool = True) -> dict[str, Any]:
+    """The values with what a users' file implies: no device, no limit, an MLP by its sizes, windows by the MLP.
+
+    `is_file`: sizes decide the architecture only there; `--set model.hidden_dim=64` leaves it as it is.
+    """
+    known = dict(values)
     data, model, training = (known.get(name) or {} for name in ("data", "model", "training"))
     if not all(isinstance(section, dict) for section in (data, model, training)):
-        return
+        return known
     if data.get("max_games") == 0 and not isinstance(data["max_games"], bool):
         known["data"] = {**data, "max_games": None}
-    if "arch" not in model and {"hidden_dim", "trunk_dim"} & set(model) and not {"d_model", "n_layers"} & set(model):
+    sizes = set(model) if is_file and "arch" not in model else set()
+    if {"hidden_dim", "trunk_dim"} & sizes and not {"d_model", "n_layers"} & sizes:
         known["model"] = model = {**model, "arch": "mlp"}
     if training.get("device", "") is None:
         training = {**training, "device": "auto"}
@@ -240,6 +252,7 @@ def _infer(known: dict[str, Any]) -> None:
         training = {**training, "mode": "window"}
     if training:
         known["training"] = training
+    return known
 
 
 def _validate(known: dict[str, Any], problems: list[str]) -> ExperimentConfig | None:

@@ -50,7 +50,7 @@ def render_card(
         f"# {record.name}\n\n{record.goal or 'No goal was given.'}",
         _render_end(record),
         _render_certificate(record),
-        _render_changes(config),
+        _render_changes(record, config),
         _render_results(record, config, metrics, baselines or {}),
         _render_effort(record, config),
         _render_notes(record),
@@ -134,11 +134,13 @@ def _render_certificate(record: RunRecord) -> str:
     return f"{text}\n\nIts last {len(record.last_lines)} lines:\n\n```\n{lines}\n```" if lines else text
 
 
-def _render_changes(config: ExperimentConfig) -> str:
-    rows = [(f"`{key}`", f"{value}", f"{default}") for key, default, value in describe_changes(config)]
-    return "## What was run\n\n" + (
-        _render_table(("setting", "value", "default"), rows) if rows else "Every setting has its default."
-    )
+def _render_changes(record: RunRecord, config: ExperimentConfig) -> str:
+    head = ("setting", "value", "default", *(["set by"] if record.origins else []))
+    rows = [
+        (f"`{key}`", f"{value}", f"{default}", *([record.origins.get(key, "")] if record.origins else []))
+        for key, default, value in describe_changes(config)
+    ]
+    return "## What was run\n\n" + (_render_table(head, rows) if rows else "Every setting has its default.")
 
 
 def _render_results(

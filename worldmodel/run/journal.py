@@ -44,7 +44,8 @@ class Journal:
     def __init__(self, run: Run, config: ExperimentConfig, stream: IOBase | None = None) -> None:
         """`stream`: where lines are shown; None: stdout."""
         self.run, self.config, self._stream = run, config, stream
-        self.tracker = Tracker(run.location, config.tracking, as_values(config), run.note)
+        shown = {**as_values(config), **({"axes": run.record.axes} if run.record.axes else {})}
+        self.tracker = Tracker(run.location, config.tracking, shown, run.note)
         self._log = LogFile(run.location, run.note)
         self._stack = ExitStack()
         self._stack.callback(self._log.close)

@@ -146,6 +146,10 @@ class RunRecord(Living):
     """The last lines of its log when it ended."""
     goal: str = ""
     """What the experiment is to show."""
+    origins: dict[str, str] = {}
+    """Dotted key to the layer that set it, such as "--set"; a key that is not listed has its built-in default."""
+    axes: dict[str, Any] = {}
+    """Dotted keys and values by which a grid's trial differs from others of its experiment."""
     command: str = Field(default_factory=lambda: make_command())
     """What started it."""
     resume_command: str = ""

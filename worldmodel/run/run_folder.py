@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from worldmodel.errors import UserError, nearest
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.experiment.config_file import describe_changes, read_experiment, to_yaml
+from worldmodel.experiment.layers import complete_origins
 from worldmodel.machine.process import is_gone, is_this_boot, read_uptime
 from worldmodel.object_store import MissingError
 from worldmodel.run.lock import is_held
@@ -64,7 +65,7 @@ def start_run(storage: Location, config: ExperimentConfig, *, resume: bool = Fal
     location = storage / config.name
     older = find_older(storage, config.name, resume=resume)
     run = _reopen(location, older, config, facts) if older else _create(location, config, facts)
-    (location / CONFIG).write_text(to_yaml(config))
+    (location / CONFIG).write_text(to_yaml(config, complete_origins(run.record.origins)))
     run.write()
     return run
 

@@ -5,7 +5,7 @@ The run folder is the truth: what a worker learns, logs and saves goes there, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,10 @@ class TrainRequest:
     """Try how many samples at a time fit into the device's memory, and cut batches into parts accordingly."""
     since: float | None = None
     """When its command began, in seconds since 1970; None: now."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """As `RunRecord.origins`."""
+    axes: Mapping[str, Any] = field(default_factory=dict)
+    """As `RunRecord.axes`."""
     introduction: str = ""
     """What is reported of the experiment once nothing stands against training it."""
 
@@ -119,6 +123,7 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     facts = {
         **cost, "data_fingerprint": dataset.fingerprint, "phases": timeline.phases, "world_size": request.workers,
         "device": device, "blocks": blocks, "unrecorded": find_unrecorded(dataset.split.train),
+        "origins": dict(request.origins), "axes": dict(request.axes),
     }  # fmt: skip
     with take_lock(storage / config.name, report) as lock:
         run = start_run(storage, config, resume=request.resume, lock=lock.token, **facts)

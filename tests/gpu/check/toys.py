@@ -13,7 +13,8 @@ import torch
 
 from tests.gpu.check.report import SCRATCH, Failed, Report, Row
 from worldmodel.experiment.config import CompileMode, ExperimentConfig
-from worldmodel.experiment.config_file import load_experiment, override
+from worldmodel.experiment.config_file import override
+from worldmodel.experiment.layers import load_experiment
 from worldmodel.model import kernels
 from worldmodel.training.data import open_dataset
 from worldmodel.training.interval import Interval
