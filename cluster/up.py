@@ -69,9 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        say(
-            f"interrupted: machines may be there, and cost money; to end them: ray down {options.file if options else 'FILE'}"
-        )
+        file = options.file if options else "FILE"
+        say(f"interrupted: machines may be there, and cost money; to end them: ray down {file}")
         return INTERRUPTED
 
 

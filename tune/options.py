@@ -168,7 +168,11 @@ def plan_grid(request: GridRequest, blocks: str, toy_settings: Mapping[str, Any]
 
 
 def _list_options(request: GridRequest) -> dict[str, Any]:
-    found: dict[str, Any] = {"model.arch": request.arch, "encoding.targets": request.targets, "training.num_epochs": request.epochs}
+    found: dict[str, Any] = {
+        "model.arch": request.arch,
+        "encoding.targets": request.targets,
+        "training.num_epochs": request.epochs,
+    }
     # never silently the CPU, after a GPU was asked for
     found["training.device"] = "cuda" if request.gpus_per_trial else None
     found["data.allow"] = list(request.allow) or None

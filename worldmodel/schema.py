@@ -227,7 +227,8 @@ def _category(name: str, storage: Storage, vocabulary: int, embedding: int, unit
 def _stick(stick: str, axis: str) -> Field:
     return Field(
         name=f"{stick}_{axis}", path=("controller", stick, axis), kind=Kind.CONTROL, storage=Storage.FLOAT32,
-        tight=Storage.UINT8, code=Code.STICK, unit="0..1, neutral 0.5", rule=Rule.GIVEN, core=True, smallest=0.0, largest=1.0,
+        tight=Storage.UINT8, code=Code.STICK, unit="0..1, neutral 0.5", rule=Rule.GIVEN, core=True,
+        smallest=0.0, largest=1.0,
     )  # fmt: skip
 
 
@@ -254,10 +255,12 @@ PLAYER_FIELDS: tuple[Field, ...] = (
     _speed("speed_attack_x", "knockback_x", "from knockback"),
     _speed("speed_attack_y", "knockback_y", "from knockback, upwards"),
     _continuous("state_age", 0.01, "frames within the action, fractional where an animation is slowed",
-                vocabulary=150, embedding=8, largest=100_000.0, rule=Rule.COUNT_UP, since="0.2.0", peppi="post.state_age",
+                largest=100_000.0, vocabulary=150, embedding=8, rule=Rule.COUNT_UP, since="0.2.0",
+                peppi="post.state_age",
                 absence=Evidence.ALWAYS),
     _continuous("hitlag", 0.1, "frames of hitlag that remain", tight=Storage.UINT8, target=Target.VALUE,
-                smallest=0.0, largest=255.0, rule=Rule.COUNT_DOWN, loss="dynamics", since="3.8.0", peppi="post.hitlag", absence=Evidence.HIT),
+                smallest=0.0, largest=255.0, rule=Rule.COUNT_DOWN,
+                loss="dynamics", since="3.8.0", peppi="post.hitlag", absence=Evidence.HIT),
     _continuous("stocks", 0.25, "stocks left", parsed="uint8", tight=Storage.UINT8, target=Target.VALUE,
                 smallest=0.0, largest=99.0, loss="dynamics", peppi="post.stocks", absence=Evidence.ALWAYS),
     Field(name="combo_count", kind=Kind.CONTINUOUS, storage=Storage.UINT16, tight=Storage.UINT8,
@@ -292,7 +295,8 @@ PLAYER_FIELDS: tuple[Field, ...] = (
               largest=2.0,
               since="2.0.0", peppi="post.l_cancel", absence=Evidence.LANDED_ATTACK),
     _category("hurtbox_state", Storage.UINT8, 3, 2, "0 vulnerable, 1 invulnerable, 2 intangible", target=Target.CLASS,
-              largest=2.0, loss="hurtbox", label="hurtbox", since="2.1.0", peppi="post.hurtbox_state", absence=Evidence.RESPAWNED,
+              largest=2.0, loss="hurtbox", label="hurtbox", since="2.1.0",
+              peppi="post.hurtbox_state", absence=Evidence.RESPAWNED,
               group="hurtbox"),
     _category("ground", Storage.UINT16, 32, 4, "surface id, 65535 in the air", empty=AIRBORNE, target=Target.CLASS,
               loss="ground",

@@ -79,7 +79,7 @@ def test_a_grid_takes_all_its_settings() -> None:
 
 
 def test_a_grid_s_impossible_setting_is_seen_wherever_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
-    assert round1("--dry-run --set training.lr=-5 --set training.batch_size=4".split()) == 2
+    assert round1(["--dry-run", "--set", "training.lr=-5", "--set", "training.batch_size=4"]) == 2
     assert "training.lr: found -5" in capsys.readouterr().err
-    assert round1("--dry-run --set training.lr=1 --set training.lr=2".split()) == 2
+    assert round1(["--dry-run", "--set", "training.lr=1", "--set", "training.lr=2"]) == 2
     assert "training.lr" in capsys.readouterr().err

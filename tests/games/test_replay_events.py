@@ -1,4 +1,4 @@
-"""Replays in bytes: whole games that a recorder did not close are read, and nothing in them is taken for what it is not."""
+"""Replays in bytes: whole games that a recorder did not close are read, and what is no number refuses a game."""
 
 from __future__ import annotations
 

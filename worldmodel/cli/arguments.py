@@ -21,8 +21,11 @@ _MANY, _SWITCH, _ONE = "many", "switch", "one"
 
 
 def parse_arguments(kind: Any, arguments: Sequence[str] | None, **how: Any) -> Any:
-    """What the arguments (None: the process's own) ask for; `how` is `tyro.cli`'s. UserError where an option that has one value is given twice;
-    whatever else is wrong ends the process with status 2 and an explanation."""
+    """What the arguments (None: the process's own) ask for; `how` is `tyro.cli`'s.
+
+    UserError where an option that has one value is given twice; whatever else is wrong ends the process with status 2
+    and an explanation.
+    """
     given = sys.argv[1:] if arguments is None else arguments
     return tyro.cli(kind, args=join_repeated(kind, given), **how)
 

@@ -44,7 +44,7 @@ CONTROL_PLACES = slice(
 )
 """Columns of the controls, side by side and in the schema's order."""
 _COLUMN_FIELDS = [
-    *(PLAYER_FIELDS.index(FIELDS[name]) for name, place in NUMBER_PLACES.items() for _ in range(place.stop - place.start)),
+    *(PLAYER_FIELDS.index(FIELDS[name]) for name in NUMBER_PLACES for _ in range(FIELDS[name].bits)),
     *(PLAYER_FIELDS.index(field) for field in CATEGORIES),
 ]  # fmt: skip
 """The field of each number, and then of each class."""
@@ -64,8 +64,8 @@ class Facts:
     items: Float[Tensor, "batch time player 3"] | None = None
     """The nearest item's scaled numbers (flag `projectiles`); None: no experiment here sees them."""
     lacks: Bool[Tensor, "batch player column"] | None = None
-    """Numbers, and then classes, that are not recorded: 0 in true frames, and so in own ones, whatever an untrained head
-    says of them; None: all are."""
+    """Numbers, and then classes, that are not recorded: 0 in true frames, and so in own ones, whatever an untrained
+    head says of them; None: all are."""
 
     @property
     def frames(self) -> int:

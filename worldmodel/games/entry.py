@@ -1,8 +1,8 @@
 """What a game's entry of meta.json says, in whatever JSON types a tool has written it.
 
-slippi-ai writes versions as lists, databases booleans as 0 and 1, tables whole numbers as 2.0 or "2". And its games hold
-the stage as the game's inside knows it (`INTERNAL_STAGES`, as libmelee lists them), while meta.json has the number of
-the start block, which is ours. Characters are the other way round: games hold the inside's number, and meta.json may
+slippi-ai writes versions as lists, databases booleans as 0 and 1, tables whole numbers as 2.0 or "2". slippi-ai's games
+hold the stage as the game's inside knows it (`INTERNAL_STAGES`, as libmelee lists them), while meta.json has the start
+block's number, which is ours. Characters are the other way round: games hold the inside's number, and meta.json may
 have the start block's (`START_CHARACTERS`).
 """
 

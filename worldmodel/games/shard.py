@@ -54,13 +54,12 @@ class Member:
 
 def iterate_shard(location: Location) -> Iterator[Member]:
     """The games of a shard, in its order, read once from front to back; a cut shard ends with the reason."""
-    count, waiting = 0, _Waiting()
-    for member in _read_shard(location, waiting):
+    waiting = _Waiting()
+    for count, member in enumerate(_read_shard(location, waiting)):
         if not member.name and member.reason:  # of the shard itself: what was read before is whole
             yield from waiting.release()
             member.reason = member.reason.format(count=count + waiting.released)
         yield member
-        count += 1
     yield from waiting.release()
 
 

@@ -94,8 +94,8 @@ def note_unrecorded(games: Sequence[GameEntry], untrained: Collection[str] = ())
     if not names:
         return ()
     return (
-        f"not recorded in all games: {', '.join(names)}; there metrics leave them out, own frames of rollouts hold 0, and "
-        "what follows from them (stocks lost, the kinematic baseline) says nothing",
+        f"not recorded in all games: {', '.join(names)}; there metrics leave them out, own frames of rollouts hold 0, "
+        "and what follows from them (stocks lost, the kinematic baseline) says nothing",
     )
 
 
