@@ -24,7 +24,8 @@ from worldmodel.experiment.config_keys import REFUSED, RENAMED, find_fixed_keys
 
 _FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 _TEXT_RULES = {
-    "string_pattern_mismatch": "letters, digits, '.', '_' and '-', the first a letter or digit",
+    "string_pattern_mismatch": "letters, digits, '.', '_' and '-', the first a letter or digit (a file that gives no "
+    "`name:` is called by its own name; `worldmodel train FILE --run-name NAME` gives another)",
     "string_too_short": "a text that is not empty",
 }
 

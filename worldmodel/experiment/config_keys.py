@@ -8,7 +8,7 @@ from worldmodel.schema import STAGE, Kind, field_named, fields
 
 _SEQUENCE_MODE = "`training.mode: sequence` puts the loss on every position"
 _NOISE = "noise on the context was tried and is not built in"
-_SELF_FORCING = "self-forcing is not built yet"
+_THROUGH = "own frames are taken as given: no gradient flows through what the model sees of them"
 _HEADS = "the heads of this model do not have it"
 _ROLLOUT = "rollouts belong to `worldmodel evaluate`"
 
@@ -37,9 +37,9 @@ REFUSED = {
     "training.muon_lr": "AdamW is the only optimizer",
     "training.adamw_lr": "AdamW is the only optimizer: set `training.lr`",
     "training.profile": "timings are sampled in every run",
-    "self_forcing.horizon_weights": _SELF_FORCING,
-    "self_forcing.selective_bptt": _SELF_FORCING,
-    "self_forcing.full_bptt": _SELF_FORCING,
+    "self_forcing.horizon_weights": "weights by horizon are not built: all own frames weigh the same",
+    "self_forcing.selective_bptt": _THROUGH,
+    "self_forcing.full_bptt": _THROUGH,
     "loss_weights.physics": "no such loss term",
 }
 """Dotted key to the reason why no file may set it: a key that changed nothing would be believed."""
