@@ -55,6 +55,7 @@ from worldmodel.run.run_folder import LIVE, add_resume
 from worldmodel.run.timeline import CHECKS, begin_timeline
 from worldmodel.storage import Location
 from worldmodel.training.data import filter_of
+from worldmodel.training.room import check_lengths
 
 TOY_GAMES = 40
 TOY_SETTINGS: dict[str, Any] = {"training.num_epochs": 1, "training.batch_size": 8, "model.output_scale": 0.01}
@@ -302,7 +303,8 @@ def _check_games(blocks: str, trials: Sequence[Trial]) -> None:
     games = index.games
     for config in (trial.config for trial in trials):
         check_alarms(index, config.encoding.layout.field_names, config.data.allow, blocks)
-        split_games(select_games(games, filter_of(config.data)), config.training.train_split, config.data.split)
+        chosen = select_games(games, filter_of(config.data))
+        check_lengths(config, split_games(chosen, config.training.train_split, config.data.split).train)
 
 
 def say(text: str) -> None:

@@ -237,7 +237,7 @@ def _check_share(summary: EncodeSummary, limit: float, source: str) -> None:
     if bad / (good + bad) > limit:
         raise UserError(
             f"{source}: {bad} of {good + bad} games rejected, more than {limit:.0%} ({told}); rejected.json has every "
-            "reason. Repair the games, or allow more with --max-rejected"
+            f"reason. Repair the games, or allow more: `worldmodel encode {source} BLOCKS --max-rejected SHARE`"
         )
 
 

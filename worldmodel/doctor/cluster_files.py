@@ -70,7 +70,7 @@ def check_folder(folder: Path = FOLDER) -> Iterator[Check]:
             counts[str(path)] = len(unset)
     if counts:
         listed = ", ".join(f"{path} ({count})" for path, count in counts.items())
-        yield skipped(UNSET, f"to be set before use: {listed}; `--cluster FILE` checks one")
+        yield skipped(UNSET, f"to be set before use: {listed}; `worldmodel doctor --cluster FILE` checks one")
     elif files:
         yield passed(UNSET, f"{len(files)} files in {folder}, nothing unset")
 

@@ -54,7 +54,7 @@ def examine(request: Preflight, tell: Tell = lambda check: None) -> list[Check]:
     if request.cluster:
         cluster_files.require_cluster(request.cluster)
     elif request.fix:
-        raise UserError("--fix needs the cluster that it is for: add --cluster FILE, such as cluster/a100.yaml")
+        raise UserError("--fix needs the cluster that it is for: `worldmodel doctor --cluster cluster/a100.yaml --fix`")
     found: list[Check] = []
     for check in _examine(request):
         tell(check)

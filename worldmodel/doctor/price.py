@@ -15,6 +15,6 @@ def check_price(gpus: Sequence[str]) -> Iterator[Check]:
         price = find_price({"gpu": name} if name else {}, prices)
         what = name or "this machine"
         if price.usd_per_hour is None:
-            yield warned("price", f"{what}: unknown, so no cost is shown and no --budget-usd works", price.origin)
+            yield warned("price", f"{what}: unknown, so no cost is shown and no budget in dollars works", price.origin)
         else:
             yield passed("price", f"{what}: ${price.usd_per_hour:g} an hour ({price.origin})")

@@ -202,7 +202,9 @@ def check_started(needs: Mapping[str, float], wait_seconds: float) -> Iterator[C
     if count:
         yield passed(STARTED, f"{count_machines(count)} that a trial ({wanted}) fits on")
     elif not wait_seconds:
-        yield skipped(STARTED, f"none with {wanted} is up; --wait-minutes has one started and looked at")
+        yield skipped(
+            STARTED, f"none with {wanted} is up; `worldmodel doctor --wait-minutes N` has one started and looked at"
+        )
     elif (reason := _await_machine(needs, wait_seconds)) is None:
         yield passed(STARTED, f"one with {wanted} came after {time.monotonic() - began:.0f} s")
     else:
@@ -282,7 +284,7 @@ def rehearse_there(storage: str, gpus: float) -> list[Check]:
         return [
             failed(
                 "rehearsal", f"it did not end within {REHEARSAL_SECONDS:.0f} s",
-                "other jobs may hold all machines: see `ray status`, or leave it out with --no-rehearse",
+                "other jobs may hold all machines: see `ray status`; without it: `worldmodel doctor --no-rehearse`",
             )
         ]  # fmt: skip
     machine, checks = ray.get(answer)

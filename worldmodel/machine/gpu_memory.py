@@ -94,7 +94,7 @@ def limit_memory(device: torch.device, share: float) -> None:
         least = memory.propose_share(LEAST_BYTES)
         raise UserError(
             f"a share of {share:g} of {memory.name} is {share * memory.total / GIB:.1f} GiB: expected at least "
-            f"{least}, for CUDA itself and a small model; ask for a larger --gpus-per-trial"
+            f"{least}, for CUDA itself and a small model; ask for more: `tune/grid.py --gpus-per-trial SHARE`"
         )
     torch.cuda.set_per_process_memory_fraction(float(allowed), device)
     memory = GpuMemory.measure(device)

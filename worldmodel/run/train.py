@@ -46,6 +46,7 @@ from worldmodel.training.feed import check_shares, plan_training
 from worldmodel.training.job import Job, build_trainer
 from worldmodel.training.memory import choose_parts
 from worldmodel.training.pulse import read_limit
+from worldmodel.training.room import check_lengths, check_memory
 from worldmodel.training.schedule import Schedule, compute_learning_rate
 from worldmodel.training.validation import check_metric, check_validation
 from worldmodel.training.workers import Workers
@@ -105,7 +106,9 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     blocks = prepare_blocks(require_source(config), config.save_dir, report)
     dataset = open_dataset(blocks, config)
     timeline.mark(DATA)
+    check_lengths(config, dataset.split.train)
     plan = _plan(dataset, request, report)
+    check_memory(config, 1 if request.auto_batch else plan.samples, device["type"], request.workers)
     if older:
         check_length(older, Schedule.of(config.training, plan.steps_per_epoch))
     if older and _is_complete(older, config, plan):

@@ -62,7 +62,8 @@ class Silence:
         if now - self._since > 60 * self.minutes:
             error = WorkerLostError(
                 f"no sign of life from worker 0, last on {record.hosts[0]}, for {self.minutes:g} minutes: its machine "
-                f"is gone, and no other came ({WAIT} says how long to wait; --workers MIN..MAX needs fewer)"
+                f"is gone, and no other came ({WAIT} says how long to wait; `worldmodel train --workers MIN..MAX` "
+                "needs fewer)"
             )
             error.rank = 0
             raise error

@@ -161,7 +161,7 @@ def read_expected(location: Location, sha256: str | None) -> Manifest:
     if sha256 not in (None, manifest.sha256):
         raise CheckpointError(
             f"{location} is not the checkpoint that is expected: its sha256 is {manifest.sha256}, expected {sha256}; "
-            "it was replaced, or another checkpoint was meant (--checkpoint)"
+            "it was replaced, or another checkpoint was meant"
         )
     return manifest
 

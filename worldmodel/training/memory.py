@@ -98,8 +98,8 @@ def explain_full_memory(trainer: Trainer, said: str) -> str:
     if parts is None:
         return f"{found}Set training.batch_size to {fitting}, which learns differently, or use more workers"
     return (
-        f"{found}Set training.batch_parts to {parts}, or ask for --auto-batch: the batch of {plan.batch_size} stays, "
-        f"and what is learned{_propose_share(trainer.device, present / fitting)}"
+        f"{found}Set training.batch_parts to {parts}, or let `worldmodel train --auto-batch` find it: the batch of "
+        f"{plan.batch_size} stays, and what is learned{_propose_share(trainer.device, present / fitting)}"
     )
 
 
@@ -205,7 +205,7 @@ def check_model_fits(model: nn.Module, device: torch.device) -> None:
     if needed <= memory.room:
         return
     share = memory.propose_share(memory.own + needed) if memory.is_shared else ""
-    larger = f"a share of at least {share} (--gpus-per-trial), " if share else ""
+    larger = f"a share of at least {share} (`tune/grid.py --gpus-per-trial`), " if share else ""
     raise DeviceFullError(
         f"the model, its gradients and the optimizer take {needed / GIB:.1f} GiB, of {memory.describe()} are left "
         f"{memory.room / GIB:.1f} GiB: {memory.explain_others() or f'use {larger}a smaller model or a larger GPU'}"
@@ -224,7 +224,7 @@ def _explain_others(device: torch.device) -> str:
 
 def _larger_share(device: torch.device) -> str:
     is_shared = device.type == "cuda" and GpuMemory.measure(device).is_shared
-    return "a larger share of the GPU (--gpus-per-trial), " if is_shared else ""
+    return "a larger share of the GPU (`tune/grid.py --gpus-per-trial`), " if is_shared else ""
 
 
 def _propose_share(device: torch.device, times: float) -> str:
@@ -233,4 +233,4 @@ def _propose_share(device: torch.device, times: float) -> str:
         return ""
     held, peak = torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
     share = memory.propose_share(held + int(times * (peak - held)))
-    return f"; or give it a share of about {share} (--gpus-per-trial)" if share else ""
+    return f"; or give it a share of about {share} (`tune/grid.py --gpus-per-trial`)" if share else ""
