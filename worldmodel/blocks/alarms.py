@@ -90,17 +90,28 @@ def _show_bounds(name: str) -> str:
 
 
 def _find_disputed(games: Sequence[GameEntry]) -> list[Alarm]:
-    """Games of which meta.json says something else. A few characters may differ, as tools name Zelda and Sheik."""
-    found = []
-    for field, share in ((STAGE.name, 0.0), ("character", 0.5)):
-        said = [(game, text) for game in games for text in game.disputed if text.startswith(field)]
-        count = len({game.md5 for game, _ in said})
-        if count > share * len(games):
-            game, text = said[0]
-            held = game.stage if field == STAGE.name else " and ".join(map(str, game.characters))
-            found.append(Alarm(field=field, text=f"{count} games hold another {field} than their meta.json says, the "
-                               f"first {game.md5}: it holds {held}, meta.json says {text}"))  # fmt: skip
-    return found
+    """A stage that meta.json contradicts: everything that depends on it would be wrong."""
+    text = _describe_dispute(games, STAGE.name)
+    return [Alarm(field=STAGE.name, text=text)] if text else []
+
+
+def _describe_dispute(games: Sequence[GameEntry], field: str) -> str:
+    """How many games meta.json contradicts, and the first of them."""
+    said = {game.md5: (game, text) for game in reversed(games) for text in game.disputed if text.startswith(field)}
+    if not said:
+        return ""
+    game, text = list(said.values())[-1]
+    held = game.stage if field == STAGE.name else " and ".join(map(str, game.characters))
+    return (
+        f"{len(said)} games hold another {field} than their meta.json says, the first {game.md5}: it holds {held}, "
+        f"meta.json says {text}"
+    )
+
+
+def note_disputes(games: Sequence[GameEntry]) -> list[str]:
+    """What should be said aloud: characters that meta.json contradicts, as tools number and choose them differently."""
+    text = _describe_dispute(games, "character")
+    return [text] if text else []
 
 
 def _find_stages(index: Index) -> list[Alarm]:

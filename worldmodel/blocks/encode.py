@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from worldmodel.blocks.alarms import check_alarms, check_allowed
+from worldmodel.blocks.alarms import check_alarms, check_allowed, note_disputes
 from worldmodel.blocks.audit import Audit
 from worldmodel.blocks.block import read_stored_games
 from worldmodel.blocks.index import (
@@ -210,7 +210,7 @@ def _summarise(kept: Index, results: list[TaskResult], listing: Listing, audit: 
     cut = [f"{r.file}: {r.reason}; what follows is lost" for r in rejected if r.file in within]
     return EncodeSummary(
         index=index, rejected=listing.rejected + rejected, encoded=len({*games} - {*kept.games}),
-        warnings=cut + audit.warnings(),
+        warnings=[*cut, *note_disputes(games), *audit.warnings()],
     )  # fmt: skip
 
 

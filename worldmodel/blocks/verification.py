@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.blocks.alarms import find_refused
+from worldmodel.blocks.alarms import find_refused, note_disputes
 from worldmodel.blocks.audit import Audit
 from worldmodel.blocks.block import Block, local_copy, unpack_game
 from worldmodel.blocks.index import REJECTED, BlockEntry, GameEntry, Index, hash_file, read_index
@@ -95,7 +95,7 @@ def verify_blocks(
     folder = Location.of(blocks)
     index = read_index(folder)
     audit = {name: value for name, value in index.audit.items() if name != "counts"}
-    warnings = Audit.from_counts(index.audit.get("counts", {})).warnings()
+    warnings = [*note_disputes(index.games), *Audit.from_counts(index.audit.get("counts", {})).warnings()]
     report = VerificationReport(blocks=str(folder), against=against, audit=audit, warnings=warnings)
     report.alarms = [f"{alarm.field}: {alarm.text}" for alarm in find_refused(index, read)]
     for entry in index.blocks:
