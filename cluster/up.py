@@ -33,6 +33,7 @@ if __package__ in (None, ""):  # run as a script: its own package lies one folde
 from cluster.launch_errors import explain
 from worldmodel.errors import UserError
 from worldmodel.machine.launcher import TOKEN, check_files, check_settings, name_cloud
+from worldmodel.ray_session import make_token
 
 TUNNELS = Path("~/.worldmodel")
 """Where the processes that hold tunnels are noted."""
@@ -73,7 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: Up) -> int:
     """Check, start, connect. UserError says what is to be set."""
     config = check_file(options.file)
-    ensure_token()
+    make_token()
+    check_files([TOKEN])
     check_credentials(config)
     was_there = bool(list_machines(config))
     status, output = launch(options.file)
@@ -102,20 +104,10 @@ def check_file(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is no file of `ray up`: it has no provider")
     check_settings(config)
     check_files([name for name in (config.get("file_mounts") or {}).values() if name != TOKEN])
+    key = (config.get("auth") or {}).get("ssh_private_key")
+    if key and not Path(key).expanduser().exists():
+        raise UserError(f"no SSH key at {key}; create it once: worldmodel doctor --cluster {path} --fix")
     return config
-
-
-def ensure_token() -> None:
-    """Make the token that laptop, head and workers share, if there is none; readable by its owner alone."""
-    path = Path(TOKEN).expanduser()
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        subprocess.run(["ray", "get-auth-token", "--generate"], check=True, stdout=subprocess.DEVNULL)
-    path.chmod(0o600)
-    if not path.read_text().strip():
-        path.unlink()
-        ensure_token()
 
 
 def check_credentials(config: Mapping[str, Any]) -> None:

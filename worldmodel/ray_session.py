@@ -72,6 +72,8 @@ def make_token() -> None:
     path = Path.home() / ".ray" / "auth_token"
     with suppress(OSError):  # there already, whole, or a disk that cannot be written: Ray will say so
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.read_text().strip():
+            path.unlink()
         with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # of mode 0600
             file.write(secrets.token_hex(32))
             file.flush()

@@ -37,12 +37,16 @@ def test_a_sound_machine_ends_with_0_and_warnings_do_not_fail(capsys: pytest.Cap
     assert not Path("runs").exists()
 
 
-def test_a_failed_check_ends_with_1_and_says_what_to_do(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_failed_check_ends_with_1_and_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "c.yaml").write_text("provider: {type: gcp}\nmetadata: {data: CHANGE-ME}\nidle_timeout_minutes: 5\n")
     assert main(["doctor", "--no-rehearse", "--cluster", "c.yaml", "--data", "absent", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     failed = {row["name"]: row for row in found["checks"] if row["outcome"] == "failed"}
-    assert failed.keys() == {"cluster settings", "data"} and found["failed"] == 2
+    assert failed.keys() == {"cluster settings", "Ray's token", "data"} and found["failed"] == 3
     assert "metadata.data" in failed["cluster settings"]["found"]
     assert all(row["remedy"] for row in failed.values())
     assert main(["doctor", "--no-rehearse", "--data", "absent"]) == 1
@@ -67,6 +71,48 @@ def test_a_gpu_that_is_asked_for_and_absent_fails(
     assert main(["doctor", "--no-rehearse", "--gpus-per-trial", "1", "--json"]) == 1
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["checks"]}
     assert "no NVIDIA driver" in rows["GPU"]["found"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [(None, "cannot be read"), ("a: [", "cannot be read"), ("kind: Secret", "starts no cluster"), ("", "starts no")],
+)
+def test_a_file_that_is_no_cluster_ends_with_one_message(
+    text: str | None, found: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is not None:
+        Path("c.yaml").write_text(text)
+    assert main(["doctor", "--no-rehearse", "--cluster", "c.yaml"]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: c.yaml ") and found in said.err and said.out == ""
+
+
+def test_fix_needs_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--fix", "--no-rehearse"]) == 2
+    assert "--cluster FILE" in capsys.readouterr().err
+
+
+def test_fix_makes_the_token_and_shows_the_rest(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    Path("c.yaml").write_text("provider: {type: gcp, project_id: p, region: r}\nidle_timeout_minutes: 5\n")
+    assert main(["doctor", "--no-rehearse", "--cluster", "c.yaml"]) == 1
+    assert "doctor --cluster c.yaml --fix" in " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert main(["doctor", "--no-rehearse", "--cluster", "c.yaml", "--fix"]) == 0
+    assert (tmp_path / ".ray/auth_token").exists()
+    assert "gcloud services enable" in capsys.readouterr().out
+
+
+def test_a_cloud_is_not_asked_with_a_placeholder(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("c.yaml").write_text("provider: {type: gcp, project_id: CHANGE-ME, region: r}\nidle_timeout_minutes: 5\n")
+    main(["doctor", "--no-rehearse", "--cluster", "c.yaml", "--json"])
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["checks"]}
+    assert rows["cloud account"]["outcome"] == "skipped" and "provider.project_id" in rows["cloud account"]["found"]
+    assert "cloud services" not in rows
 
 
 @pytest.mark.parametrize("option", [("--storage", "ftp://b/runs"), ("--data", "s3://")])

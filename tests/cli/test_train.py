@@ -198,3 +198,15 @@ def test_a_run_on_an_object_store_is_resumed_fetched_and_evaluated(
         newest = list_checkpoints(run)[-1]
         copied = load_checkpoint(Location.of(tmp_path / "copy/checkpoints" / newest.name))
         assert all(torch.equal(copied.weights[n], v) for n, v in load_checkpoint(newest).weights.items())
+
+
+def test_train_ends_with_a_fetch_of_just_these_weights(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a terminal shows lies outside the bucket, whose writers can replace weights and manifest."""
+    monkeypatch.setattr("worldmodel.run.train.train", lambda *_: read_record(Location.of(finished / "tiny")))
+    assert main(["train", str(write_experiment(tmp_path)), "--storage", str(finished)]) == 0
+    [command] = re.findall(r"worldmodel fetch .*", capsys.readouterr().out)
+    words = command.replace("DEST", str(tmp_path / "copy")).split()[1:]
+    assert words[-2] == "--expect" and main(words) == 0
+    assert (tmp_path / "copy/checkpoints").is_dir()

@@ -86,6 +86,8 @@ class Laptop:
     def __init__(self, home: Path, patch: pytest.MonkeyPatch) -> None:
         self.home, self.patch = home, patch
         (home / "bin").mkdir()
+        (home / ".ssh").mkdir()
+        (home / ".ssh/worldmodel_ed25519").touch()
         (home / "bin" / "ray").write_text(RAY.replace("PYTHON", sys.executable).replace("SERVER", SERVER))
         (home / "bin" / "ray").chmod(0o755)
         patch.setenv("HOME", str(home))
@@ -142,12 +144,22 @@ def test_a_file_that_is_none_is_one_message(text: str, laptop: Laptop, capsys: p
 
 def test_the_token_is_made_once_and_is_its_owner_s_alone(laptop: Laptop) -> None:
     file = laptop.write(fill_file("own-machines"))
+    token, made = laptop.home / ".ray" / "auth_token", set()
     for _ in range(2):
         assert up.main([file, "--tunnel-port", "0"]) == 0
-    token = laptop.home / ".ray" / "auth_token"
-    assert stat.S_IMODE(token.stat().st_mode) == 0o600
-    assert laptop.calls.count("get-auth-token --generate") == 1
-    assert laptop.calls[1] == f"up --yes --no-config-cache {file}"
+        made.add(token.read_text())
+        assert stat.S_IMODE(token.stat().st_mode) == 0o600
+        token.chmod(0o644)
+    assert len(made) == 1 and len(made.pop()) == 64
+    assert laptop.calls == [f"up --yes --no-config-cache {file}"] * 2
+
+
+def test_a_missing_key_is_named_with_what_makes_it(laptop: Laptop, capsys: pytest.CaptureFixture[str]) -> None:
+    (laptop.home / ".ssh/worldmodel_ed25519").unlink()
+    file = laptop.write(fill_file("own-machines"))
+    assert up.main([file]) == 2
+    assert f"worldmodel doctor --cluster {file} --fix" in capsys.readouterr().err
+    assert laptop.calls == []
 
 
 def test_credentials_are_checked_before_anything_is_asked_for(

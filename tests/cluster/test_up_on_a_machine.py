@@ -44,7 +44,7 @@ class Pair:
                          "WORLDMODEL_KEEPER_SECONDS": "2"},
         ).start()  # fmt: skip
         self.laptop = Laptop(folder / "laptop", {})
-        key = self.laptop.host.home / ".ssh/id_ed25519"
+        key = self.laptop.host.home / ".ssh/worldmodel_ed25519"
         key.write_bytes(private.read_bytes())
         key.chmod(0o600)
         self.laptop.write_cluster("own-machines.yaml", str(self._write(folder)))

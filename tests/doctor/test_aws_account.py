@@ -40,6 +40,13 @@ def test_only_kinds_that_may_be_started_count() -> None:
     ]
 
 
+def test_a_fallback_to_on_demand_needs_its_quota_too() -> None:
+    document = describe()
+    document["provider"]["on_demand_after_minutes"] = 15
+    p4d = [kind.is_spot for kind in list_kinds(document) if kind.name == "a100"]
+    assert p4d == [True, False]
+
+
 @pytest.mark.parametrize("has_p4d", [True, False])
 def test_an_account_is_told_with_what_its_region_has(has_p4d: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     types = {"m5.xlarge": 4, **({"p4d.24xlarge": 96} if has_p4d else {})}

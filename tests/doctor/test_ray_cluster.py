@@ -13,7 +13,14 @@ from tests.doctor.test_rehearsal import PARTS
 from worldmodel.doctor import ray_cluster
 from worldmodel.doctor.check import Check, Outcome
 from worldmodel.doctor.preflight import Preflight, examine
-from worldmodel.doctor.ray_cluster import check_address, explain_joining, explain_no_machine, join, measure_skew
+from worldmodel.doctor.ray_cluster import (
+    check_address,
+    explain_joining,
+    explain_no_machine,
+    join,
+    measure_skew,
+    read_launch_failures,
+)
 
 
 def test_an_address_that_leads_nowhere_fails_at_once() -> None:
@@ -58,6 +65,16 @@ def test_why_no_machine_comes_is_told() -> None:
     assert quota.is_failed and "quota" in quota.found and "Service Quotas" in quota.remedy
     assert "ray status" in explain_no_machine("1 GPU", "", 60.0).remedy
     assert "odd words" in explain_no_machine("1 GPU", "odd words", 60.0).found
+
+
+def test_a_clouds_refusals_are_read_from_the_head_s_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "monitor.log"
+    monkeypatch.setattr("worldmodel.doctor.ray_cluster.AUTOSCALER_LOG", log)
+    assert read_launch_failures(0) == []
+    old, line = "Failed to launch 1 nodes of type l4: old\n", "INFO x.py:1 -- Failed to launch 2 nodes of type a100: "
+    log.write_text(f"{old}{line}Node Launch Exception (VcpuLimitExceeded): You have\nINFO y\n{line}newest\n")
+    found = read_launch_failures(len(old))
+    assert found == ["a100: Node Launch Exception (VcpuLimitExceeded): You have", "a100: newest"]
 
 
 def test_a_clock_is_told_from_the_quickest_answer(monkeypatch: pytest.MonkeyPatch) -> None:

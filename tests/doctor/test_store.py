@@ -129,7 +129,7 @@ def test_a_bucket_elsewhere_names_its_region(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_regions_that_differ_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def compare(region: str | None, machines: str, endpoint: str | None = None) -> Outcome:
-        (check,) = store._compare_regions("bucket", "eu-west-1", (endpoint, region), machines)
+        (check,) = store.compare_regions("bucket", "eu-west-1", (endpoint, region), machines)
         assert check.name == REGION
         return check.outcome
 
@@ -179,6 +179,10 @@ def test_a_right_to_read_alone_is_found_by_writing(endpoint: str, monkeypatch: p
         ("AWS Error NETWORK_CONNECTION during CreateMultipartUpload operation: curlCode: 7", "cannot be reached"),
         ("a100: An error occurred (VcpuLimitExceeded) when calling the RunInstances operation: You have", "quota"),
         ("a100: An error occurred (UnauthorizedOperation) when calling RunInstances", "may not start machines"),
+        (
+            "Node Launch Exception (AuthFailure.ServiceLinkedRoleCreationNotPermitted): The provided credentials",
+            "no service-linked role",
+        ),
         ("ZONE_RESOURCE_POOL_EXHAUSTED: the zone does not have enough resources", "no such machine free"),
         (NoCredentialsError(), "no credentials"),
         (PartialCredentialsError(provider="env", cred_var="x"), "incomplete"),

@@ -115,6 +115,18 @@ def test_the_image_runs_as_the_user_that_kubernetes_asks_for() -> None:
     assert users == ["1000"] and set(re.findall(r"runAsUser: (\d+)", manifests)) <= set(users)
 
 
+def test_every_base_image_can_be_named_by_its_digest() -> None:
+    """A tag may be moved; a digest names one image. `--build-arg` gives it, as digests go out of date."""
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)", TEXT, re.MULTILINE))
+    bases = {
+        name for name in re.findall(r"^FROM (\S+)", TEXT, re.MULTILINE) if name.split("-")[0] not in ("base", "wheels")
+    }
+    assert bases and not bases & stages
+    for base in bases:
+        argument = re.fullmatch(r"\$\{(\w+)\}", base)
+        assert argument and re.search(rf"^ARG {argument[1]}=\S+:\S+$", TEXT.split("\nFROM ")[0], re.MULTILINE), base
+
+
 @pytest.mark.parametrize("word", ["cuda", "cpu"])
 def test_both_devices_have_their_stages(word: str) -> None:
     stages = set(re.findall(r"^FROM \S+ AS (\S+)", TEXT, re.MULTILINE))

@@ -24,6 +24,7 @@ INSTANCE = f"{OWN}:instance/i-0123456789abcdef0"
 BUCKET = "arn:aws:s3:::ours"
 TAGGED = {"aws:ResourceTag/worldmodel": "cluster"}
 STARTS = {"aws:RequestTag/worldmodel": "cluster"}
+STARTS_P4D = {**STARTS, "ec2:InstanceType": "p4d.24xlarge"}
 TO_EC2 = {"iam:PassedToService": "ec2.amazonaws.com"}
 
 
@@ -58,8 +59,8 @@ DATA_ALLOWED: Asked = [
     ("s3:DeleteObject", f"{BUCKET}/blocks/0.arrow", {}),
     ("s3:AbortMultipartUpload", f"{BUCKET}/runs/x", {}),
     ("s3:ListMultipartUploadParts", f"{BUCKET}/runs/x", {}),
-    ("ssm:GetParameter", f"arn:aws:ssm:us-west-2:{ACCOUNT}:parameter/worldmodel/WANDB_API_KEY", {}),
 ]
+KEYS: Asked = [("ssm:GetParameter", f"arn:aws:ssm:us-west-2:{ACCOUNT}:parameter/worldmodel/WANDB_API_KEY", {})]
 DATA_DENIED: Asked = [
     ("s3:ListBucket", BUCKET, {}),
     ("s3:ListBucket", f"{BUCKET}-of-others", {"s3:prefix": "runs/"}),
@@ -80,7 +81,7 @@ DATA_DENIED: Asked = [
     ("sts:AssumeRole", f"arn:aws:iam::{ACCOUNT}:role/Admin", {}),
 ]
 MACHINES: Asked = [
-    ("ec2:RunInstances", f"{OWN}:instance/*", STARTS),
+    ("ec2:RunInstances", f"{OWN}:instance/*", STARTS_P4D),
     ("ec2:RunInstances", f"{OWN}:volume/*", STARTS),
     ("ec2:RunInstances", "arn:aws:ec2:us-west-2::image/ami-0123456789abcdef0", {}),
     ("ec2:RunInstances", f"{OWN}:subnet/subnet-0123456789abcdef0", {}),
@@ -97,8 +98,10 @@ MACHINES: Asked = [
 ]
 HEAD_DENIED: Asked = [
     ("ec2:RunInstances", f"{OWN}:instance/*", {}),
+    ("ec2:RunInstances", f"{OWN}:instance/*", {**STARTS, "ec2:InstanceType": "p5.48xlarge"}),
+    ("ec2:RunInstances", f"{OWN}:instance/*", {"ec2:InstanceType": "p4d.24xlarge"}),
     ("ec2:RunInstances", f"{OWN}:volume/*", {"aws:RequestTag/worldmodel": "other"}),
-    ("ec2:RunInstances", f"arn:aws:ec2:eu-west-1:{ACCOUNT}:instance/*", STARTS),
+    ("ec2:RunInstances", f"arn:aws:ec2:eu-west-1:{ACCOUNT}:instance/*", STARTS_P4D),
     ("ec2:TerminateInstances", INSTANCE, {}),
     ("ec2:StopInstances", INSTANCE, {"aws:ResourceTag/worldmodel": "infra"}),
     ("ec2:CreateTags", f"{OWN}:instance/i-0aaaaaaaaaaaaaaaa", {"aws:TagKeys": ["ray-node-status"]}),
@@ -113,7 +116,7 @@ HEAD_DENIED: Asked = [
 
 
 def test_the_head_may_do_what_the_cluster_needs(aws: dict[str, Any]) -> None:
-    assert refused(ask(aws, "head", [*MACHINES, *DATA_ALLOWED])) == []
+    assert refused(ask(aws, "head", [*MACHINES, *DATA_ALLOWED, *KEYS])) == []
     images = [s for s in json.loads(aws["head"])["Statement"] if s["Sid"] == "FindMachineImages"]
     assert images[0]["Resource"] == ["arn:aws:ssm:us-west-2::parameter/aws/service/*"]  # the simulator knows no such
 
@@ -144,7 +147,7 @@ def test_a_worker_may_use_the_buckets_folders(aws: dict[str, Any]) -> None:
 
 
 def test_a_worker_may_do_nothing_else(aws: dict[str, Any]) -> None:
-    asked = [*MACHINES, *HEAD_DENIED, *DATA_DENIED]
+    asked = [*MACHINES, *HEAD_DENIED, *DATA_DENIED, *KEYS]
     assert len(refused(ask(aws, "worker", asked))) == len(asked)
 
 

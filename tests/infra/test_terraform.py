@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.infra.toolbox import CLOUDS, TERRAFORM, copy_module, find_tool, run_terraform
+from tests.infra.toolbox import CLOUDS, ROOT, TERRAFORM, copy_module, find_tool, run_terraform
 
 FILES = sorted(TERRAFORM.rglob("*.tf"))
 
@@ -88,6 +89,32 @@ def test_outputs_that_are_used_are_there() -> None:
         used = set(re.findall(r"module\.policies\.(\w+)", (TERRAFORM / cloud / "main.tf").read_text()))
         there = set(re.findall(r'^output "(\w+)"', (TERRAFORM / cloud / "policies/outputs.tf").read_text(), re.M))
         assert used == there, cloud
+
+
+def test_aws_allows_the_machine_types_of_the_yaml_and_no_other() -> None:
+    kinds = yaml.safe_load((ROOT / "cluster/a100.yaml").read_text())["available_node_types"]
+    workers = {kind["node_config"]["InstanceType"] for name, kind in kinds.items() if name != "head"}
+    for path in ("aws/variables.tf", "aws/policies/variables.tf"):
+        text = (TERRAFORM / path).read_text()
+        [types] = re.findall(r'^variable "machine_types" \{.*?default\s+= \[(.*?)\]', text, re.M | re.S)
+        assert set(re.findall(r'"(.*?)"', types)) == workers, path
+
+
+def test_only_the_head_reads_keys() -> None:
+    """It hands them to its jobs; a worker that reads them all could use those of other jobs."""
+    for cloud, resource in (("gcp", "google_project_iam_member"), ("azure", "azurerm_role_assignment")):
+        text = (TERRAFORM / cloud / "main.tf").read_text()
+        [keys] = re.findall(rf'^resource "{resource}" "keys" \{{.*?^\}}', text, re.M | re.S)
+        assert '["head"]' in keys and "for_each" not in keys
+
+
+def test_ssh_is_limited_in_the_group_that_ray_takes() -> None:
+    text = (TERRAFORM / "aws/main.tf").read_text()
+    [group] = re.findall(r'^resource "aws_security_group" .*?^\}', text, re.M | re.S)
+    [name] = re.findall(r'^  name\s+= "(.*)"', group, re.M)
+    assert yaml.safe_load((ROOT / "cluster/a100.yaml").read_text())["provider"]["security_group"] == {"GroupName": name}
+    [ssh] = [block for block in re.findall(r"ingress \{.*?\}", group, re.S) if "from_port   = 22" in block]
+    assert "cidr_blocks = [var.ssh_cidr]" in ssh and "0.0.0.0" not in ssh
 
 
 def test_the_steps_switch_on_every_google_api() -> None:

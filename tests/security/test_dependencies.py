@@ -53,3 +53,9 @@ def test_every_package_that_the_project_asks_for_is_pinned() -> None:
     asked = [*project["dependencies"], *(line for lines in project["optional-dependencies"].values() for line in lines)]
     names = {simplify(re.match(r"[A-Za-z0-9._-]+", line)[0]) for line in asked}  # type: ignore[index]
     assert names - read_pins().keys() - FOLLOWING == set()
+
+
+def test_our_own_build_takes_the_pinned_setuptools() -> None:
+    """pip builds this project in an environment of its own, which no constraint reaches."""
+    [build] = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert build == f"setuptools=={read_pins()['setuptools']}"

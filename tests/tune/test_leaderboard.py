@@ -19,6 +19,7 @@ from tune.record import GRID
 from tune.results import METRICS, Statistic
 from worldmodel.errors import UserError
 from worldmodel.run.run import EVALUATION, RECORD
+from worldmodel.run.run_folder import find_runs
 from worldmodel.storage import Location
 
 MAE = "metric/position_mae"
@@ -104,6 +105,14 @@ def test_what_has_no_place_is_named_with_its_reason(tmp_path: Path) -> None:
     shown = io.StringIO()
     Console(file=shown, width=120).print(render_leaderboard(found.to_json()))
     assert all(text.split(":")[0] in shown.getvalue() for text in (*found.left_out, *found.unreadable))
+
+
+@pytest.mark.parametrize("name", [".hidden", "group/.hidden", "back\\slash", "group/back\\slash"])
+def test_a_folder_without_a_plain_name_is_passed_over(tmp_path: Path, name: str) -> None:
+    write_run(tmp_path / "alone", 0.3)
+    write_run(tmp_path / name, 0.1)
+    assert name_entries(collect(Location.of(tmp_path))) == [[("alone", "alone")]]
+    assert [run.location.name for run in find_runs(Location.of(tmp_path))] == ["alone"]
 
 
 def test_a_grids_own_folder_is_a_storage_too(tmp_path: Path) -> None:

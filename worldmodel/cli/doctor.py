@@ -29,6 +29,8 @@ class Doctor(Verb):
     """GPUs that a trial will ask for; above 0, their absence is a failure."""
     cluster: Annotated[Path | None, metavar("FILE")] = None
     """A cluster's YAML that is about to be used: what it leaves unset is a failure."""
+    fix: bool = False
+    """Make what the cluster needs and can be made here (Ray's token, its SSH key); commands for the rest are shown."""
     wait_minutes: float = 0.0
     """Have a machine started that a trial fits on, and wait so long for it; 0: only what is up is looked at."""
     no_rehearse: bool = False
@@ -42,7 +44,7 @@ class Doctor(Verb):
         request = Preflight(
             storage=self.storage or os.environ.get("WORLDMODEL_STORAGE", "") or "runs",
             data=self.data or os.environ.get("WORLDMODEL_DATA", ""),
-            gpus=self.gpus_per_trial, cluster=self.cluster, wait_seconds=60 * self.wait_minutes,
+            gpus=self.gpus_per_trial, cluster=self.cluster, fix=self.fix, wait_seconds=60 * self.wait_minutes,
             has_rehearsal=not self.no_rehearse,
         )  # fmt: skip
         checks = examine(request)

@@ -191,19 +191,26 @@ class Fetch(RunVerb):
     """Folder that becomes a copy of the run's, or of the upload's."""
     checkpoint: Annotated[str | None, metavar("best|newest|STEP")] = None
     """Which one; None: the best where one has been named, else the newest."""
+    expect: Annotated[str | None, metavar("SHA256")] = None
+    """The checkpoint's sha256, as `train` or an earlier `fetch` printed it; another checkpoint is refused."""
 
     def run(self) -> Result:
         from worldmodel.games.download import fetch_games, is_upload
         from worldmodel.run.run_copy import fetch_run
         from worldmodel.storage import Location
+        from worldmodel.training.checkpoint import FOLDER
+        from worldmodel.training.checkpoint_files import read_manifest
 
         if is_upload(games := Location.of(self.path)):
+            if self.expect is not None:
+                raise UserError("--expect names a run's checkpoint; games are compared with their own manifest")
             with showing_bytes() as progress:
                 return as_result(fetch_games(games, self.dest, progress))
         location, _ = self.find()
         chosen = choose_checkpoint(location, self.checkpoint)
-        files = fetch_run(location, chosen, self.dest)
-        return {"checkpoint": str(chosen), "files": [str(path) for path in files], "verified": True}
+        files = fetch_run(location, chosen, self.dest, self.expect)
+        sha256 = read_manifest(Location.of(self.dest) / FOLDER / chosen.name).sha256
+        return {"checkpoint": str(chosen), "sha256": sha256, "files": [str(path) for path in files], "verified": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +290,7 @@ def describe_run(name: str, run: FoundRun) -> dict[str, Any]:
         "epoch": record.epoch,
         "best": best.value if best else None,
         "metric": best.metric if best else None,
+        "validated": record.validated,
         "seconds": record.seconds.total,
         "cost_usd": record.cost_usd,
         "started": f"{record.started:%Y-%m-%d %H:%M}",
@@ -296,6 +304,7 @@ def render_row(row: Mapping[str, Any]) -> dict[str, str]:
     from worldmodel.run.reporter import format_duration
 
     best = "" if row["best"] is None else f"{row['best']:.4f} {row['metric'].rsplit('/', 1)[-1]}"
+    best += f" ({row['validated']})" if best and row["validated"] else ""
     return {
         "run": row["name"],
         "state": row["state"],

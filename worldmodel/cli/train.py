@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,8 +85,10 @@ class Train(ExperimentVerb):
     def run(self) -> Result:
         import psutil
 
+        from worldmodel.cli.runs import choose_checkpoint
         from worldmodel.run.train import TrainRequest, train
         from worldmodel.storage import Location
+        from worldmodel.training.checkpoint_files import read_manifest
 
         config, introduction = self.read_experiment()
         least, most = read_workers(self.workers)
@@ -95,7 +98,11 @@ class Train(ExperimentVerb):
             since=psutil.Process().create_time(),
         )  # fmt: skip
         record = train(request, report)
-        return {**record.model_dump(mode="json"), "location": str(Location.of(config.save_dir) / record.name)}
+        location = Location.of(config.save_dir) / record.name
+        sha256 = ""
+        with suppress(UserError):  # the run itself has ended well, whatever the store says now
+            sha256 = read_manifest(choose_checkpoint(location, None)).sha256
+        return {**record.model_dump(mode="json"), "location": str(location), "sha256": sha256}
 
     def judge(self, result: Result) -> int:
         return 130 if result["state"] == "stopped" else 0
@@ -114,6 +121,7 @@ class Train(ExperimentVerb):
             "card": f"{place}/card.md",
             "resume": result["resume_command"] if is_stopped else "",
             "evaluate": f"worldmodel evaluate {place}" if result["checkpoint"] else "",
+            "fetch": f"worldmodel fetch {place} DEST --expect {result['sha256']}" if result["sha256"] else "",
             "W&B": result["wandb"] or "",
         }
         notes = [f"note: {note}" for note in result["notes"] if not (result["wandb"] and result["wandb"] in note)]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from worldmodel.doctor.aws_steps import check_buckets, check_roles
 from worldmodel.doctor.check import Check, failed, passed, skipped, warned
 from worldmodel.doctor.store import make_client
 from worldmodel.doctor.store_errors import QUOTA, UNREACHABLE, explain_refusal
+from worldmodel.machine.launcher import PATIENCE
 
 ACCOUNT, TYPES, LIMITS = "cloud account", "machine types", "cloud quota"
 QUOTAS = {
@@ -32,14 +34,15 @@ class Kind:
 
 
 def list_kinds(document: Mapping[str, Any]) -> list[Kind]:
-    """The node types of which any machine may be started."""
-    found = []
+    """The node types of which any machine may be started; on spot and on demand, where one falls back to the other."""
+    found, may_fall_back = [], bool(document["provider"].get(PATIENCE))
     for name, kind in document.get("available_node_types", {}).items():
         config = kind.get("node_config") or {}
         most = 1 if name == document.get("head_node_type") else int(kind.get("max_workers", 0))
         if most and config.get("InstanceType"):
             market = (config.get("InstanceMarketOptions") or {}).get("MarketType")
-            found.append(Kind(name=name, machine=config["InstanceType"], is_spot=market == "spot", most=most))
+            kind = Kind(name=name, machine=config["InstanceType"], is_spot=market == "spot", most=most)
+            found += [kind, replace(kind, is_spot=False)] if kind.is_spot and may_fall_back else [kind]
     return found
 
 
@@ -53,7 +56,7 @@ def examine_account(document: Mapping[str, Any]) -> Iterator[Check]:
         yield _explain(region, error)
         return
     yield passed(ACCOUNT, f"{who} in {region}")
-    absent = [f"{kind.machine} ({kind.name})" for kind in kinds if kind.machine not in types]
+    absent = list(dict.fromkeys(f"{kind.machine} ({kind.name})" for kind in kinds if kind.machine not in types))
     if absent:
         yield failed(TYPES, f"{region} has no {', '.join(absent)}", "choose another region, or another machine type")
     else:
@@ -61,6 +64,8 @@ def examine_account(document: Mapping[str, Any]) -> Iterator[Check]:
     for kind in kinds:
         if kind.machine in types:
             yield _check_quota(region, kind, types[kind.machine])
+    yield from check_roles(document)
+    yield from check_buckets(document)
 
 
 def _find_types(region: str, kinds: list[Kind]) -> dict[str, int]:
@@ -88,13 +93,18 @@ def _check_quota(region: str, kind: Kind, cpus: int) -> Check:
     family = next(family for family, spot in QUOTAS if spot is kind.is_spot and kind.machine.startswith(family))
     code, market = QUOTAS[family, kind.is_spot], "spot" if kind.is_spot else "on demand"
     name = f"{kind.machine} {market}"
+    remedy = (
+        f"aws service-quotas request-service-quota-increase --service-code ec2 --quota-code {code} --region {region} "
+        f"--desired-value {cpus * kind.most}, or lower max_workers"
+    )
     try:
         client = make_client("service-quotas", region)
         allowed = int(client.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]["Value"])
     except Exception as error:  # noqa: BLE001  (who may start machines need not be allowed to read quotas)
-        return skipped(LIMITS, f"{name}: cannot be read ({' '.join(str(error).split())[:160]})")
+        return skipped(
+            LIMITS, f"{name}: cannot be read ({' '.join(str(error).split())[:160]}); new accounts have none: {remedy}"
+        )
     found = f"{name}: {allowed} vCPUs allowed, {cpus} a machine, up to {kind.most} machines"
-    remedy = f"ask AWS to raise quota {code} in {region} (Service Quotas, EC2), or lower max_workers"
     if allowed < cpus:
         return failed(LIMITS, f"{found}: {QUOTA.found}", remedy)
     return warned(LIMITS, found, remedy) if allowed < cpus * kind.most else passed(LIMITS, found)

@@ -27,6 +27,19 @@ IDLE, HEAD, UNSET = "idle timeout", "head's end", "cluster settings"
 KUBERAY = ("RayCluster", "RayJob")
 
 
+def require_cluster(path: Path) -> None:
+    """UserError where a file is missing, no YAML, or not one that starts a cluster."""
+    if not any(_is_cluster(document) for document in read_documents(path)):
+        raise UserError(
+            f"{path} starts no cluster: expected a file with `provider` (ray up), `kind: RayCluster` or `RayJob` "
+            "(KubeRay) or `resources` (SkyPilot), such as cluster/a100.yaml"
+        )
+
+
+def _is_cluster(document: Mapping[str, Any]) -> bool:
+    return isinstance(document.get("provider"), Mapping) or document.get("kind") in KUBERAY or "resources" in document
+
+
 def check_file(path: Path) -> Iterator[Check]:
     """One file that is about to be used: nothing unset, and machines that go when idle.
 

@@ -10,12 +10,14 @@ from pathlib import Path
 
 from worldmodel.doctor import cluster_files, ray_cluster
 from worldmodel.doctor.check import Check, attempt, passed, place_at, skipped
+from worldmodel.doctor.cluster_steps import check_steps
 from worldmodel.doctor.machine import MachineFacts, read_versions
 from worldmodel.doctor.machines import check_clocks, check_versions
 from worldmodel.doctor.on_machine import Errand, examine_machine
 from worldmodel.doctor.price import check_price
 from worldmodel.doctor.store import ACCOUNT, STORE
 from worldmodel.doctor.wandb_key import check_wandb
+from worldmodel.errors import UserError
 from worldmodel.machine.launcher import name_cloud
 from worldmodel.storage import Location
 
@@ -34,6 +36,8 @@ class Preflight:
     """GPUs that each trial will ask for."""
     cluster: Path | None = None
     """A cluster's YAML that is about to be used; None: those of the checkout are looked over."""
+    fix: bool = False
+    """Make what the cluster needs and can be made here: Ray's token, an SSH key."""
     wandb: str = "auto"
     """`tracking.wandb` of the experiment."""
     wait_seconds: float = 0.0
@@ -47,6 +51,10 @@ def examine(request: Preflight, tell: Tell = lambda check: None) -> list[Check]:
     Location.of(request.storage)
     if request.data:
         Location.of(request.data)
+    if request.cluster:
+        cluster_files.require_cluster(request.cluster)
+    elif request.fix:
+        raise UserError("--fix needs the cluster that it is for: add --cluster FILE, such as cluster/a100.yaml")
     found: list[Check] = []
     for check in _examine(request):
         tell(check)
@@ -70,6 +78,7 @@ def _examine(request: Preflight) -> Iterator[Check]:
     chosen = request.cluster
     yield from attempt(files.UNSET, lambda: files.check_file(chosen) if chosen else files.check_folder())
     if chosen:
+        yield from attempt("first steps", lambda: check_steps(chosen, fix=request.fix))
         yield from attempt("cloud account", lambda: _examine_accounts(chosen))
     address = os.environ.get("RAY_ADDRESS", "")
     is_cluster = False
@@ -98,13 +107,18 @@ def _examine(request: Preflight) -> Iterator[Check]:
 
 
 def _examine_accounts(cluster: Path) -> Iterator[Check]:
-    """The account that `ray up` would use, where the cloud is one that can be asked."""
+    """The account that `ray up` would use: by AWS's client, or by the command line of Google Cloud or Azure."""
     from worldmodel.doctor.aws_account import examine_account
+    from worldmodel.doctor.cloud_commands import examine_azure, examine_google
 
+    ways = {"aws": examine_account, "gcp": examine_google, "azure": examine_azure}
     for document in cluster_files.read_documents(cluster):
         provider = document.get("provider")
-        if isinstance(provider, dict) and name_cloud(provider) == "aws":
-            yield from examine_account(document)
+        way = ways.get(name_cloud(provider)) if isinstance(provider, dict) else None
+        if way and (unset := cluster_files.find_placeholders(provider, "provider")):
+            yield skipped("cloud account", f"not asked before {', '.join(unset)} is set")
+        elif way:
+            yield from way(document)
 
 
 def _find_region(cluster: Path | None) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,15 +17,7 @@ from worldmodel.doctor.check import Check, failed, passed, place_at, skipped, wa
 from worldmodel.doctor.machine import MachineFacts
 from worldmodel.doctor.machines import count_machines
 from worldmodel.doctor.on_machine import Errand, MachineReport, examine_machine
-from worldmodel.doctor.store_errors import (
-    EXPIRED,
-    LAUNCH_RIGHTS,
-    NO_TYPE,
-    NOT_ENABLED,
-    QUOTA,
-    UNKNOWN_KEY,
-    explain_refusal,
-)
+from worldmodel.doctor.store_errors import LASTING, explain_refusal
 from worldmodel.run.crew import share_environment
 
 NAME, STARTED = "Ray", "machines"
@@ -34,8 +28,9 @@ REHEARSAL_SECONDS = 300.0
 """Longest wait for a rehearsal: a GPU's kernels are compiled in it for the first time."""
 LOOK_SECONDS = 5.0
 """Time between two looks at what the autoscaler met."""
-LASTING = (EXPIRED, LAUNCH_RIGHTS, NO_TYPE, NOT_ENABLED, QUOTA, UNKNOWN_KEY)
-"""Refusals that no waiting heals."""
+AUTOSCALER_LOG = Path("/tmp/ray/session_latest/logs/monitor.log")
+"""On the head. Ray's status says that a launch failed; its log alone says why."""
+_FAILED_LAUNCH = re.compile(r"Failed to launch \d+ nodes of type (.+)")
 CLOCK_TRIES = 3
 """Times that a clock is asked; the shortest answer tells most."""
 
@@ -221,11 +216,11 @@ def _await_machine(needs: Mapping[str, float], wait_seconds: float) -> str | Non
 
     task = ray.remote(max_calls=1)(_name_machine).options(num_cpus=needs.get("CPU", 0), num_gpus=needs.get("GPU", 0))
     answer, deadline = task.remote(), time.monotonic() + wait_seconds
-    reason = ""
+    reason, start = "", AUTOSCALER_LOG.stat().st_size if AUTOSCALER_LOG.exists() else 0
     while time.monotonic() < deadline:
         if ray.wait([answer], timeout=min(LOOK_SECONDS, wait_seconds))[0]:
             return None
-        reason = next(reversed(read_launch_failures()), reason)
+        reason = next(reversed(read_launch_failures(start)), reason)
         if reason and explain_refusal(reason) in LASTING:
             break
     ray.cancel(answer, force=True)
@@ -251,18 +246,14 @@ def explain_no_machine(wanted: str, reason: str, seconds: float) -> Check:
     return failed(STARTED, f"{found} ({refusal.found})", refusal.remedy)
 
 
-def read_launch_failures() -> list[str]:
-    """What the autoscaler met when it started machines, newest last. Ray promises none of it, so it may be missing."""
-    import ray
-
+def read_launch_failures(start: int) -> list[str]:
+    """Refusals in the autoscaler's log from byte `start` on, the newest last; none away from the head."""
     try:
-        from ray.autoscaler.v2.sdk import get_cluster_status
-
-        status = get_cluster_status(ray.get_runtime_context().gcs_address)
-    except Exception:  # noqa: BLE001  (Ray's own, which it does not promise: without it there is no reason to tell)
+        with AUTOSCALER_LOG.open("rb") as file:
+            file.seek(start)
+            return _FAILED_LAUNCH.findall(file.read().decode(errors="replace"))
+    except OSError:
         return []
-    failures = sorted(status.failed_launches, key=lambda launch: launch.failed_ts_s or 0)
-    return [f"{launch.instance_type_name or launch.ray_node_type_name}: {launch.details}" for launch in failures]
 
 
 def check_open() -> Iterator[Check]:

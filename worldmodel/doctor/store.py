@@ -113,10 +113,10 @@ def _ask_s3(location: Location, machine_region: str) -> Iterator[Check]:
         return
     yield passed(ACCOUNT, f"{location} can be listed; credentials from {credentials.method}")
     headers = answer["ResponseMetadata"]["HTTPHeaders"]
-    yield from _compare_regions(bucket, headers.get("x-amz-bucket-region", ""), (endpoint, region), machine_region)
+    yield from compare_regions(bucket, headers.get("x-amz-bucket-region", ""), (endpoint, region), machine_region)
 
 
-def _compare_regions(
+def compare_regions(
     bucket: str, actual: str, settings: tuple[str | None, str | None], machine_region: str
 ) -> Iterator[Check]:
     """The bucket's region against what is set, and against where the machines stand."""

@@ -69,6 +69,10 @@ LAUNCH_RIGHTS = _refusal(
     "these credentials may not start machines",
     "give the identity that runs `ray up`, and the head's role, those rights",
 )
+SPOT_ROLE = _refusal(
+    "the account has no service-linked role for spot machines, and the head may not make it",
+    "make it once, as somebody who may: aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",
+)
 QUOTA = _refusal(
     "the account's quota does not allow that many machines of the kind",
     "ask the cloud for a higher quota (AWS: Service Quotas, vCPUs of P instances, spot counted apart), or lower "
@@ -81,6 +85,8 @@ NO_TYPE = _refusal(
     "the cloud does not have that machine type or image in the region", "check machine type, image and region"
 )
 NOT_ENABLED = _refusal("the account has not enabled that service or region", "enable it in the cloud's console")
+LASTING = (EXPIRED, LAUNCH_RIGHTS, NO_TYPE, NOT_ENABLED, QUOTA, SPOT_ROLE, UNKNOWN_KEY)
+"""Refusals of a machine that no waiting heals."""
 
 BY_CODE: dict[str, Refusal] = {
     **dict.fromkeys(
@@ -105,6 +111,7 @@ BY_CODE: dict[str, Refusal] = {
     **dict.fromkeys(("slowdown", "serviceunavailable", "throttling", "toomanyrequests", "503", "429"), BUSY),
     **dict.fromkeys(("insufficientstorage", "quotaexceeded", "xminiostoragefull", "entitytoolarge", "507"), FULL),
     **dict.fromkeys(("networkconnection", "unavailable", "requesttimeout"), UNREACHABLE),
+    "authfailure.servicelinkedrolecreationnotpermitted": SPOT_ROLE,
     **dict.fromkeys(("unauthorizedoperation", "authorizationfailed"), LAUNCH_RIGHTS),
     **dict.fromkeys(
         ("vcpulimitexceeded", "instancelimitexceeded", "maxspotinstancecountexceeded", "limitexceeded",

@@ -12,26 +12,28 @@ from worldmodel.run.run_folder import read_record
 from worldmodel.run.tracking import METRICS
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint import BEST, FOLDER
-from worldmodel.training.checkpoint_files import MANIFEST, fetch_checkpoint
+from worldmodel.training.checkpoint_files import MANIFEST, fetch_checkpoint, read_expected
 from worldmodel.training.checkpoint_list import read_best
 
 FACTS = (CONFIG, METRICS, CARD, EVALUATION)
 """What comes along beside the record and the checkpoint, where the run has it."""
 
 
-def fetch_run(run: Location, checkpoint: Location, target: Path) -> list[Path]:
+def fetch_run(run: Location, checkpoint: Location, target: Path, sha256: str | None = None) -> list[Path]:
     """Copy a run's facts and one of its checkpoints into a local folder, verified; returns the files.
 
-    Calling it again continues what was interrupted, and brings facts up to date. The record comes first: it tells whose
-    copy an unfinished folder is. `best.json` comes only with the checkpoint that it names.
+    `sha256`: the checkpoint's, where known from elsewhere; it does not cover the facts. Calling it again continues
+    what was interrupted, and brings facts up to date. The record comes first: it tells whose copy an unfinished folder
+    is. `best.json` comes only with the checkpoint that it names.
 
     Raises:
         UserError: the folder holds something else than a copy of this run, or bytes are not those that were saved.
     """
     _check_target(run, target)
+    read_expected(checkpoint, sha256)
     files = [_copy(run / RECORD, target / RECORD)]
     files += [_copy(run / name, target / name) for name in FACTS if (run / name).exists()]
-    files += fetch_checkpoint(checkpoint, target / FOLDER / checkpoint.name)
+    files += fetch_checkpoint(checkpoint, target / FOLDER / checkpoint.name, sha256)
     best, pointer = read_best(run), target / FOLDER / BEST
     if best and run / best.path == checkpoint:
         files.append(_copy(run / FOLDER / BEST, pointer))

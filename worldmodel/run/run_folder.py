@@ -20,7 +20,7 @@ from worldmodel.run.record import Attempt, Living, RunRecord, State
 from worldmodel.run.run import CONFIG, RECORD, Run
 from worldmodel.run.stop_request import STOP, read_stop
 from worldmodel.schema import model_hash
-from worldmodel.storage import Location
+from worldmodel.storage import Location, is_plain_name
 from worldmodel.training.metrics import METRIC_VERSION
 
 LOST_SECONDS = 120.0
@@ -141,11 +141,11 @@ def find_runs(storage: Location) -> list[FoundRun]:
     """The runs of a storage, also those in its grids' folders (GRID/TRIAL), latest start first."""
     found = []
     for entry in storage.list_entries():
-        if entry.is_folder and not entry.name.startswith("."):
+        if entry.is_folder and is_plain_name(entry.name):
             found += _find_at(storage / entry.name) or [
                 run
                 for inner in (storage / entry.name).list_entries()
-                if inner.is_folder
+                if inner.is_folder and is_plain_name(inner.name)
                 for run in _find_at(storage / entry.name / inner.name)
             ]
     return sorted(found, key=lambda run: run.record.started, reverse=True)

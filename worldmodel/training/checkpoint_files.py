@@ -70,10 +70,10 @@ class Manifest(BaseModel):
     files: dict[FileName, FileEntry]
 
     @property
-    def digest(self) -> str:
-        """12 hex digits that name the whole checkpoint's bytes."""
+    def sha256(self) -> str:
+        """64 hex digits that name the bytes of all its files."""
         text = "\n".join(f"{name} {self.files[name].sha256}" for name in sorted(self.files))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 class _Version(BaseModel):
@@ -152,17 +152,31 @@ def write_files(target: Location, content: Mapping[str, bytes]) -> Manifest:
     return manifest
 
 
-def fetch_checkpoint(location: Location, target: Path) -> list[Path]:
+def read_expected(location: Location, sha256: str | None) -> Manifest:
+    """The manifest of a checkpoint that must be the one that is known from elsewhere (None: any).
+
+    A manifest proves that bytes are those that were saved with it. Whoever can write the folder can replace both.
+    """
+    manifest = read_manifest(location)
+    if sha256 not in (None, manifest.sha256):
+        raise CheckpointError(
+            f"{location} is not the checkpoint that is expected: its sha256 is {manifest.sha256}, expected {sha256}; "
+            "it was replaced, or another checkpoint was meant (--checkpoint)"
+        )
+    return manifest
+
+
+def fetch_checkpoint(location: Location, target: Path, sha256: str | None = None) -> list[Path]:
     """Downloads a checkpoint into a local folder and verifies it; an interrupted download continues. Returns its files.
 
     Raises:
-        CheckpointError: there is none, or its bytes are not those that were saved.
+        CheckpointError: there is none, it is not the one with `sha256`, or its bytes are not those that were saved.
     """
-    manifest = read_manifest(location)
+    manifest = read_expected(location, sha256)
     for name, entry in manifest.files.items():
         if not _has_sha256(target / name, entry.sha256):
             _download(location / name, target / name, entry.sha256)
-    (location / MANIFEST).copy_to(target / MANIFEST)
+    Location.of(target / MANIFEST).write_bytes(manifest.model_dump_json(indent=1).encode())
     return [target / name for name in (*manifest.files, MANIFEST)]
 
 

@@ -12,6 +12,7 @@ module "policies" {
   bucket        = var.bucket
   read_folders  = var.read_folders
   write_folders = var.write_folders
+  machine_types = var.machine_types
 }
 
 resource "aws_s3_bucket" "data" {
@@ -124,4 +125,67 @@ resource "aws_iam_instance_profile" "machine" {
   for_each = aws_iam_role.machine
   name     = each.value.name
   role     = each.value.name
+}
+
+# Ray takes a security group of this name as it is, and makes one with SSH from everywhere where there is none.
+data "aws_vpc" "default" {
+  count   = var.ssh_cidr == null ? 0 : 1
+  default = true
+}
+
+resource "aws_security_group" "cluster" {
+  #checkov:skip=CKV_AWS_382:machines fetch packages, games and keys from addresses that nobody can list
+  #checkov:skip=CKV2_AWS_5:Ray attaches it to the machines that it starts
+  count       = var.ssh_cidr == null ? 0 : 1
+  name        = "worldmodel"
+  description = "Machines of the cluster reach each other, and SSH from one network reaches them."
+  vpc_id      = data.aws_vpc.default[0].id
+
+  ingress {
+    description = "machines of the cluster"
+    from_port   = 0
+    to_port     = 0
+    protocol    = "-1"
+    self        = true
+  }
+  ingress {
+    description = "SSH"
+    from_port   = 22
+    to_port     = 22
+    protocol    = "tcp"
+    cidr_blocks = [var.ssh_cidr]
+  }
+  egress {
+    description = "everywhere"
+    from_port   = 0
+    to_port     = 0
+    protocol    = "-1"
+    cidr_blocks = ["0.0.0.0/0"]
+  }
+}
+
+# A mail, hours after the cost: AWS counts a few times a day. budget_usd in the YAML is what ends machines.
+resource "aws_budgets_budget" "machines" {
+  count        = var.budget_email == null ? 0 : 1
+  name         = "worldmodel-machines"
+  budget_type  = "COST"
+  limit_amount = tostring(var.budget_usd)
+  limit_unit   = "USD"
+  time_unit    = "MONTHLY"
+
+  cost_filter {
+    name   = "Service"
+    values = ["Amazon Elastic Compute Cloud - Compute"]
+  }
+
+  dynamic "notification" {
+    for_each = { 50 = "ACTUAL", 90 = "ACTUAL", 100 = "FORECASTED" }
+    content {
+      threshold                  = notification.key
+      threshold_type             = "PERCENTAGE"
+      notification_type          = notification.value
+      comparison_operator        = "GREATER_THAN"
+      subscriber_email_addresses = [var.budget_email]
+    }
+  }
 }

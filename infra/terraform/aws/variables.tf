@@ -37,3 +37,27 @@ variable "checkpoint_days" {
   type        = number
   default     = null
 }
+
+variable "machine_types" {
+  description = "Machine types that the head may start: those of the workers in cluster/a100.yaml."
+  type        = list(string)
+  default     = ["p4d.24xlarge", "g6.2xlarge"]
+}
+
+variable "ssh_cidr" {
+  description = "The only network that reaches the machines by SSH, such as 203.0.113.7/32; null: Ray opens it to all."
+  type        = string
+  default     = null
+}
+
+variable "budget_email" {
+  description = "Who gets a mail when the account's machines cost much in a month; null: nobody."
+  type        = string
+  default     = null
+}
+
+variable "budget_usd" {
+  description = "Dollars a month of which budget_email hears at 50 and 90 percent, and when 100 are forecast."
+  type        = number
+  default     = 300
+}

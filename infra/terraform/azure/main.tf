@@ -165,8 +165,8 @@ resource "azurerm_role_definition" "keys" {
 }
 
 resource "azurerm_role_assignment" "keys" {
-  for_each           = var.key_vault == null ? {} : azurerm_user_assigned_identity.machine
+  count              = var.key_vault == null ? 0 : 1
   scope              = var.key_vault
   role_definition_id = azurerm_role_definition.keys[0].role_definition_resource_id
-  principal_id       = each.value.principal_id
+  principal_id       = azurerm_user_assigned_identity.machine["head"].principal_id
 }

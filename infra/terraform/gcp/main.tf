@@ -136,10 +136,9 @@ resource "google_storage_bucket_iam_member" "writing" {
 }
 
 resource "google_project_iam_member" "keys" {
-  for_each = local.members
-  project  = var.project
-  role     = module.policies.keys.role
-  member   = each.value
+  project = var.project
+  role    = module.policies.keys.role
+  member  = local.members["head"]
   condition {
     title      = "keys of the cluster"
     expression = module.policies.keys.condition

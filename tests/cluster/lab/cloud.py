@@ -3,6 +3,9 @@
 An instance is switched on with the addresses that the API dealt it and with its key pair's public key; it is switched
 off when the API says terminated or stopped; one that shuts itself down is then stopped or terminated, as it was
 launched. On 169.254.169.254 an instance reads who it is and the credentials of its profile.
+
+As at a real cloud, UserData runs late (cloud-init's final stage comes after SSH answers), and the API refuses machines
+as long as a test says so (`Cloud.refusals`).
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,16 @@ METADATA = "169.254.169.254"
 ON, OFF = ("pending", "running"), ("shutting-down", "terminated", "stopping", "stopped")
 GPU_MACHINES = ("p4d", "p4de", "g6")
 LOOK_SECONDS = 0.5
+USER_DATA_SECONDS = 40
+"""Seconds between the first SSH login and UserData: enough for the launcher to set the machine up before."""
+NO_ROLE = (
+    "AuthFailure.ServiceLinkedRoleCreationNotPermitted",
+    "The provided credentials do not have permission to create the service-linked role for EC2 Spot Instances.",
+)
+NO_CAPACITY = (
+    "InsufficientInstanceCapacity",
+    "We currently do not have sufficient capacity in the Availability Zone you requested.",
+)
 
 
 class Cloud:
@@ -41,8 +55,14 @@ class Cloud:
         self.hosts: dict[str, Host] = {}
         self.seen: dict[str, list[tuple[float, str]]] = {}
         """States of each instance, with the time at which each was first seen."""
+        self.known: dict[str, dict[str, Any]] = {}
+        """Instances as last described, by their private address: metadata must answer at once on a busy machine."""
         self.notices: set[str] = set()
         """Instances that were told that they will be taken away."""
+        self.refusals: dict[str, tuple[str, str]] = {}
+        """Error code and message for requests of a market: spot, on-demand."""
+        self.refused: list[tuple[str, str]] = []
+        """Market and error code of each request refused."""
         self.failures: list[BaseException] = []
         self._environment = dict(environment)
         self._lock, self._is_over = threading.Lock(), threading.Event()
@@ -105,6 +125,7 @@ class Cloud:
     def _follow(self) -> None:
         for instance in self.list_instances():
             identity, state = instance["InstanceId"], instance["State"]["Name"]
+            self.known[instance.get("PrivateIpAddress", "")] = instance
             seen = self.seen.setdefault(identity, [])
             if not seen or seen[-1][1] != state:
                 seen.append((time.monotonic(), state))
@@ -138,7 +159,8 @@ class Cloud:
     def _run_user_data(self, identity: str) -> None:
         found = self.ec2.describe_instance_attribute(InstanceId=identity, Attribute="userData")["UserData"]
         if text := base64.b64decode(found.get("Value", "")).decode():
-            self.hosts[identity].begin(text.removeprefix("#!/bin/sh\n"))
+            late = f"sleep {USER_DATA_SECONDS}\n{text.removeprefix('#!/bin/sh')}"
+            self.hosts[identity].begin(late)
 
     def _make_host(self, instance: dict[str, Any]) -> Host:
         identity = instance["InstanceId"]
@@ -166,6 +188,7 @@ def run_cloud(folder: Path, key: str, secret: str, environment: Mapping[str, str
     server = ThreadedMotoServer(ip_address=GATEWAY, port=PORT, verbose=False)
     server.start()
     cloud = Cloud(folder, key, secret, environment)
+    give_back = _refuse_where_told(cloud)
     with suppress(Exception):
         call("ip", "address", "add", f"{METADATA}/32", "dev", "lo")
     metadata = ThreadingHTTPServer((METADATA, 80), _make_handler(cloud))
@@ -178,6 +201,25 @@ def run_cloud(folder: Path, key: str, secret: str, environment: Mapping[str, str
         metadata.shutdown()
         metadata.server_close()
         server.stop()
+        give_back()
+
+
+def _refuse_where_told(cloud: Cloud) -> Callable[[], None]:
+    """Make moto refuse what `cloud.refusals` names; returns how to undo it."""
+    from moto.ec2.exceptions import EC2ClientError
+    from moto.ec2.models.instances import InstanceBackend
+
+    launch = InstanceBackend.run_instances
+
+    def run_instances(self: Any, *words: Any, **options: Any) -> Any:
+        market = options.get("instance_market_options") or "on-demand"
+        if refusal := cloud.refusals.get(market):
+            cloud.refused.append((market, refusal[0]))
+            raise EC2ClientError(*refusal)
+        return launch(self, *words, **options)
+
+    InstanceBackend.run_instances = run_instances
+    return partial(setattr, InstanceBackend, "run_instances", launch)
 
 
 def _make_handler(cloud: Cloud) -> type[BaseHTTPRequestHandler]:
@@ -205,7 +247,7 @@ def _make_handler(cloud: Cloud) -> type[BaseHTTPRequestHandler]:
 
 def describe_instance(cloud: Cloud, address: str, path: str) -> str | None:
     """What the metadata service says to the instance at an address; None where it knows nothing of that."""
-    found = next((i for i in cloud.list_instances() if i.get("PrivateIpAddress") == address), None)
+    found = cloud.known.get(address)
     if found is None:
         return None
     profile = found.get("IamInstanceProfile", {}).get("Arn", "").rsplit("/", 1)[-1]

@@ -48,6 +48,8 @@ class Host:
     """What every shell on it has: what an image and its identity would bring."""
     programs: Path = BIN
     """Folder of programs that come first, in place of what its image would have."""
+    has_packages: bool = True
+    """Whether its image has this machine's Python environment on the PATH."""
     process: subprocess.Popen[bytes] | None = None
     _count: int = 0
 
@@ -155,7 +157,8 @@ class Host:
         call("ip", "-n", self.name, *words)
 
     def _make_environment(self) -> dict[str, str]:
-        path = f"{self.programs}:{BIN}:{Path(sys.executable).parent}:{SEARCHED}"
+        packages = [str(Path(sys.executable).parent)] if self.has_packages else []
+        path = ":".join([str(self.programs), str(BIN), *packages, SEARCHED])
         return {"PATH": path, "HOME": "/root", "USER": "root", "LANG": "C.UTF-8", **self.environment}
 
     def _list_exports(self) -> dict[str, str]:

@@ -6,8 +6,10 @@ locals {
   bucket  = "arn:${var.partition}:s3:::${var.bucket}"
   folders = concat(var.read_folders, var.write_folders)
 
-  requests_tag = { StringEquals = { "aws:RequestTag/${var.tag.key}" = var.tag.value } }
-  carries_tag  = { StringEquals = { "aws:ResourceTag/${var.tag.key}" = var.tag.value } }
+  # IAM knows no number of machines: the account's quota of vCPUs and max_workers in the YAML limit that.
+  requests_type = { "ec2:InstanceType" = var.machine_types }
+  requests_tag  = { StringEquals = { "aws:RequestTag/${var.tag.key}" = var.tag.value } }
+  carries_tag   = { StringEquals = { "aws:ResourceTag/${var.tag.key}" = var.tag.value } }
 
   # Reading, writing, listing: below the folders alone. The bucket as a whole is neither listed nor asked about.
   data = [
@@ -37,7 +39,14 @@ locals {
       Sid       = "StartTaggedMachines"
       Effect    = "Allow"
       Action    = ["ec2:RunInstances"]
-      Resource  = ["${local.own}:instance/*", "${local.own}:volume/*"]
+      Resource  = ["${local.own}:instance/*"]
+      Condition = { StringEquals = merge(local.requests_tag.StringEquals, local.requests_type) }
+    },
+    {
+      Sid       = "GiveThemTaggedDisks"
+      Effect    = "Allow"
+      Action    = ["ec2:RunInstances"]
+      Resource  = ["${local.own}:volume/*"]
       Condition = local.requests_tag
     },
     {

@@ -1,11 +1,11 @@
 output "head" {
-  description = "What the head may do: start, stop and end tagged machines, give them the workers' role, use the bucket."
+  description = "What the head may do: start machines of some types, stop and end tagged ones, give them the workers' role, use the bucket."
   value       = jsonencode({ Version = "2012-10-17", Statement = concat(local.machines, local.keys, local.data) })
 }
 
 output "worker" {
-  description = "What a worker may do: use the bucket's folders, read the keys."
-  value       = jsonencode({ Version = "2012-10-17", Statement = concat(local.keys, local.data) })
+  description = "What a worker may do: use the bucket's folders. The head reads the keys and hands them to its jobs."
+  value       = jsonencode({ Version = "2012-10-17", Statement = local.data })
 }
 
 output "trust" {

@@ -60,3 +60,13 @@ variable "secrets" {
   type        = string
   default     = "worldmodel"
 }
+
+variable "machine_types" {
+  description = "Machine types that the head may start: those of the workers in cluster/a100.yaml."
+  type        = list(string)
+  default     = ["p4d.24xlarge", "g6.2xlarge"]
+  validation {
+    condition     = length(var.machine_types) > 0 && alltrue([for t in var.machine_types : can(regex("^[a-z0-9-]+\\.[a-z0-9-]+$", t))])
+    error_message = "At least one type such as p4d.24xlarge, without * or ?."
+  }
+}

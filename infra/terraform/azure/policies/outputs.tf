@@ -44,6 +44,6 @@ output "data" {
 }
 
 output "keys" {
-  description = "Role of both over the vault that cluster/secret_store.py asks."
+  description = "Role of the head over the vault that cluster/secret_store.py asks."
   value       = { data_actions = ["Microsoft.KeyVault/vaults/secrets/getSecret/action"] }
 }

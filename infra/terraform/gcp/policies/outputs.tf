@@ -42,7 +42,7 @@ output "writing" {
 }
 
 output "keys" {
-  description = "Reading the keys that cluster/secret_store.py asks for: both."
+  description = "Reading the keys that cluster/secret_store.py asks for: the head, which hands them to its jobs."
   value = {
     role      = "roles/secretmanager.secretAccessor"
     condition = "resource.name.startsWith('projects/${var.project_number}/secrets/worldmodel-')"
