@@ -57,7 +57,7 @@ class Loss:
     seconds: float
     """From the notice, or the end without one, to the first step after it."""
     pause: float
-    """The part of them without training: after a notice it goes on until it is heard."""
+    """The part of them without training: after a notice training continues until the workers receive it."""
     step: int
     """The last that was said before training went on."""
     resumed: int
@@ -147,7 +147,7 @@ def _read_steps(job: Command, start: int = 0) -> list[int]:
 
 
 def _wait_for_step(up: Machines, job: Command, step: int) -> None:
-    """Until the run is so far."""
+    """Wait until the run has reached a step."""
     tell = lambda: f"{job.read()[-4000:]}\n{up.tell()}"  # noqa: E731
     wait_for(lambda: has_ended(job) or max(_read_steps(job), default=0) >= step, 150, f"step {step}", tell)
     assert not has_ended(job), tell()
@@ -155,7 +155,7 @@ def _wait_for_step(up: Machines, job: Command, step: int) -> None:
 
 
 def _wait_for_return(up: Machines, job: Command, count: int, host: str, begun: float) -> Loss:
-    """Until the run has gone on for the `count`th time."""
+    """Wait until the run has resumed `count` times."""
     tell = lambda: f"{job.read()[-4000:]}\n{up.tell()}"  # noqa: E731
     moments: dict[int, float] = {}
 
