@@ -24,7 +24,7 @@ FIND_TRIES, FIND_SECONDS = 5, 1.0
 GOOGLE, AZURE = {"Metadata-Flavor": "Google"}, {"Metadata": "true"}
 """Headers that each asks for."""
 GOOGLE_KEYS = (("preempted", "TRUE", 30.0), ("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE", 60.0))
-"""Keys below `instance/`, the value of a notice, and the documented seconds until the end: the service gives no time."""
+"""Keys below `instance/`, the value of a notice, and the documented seconds until the end."""
 QUIET = ("FALSE", "NONE", "MIGRATE_ON_HOST_MAINTENANCE")
 """Their other values."""
 
