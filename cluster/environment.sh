@@ -18,10 +18,10 @@ if [ -x .venv/bin/python ]; then
     PATH="$PWD/.venv/bin:$PATH"
     export PATH
 fi
+[ ! -d "$HOME/.ray/tls" ] || . cluster/tls.sh || return 2
 # Several workers talk through Gloo, which takes the address of the machine's own name: on Debian and Ubuntu 127.0.1.1.
 WORLDMODEL_LINK=$(ip -o route get "${RAY_HEAD_IP:-192.0.2.1}" 2>/dev/null | sed -n 's/.* dev \([^ ]*\).*/\1/p')
 [ -z "$WORLDMODEL_LINK" ] || export GLOO_SOCKET_IFNAME="${GLOO_SOCKET_IFNAME:-$WORLDMODEL_LINK}"
-[ ! -d "$HOME/.ray/tls" ] || . cluster/tls.sh || return 2
 bash cluster/mps.sh
 python -m cluster.notice start    # the cloud's word that it takes this machine away
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"

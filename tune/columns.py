@@ -106,9 +106,11 @@ def describe_key(key: Key) -> str:
 
 def notes_of(table: Table) -> list[str]:
     """What a reader of one table must know."""
+    parts = dict.fromkeys(row.validated for row in table.rows if row.validated)
+    found = [f"epochs were {part}; these values are of all" for part in parts]
     if table.stopped_early:
-        return []
-    found = [ONE_SEED_NOTE] if all(row.trials == 1 for row in table.rows) else []
+        return found
+    found += [ONE_SEED_NOTE] if all(row.trials == 1 for row in table.rows) else []
     if len(table.rows) > 1 and not any(row.experiment == BASELINE for row in table.rows):
         found.append(f"no {BASELINE!r} among these rows: no differences")
     return found

@@ -17,7 +17,7 @@ STATISTIC = tuple(field.name for field in fields(Statistic))
 CSV_COLUMNS = (
     "kind", "name", "experiment", "seed", "horizon", "data", "metric_version", "encoding_targets", "target_frames",
     "stopped_early", "metric", *STATISTIC, *(f"difference_{name}" for name in STATISTIC), "published", "steps",
-    "seconds", "estimated_seconds", "cost_usd", "estimated_cost_usd", "failure",
+    "seconds", "estimated_seconds", "cost_usd", "estimated_cost_usd", "failure", "validated_games", "validation_games",
 )  # fmt: skip
 """`kind` is "experiment", "reference" (needs no training) or "trial"; a trial's value stands under `mean`."""
 
@@ -46,6 +46,7 @@ def describe_trial(trial: TrialResult) -> dict[str, Any]:
     promised = record.seconds_promised if record else None
     line["estimated_seconds"] = promised
     line["estimated_cost_usd"] = record.price(promised) if record and promised is not None else None
+    line["validated_games"], line["validation_games"] = (record and record.validated_games) or (None, None)
     line["seconds"] = record.seconds.total if record else None
     line["seconds_training"] = record.seconds.training if record else None
     line["seconds_validation"] = record.seconds.validation if record else None

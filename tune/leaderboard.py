@@ -43,6 +43,8 @@ class Entry:
     """Mean wall-clock seconds of a trial."""
     cost_usd: float | None
     """Mean dollars of a trial; None: unknown."""
+    validated: str = ""
+    """As `Row.validated`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,7 @@ def _entry_of(row: Row, folder: Location, trials: Sequence[TrialResult], found: 
     return Entry(
         place=found.name(folder), location=str(folder), experiment=row.experiment, n=row.trials, steps=row.steps,
         metrics=row.metrics, commits=tuple(commit for commit in commits if commit), seconds=row.seconds,
-        cost_usd=row.cost_usd,
+        cost_usd=row.cost_usd, validated=row.validated,
     )  # fmt: skip
 
 
@@ -178,6 +180,7 @@ def _add_run(folder: Location, found: _Collection) -> None:
             place=found.name(folder), location=str(folder), experiment=folder.name, n=1, steps=evaluation["step"],
             metrics={metric: Statistic.of([values[metric]]) for metric in METRICS if metric in values},
             commits=(record.commit,) if record.commit else (), seconds=record.seconds.total, cost_usd=record.cost_usd,
+            validated=record.validated,
         )  # fmt: skip
         found.add(key_of(evaluation), entry, references_of(evaluation))
 
@@ -194,10 +197,11 @@ def render_leaderboard(found: Mapping[str, Any]) -> Group:
         for place, entry in enumerate(board["entries"], 1):
             table.add_row(str(place), *_cells(entry))
         table.add_section()
+        notes = [f"{e['place']}: epochs were {e['validated']}; shown: all" for e in board["entries"] if e["validated"]]
         for name, values in board["references"].items():
             cells = (column.format(values.get(column.metric)) for column in SHOWN)
             table.add_row("", "", SHORT.get(name, name), *cells, style="dim")
-        parts.append(Text())
+        parts += [*(Text(note, style="dim") for note in dict.fromkeys(notes)), Text()]
     parts += [Text(f"left out: {text}", style="dim") for text in found["left_out"]]
     return Group(*parts, *(Text(f"unreadable: {text}", style="red") for text in found["unreadable"]))
 

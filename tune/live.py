@@ -65,8 +65,9 @@ def _tell_ends(folder: Location, trials: Sequence[Trial], console: Console, stop
 def render(folder: Location, trials: Sequence[Trial]) -> Table:
     """One row per trial."""
     table = Table("trial", "state", "step", *(name.split("/")[1] for name in SHOWN), "time")
-    for trial in trials:
-        record = _read(folder, trial.name)
+    records = [_read(folder, trial.name) for trial in trials]
+    table.caption = "; ".join(dict.fromkeys(record.validated for record in records if record and record.validated))
+    for trial, record in zip(trials, records, strict=True):
         if record is None:
             table.add_row(trial.name, "waiting", style="dim")
             continue

@@ -163,6 +163,8 @@ class Row:
     """Mean dollars of a trial; None: unknown for one of them."""
     trials: int
     failures: tuple[str, ...]
+    validated: str = ""
+    """As `RunRecord.validated`; the metrics here use all games."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,17 +266,15 @@ def _make_row(name: str, group: list[TrialResult], everything: Sequence[TrialRes
     metrics = [metric for metric in METRICS if all(metric in trial.values for trial in own)]
     records = [trial.record for trial in own if trial.record]
     return Row(
-        experiment=name,
-        names=tuple(trial.name for trial in own),
-        horizon=(own[0].evaluation or {})["horizon"],
+        experiment=name, names=tuple(trial.name for trial in own), horizon=(own[0].evaluation or {})["horizon"],
         steps=max(record.step for record in records),
         metrics={metric: Statistic.of([trial.values[metric] for trial in own]) for metric in metrics},
         difference=_compare(name, own, group),
         seconds=statistics.fmean(record.seconds.total for record in records),
-        cost_usd=_average([record.cost_usd for record in records]),
-        trials=len(own),
+        cost_usd=_average([record.cost_usd for record in records]), trials=len(own),
         failures=tuple(t.failure for t in everything if t.experiment == name and t.failure),
-    )
+        validated="; ".join(dict.fromkeys(record.validated for record in records if record.validated)),
+    )  # fmt: skip
 
 
 def _compare(name: str, own: list[TrialResult], group: list[TrialResult]) -> dict[str, Statistic]:

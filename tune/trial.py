@@ -12,7 +12,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
@@ -21,16 +21,20 @@ from worldmodel.errors import UserError
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.experiment.config_file import read_experiment
 from worldmodel.machine.mps import use_mps
+from worldmodel.machine.notice import read_notice
 from worldmodel.machine.process import release_memory
-from worldmodel.object_store import MissingError
+from worldmodel.object_store import MissingError, StorageError
 from worldmodel.run.lock import LOCK
-from worldmodel.run.pause import is_pause
+from worldmodel.run.pause import NOTICE, is_pause
 from worldmodel.run.record import Attempt, RunRecord, State
 from worldmodel.run.run import RECORD, Run
 from worldmodel.run.run_folder import LIVE, LOST_SECONDS, read_record, read_written, request_stop
-from worldmodel.run.stop_request import STOP
+from worldmodel.run.stop_request import STOP, read_stop
 from worldmodel.run.worker_loss import find_cause
 from worldmodel.storage import Location
+
+if TYPE_CHECKING:
+    from worldmodel.rollout.evaluation import Evaluation
 
 ERROR, EPOCH, VALUE = "error", "epoch", "value"
 """Keys of what a trial reports: what ended it, or the epochs that it has done and its `training.best_metric` then."""
@@ -119,9 +123,7 @@ def train_and_evaluate(config: ExperimentConfig, settings: dict[str, Any]) -> bo
     False: it has saved itself and must go on elsewhere, because its machine is about to be taken away.
     """
     from tune.results import TRIAL_EVALUATION
-    from worldmodel.rollout.evaluation import evaluate
     from worldmodel.run.train import TrainRequest, train
-    from worldmodel.training.checkpoint_list import find_checkpoint
 
     folder = Location.of(config.save_dir)
     location = folder / config.name
@@ -136,7 +138,9 @@ def train_and_evaluate(config: ExperimentConfig, settings: dict[str, Any]) -> bo
         mark_early(location)
     elif record.state is State.STOPPED:
         return not is_pause(record.reason)
-    found = evaluate(location, find_checkpoint(location, "newest"))
+    found = evaluate_trial(folder, location)
+    if found is None:
+        return False
     (location / TRIAL_EVALUATION).write_text(json.dumps(asdict(found), indent=1))
     return True
 
@@ -164,6 +168,35 @@ def check_losses(record: RunRecord, since: float) -> None:
     lost = sum(state in (State.LOST, State.FAILED) and is_there for state, is_there in ends)
     if lost > RETRIES:
         raise UserError(f"its process was lost {lost} times: {record.reason}")
+
+
+def evaluate_trial(folder: Location, location: Location) -> Evaluation | None:
+    """Evaluate a trial's last checkpoint; None if its machine is about to be taken away.
+
+    Raises:
+        UserError: the grid was asked to stop.
+    """
+    import torch
+
+    from worldmodel.rollout.evaluation import evaluate
+    from worldmodel.training.checkpoint_list import find_checkpoint
+    from worldmodel.training.meeting import Meeting, StopRequest
+    from worldmodel.training.workers import Workers
+
+    def find_reason() -> str | None:
+        if notice := read_notice():
+            return f"{NOTICE}: {notice.reason}"
+        with suppress(StorageError):
+            return read_stop(folder)
+        return None
+
+    watch = Meeting(Workers(device=torch.device("cpu")), find_reason)
+    try:
+        return evaluate(location, find_checkpoint(location, "newest"), tell=watch.tell)
+    except StopRequest as stop:
+        if is_pause(str(stop)):
+            return None
+        raise UserError(str(stop)) from None
 
 
 def wait_for_end(location: Location) -> bool:

@@ -60,7 +60,7 @@ def run_noisy(monkeypatch: pytest.MonkeyPatch, verb: Verb) -> int:
         (
             "train a.yaml --data SRC --storage DIR --run-name N --epochs 3 --preset laptop --workers 2 --resume",
             Train(
-                config=Path("a.yaml"), data="SRC", storage="DIR", run_name="N", epochs=3, preset="laptop", workers=2,
+                config=Path("a.yaml"), data="SRC", storage="DIR", run_name="N", epochs=3, preset="laptop", workers="2",
                 resume=True,
             ),
         ),

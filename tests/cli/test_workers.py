@@ -125,8 +125,8 @@ def test_a_run_goes_on_by_itself_after_a_worker_is_killed(
     whole, killed = (load_checkpoint(list_checkpoints(Location.of(runs / f"{name}-{rank}"))[-1]) for name in
                      ("whole-of", "killed"))  # fmt: skip
     assert killed.digest == whole.digest
-    assert "went on by itself after" in capfd.readouterr().out
-    assert "went on by itself" in (runs / f"killed-{rank}" / "card.md").read_text()
+    assert "resumed automatically after" in capfd.readouterr().out
+    assert "resumed automatically" in (runs / f"killed-{rank}" / "card.md").read_text()
 
 
 def test_a_signal_to_the_driver_stops_all_workers_with_a_checkpoint(

@@ -50,5 +50,5 @@ def test_a_run_grows_and_shrinks_with_its_machines_and_loses_no_step(blocks: Pat
     ]  # fmt: skip
     assert all(found.step == found.resumed_step for found in record.interruptions[:2])
     assert end_alike(run, Location.of(tmp_path / "whole/run"))
-    said = record.interruptions[1].reason
-    tell("Ray: one of two machines has a notice, under --workers 1..2", "went on by itself", seconds, "nothing", said)
+    fault = "Ray: one of two machines has a notice, under --workers 1..2"
+    tell(fault, "resumed automatically", seconds, "nothing", record.interruptions[1].reason)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.test_workers import find_workers
 from tests.faults.conftest import Tell
-from tests.faults.small_runs import LONG, act_before, are_same, ask, train, write_experiment
+from tests.faults.small_runs import act_before, are_same, ask, train, write_experiment
 from tests.training.interruptions import fork_one
 from worldmodel.cli.main import main
 from worldmodel.run import run_folder
@@ -25,6 +25,10 @@ from worldmodel.storage import Location
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 STALL_SECONDS = 6.0
+EPOCHS = 80
+"""So many that a worker can be stopped well before the last."""
+GOES_ON_SECONDS = 75
+"""Ray Train asks a worker for 45 s before it gives it up."""
 MAY = f"(WORLDMODEL_STALL_MINUTES={STALL_SECONDS / 60:g})"
 
 
@@ -48,37 +52,34 @@ def undisturbed(tmp_path: Path, blocks: Path) -> Location:
 @pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("own_ray")
 @pytest.mark.parametrize("rank", [1, 0])
-def test_a_stopped_worker_ends_the_run_of_two_within_a_minute(
+def test_a_run_of_two_of_which_one_is_stopped_goes_on_by_itself(
     blocks: Path, tmp_path: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch, rank: int
 ) -> None:
-    """The second is missed by the first, which waits for its gradients; the first by the driver, as it says nothing."""
+    """The second is missed by the first, which waits for its gradients and ends itself; the first by Ray Train, whose
+    questions it does not answer."""
     monkeypatch.setenv("WORLDMODEL_STALL_MINUTES", str(STALL_SECONDS / 60))
     stopped: list[int] = []
-    began: list[float] = []
 
     def stop(record: RunRecord) -> None:
         time.sleep(FLUSH_SECONDS + 1)  # so that its record says that it trains
         stopped.append(record.pid if rank == 0 else next(pid for pid in find_workers() if pid != record.pid))
         os.kill(stopped[0], signal.SIGSTOP)
-        began.append(time.monotonic())
 
-    asked = ask(write_experiment(tmp_path, "run", num_epochs=LONG), blocks, str(tmp_path / "runs"))
+    asked = ask(write_experiment(tmp_path, "run", num_epochs=EPOCHS), blocks, str(tmp_path / "runs"))
     try:
         found = train([*asked, "--workers", "2"], str(tmp_path / "runs/run"), stop, step=30)
     finally:
         for pid in stopped:
             if psutil.pid_exists(pid):
                 os.kill(pid, signal.SIGKILL)
-    seconds = time.monotonic() - began[0]
-    assert found.status == 1
-    assert seconds < 60
+    assert found.status == 0
     record = found.record
-    assert record.state is State.FAILED
-    cause = "StalledError: no progress for" if rank else "WorkerLostError: no sign of life from worker 0"
-    assert record.reason.startswith(cause)
-    assert record.traceback and record.last_lines and record.checkpoint
+    assert record.state is State.FINISHED
+    assert len(record.interruptions) == 1
+    interruption = record.interruptions[0]
+    assert interruption.seconds < GOES_ON_SECONDS
     fault = f"worker {rank} of 2 is stopped (SIGSTOP){f' {MAY}' if rank else ''}"
-    tell(fault, "ended", seconds, "steps since the last epoch", record.reason)
+    tell(fault, "resumed automatically", interruption.seconds, "steps since the last epoch", interruption.reason)
 
 
 def begin(asked: list[str], monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> int:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.features.test_plan import game
-from worldmodel.blocks.index import PARTITIONS, partition_of, split_position
+from worldmodel.blocks.index import PARTITIONS, GameEntry, partition_of, split_position
 from worldmodel.errors import UserError
-from worldmodel.features.split import GameFilter, select_games, split_games
+from worldmodel.features.split import GameFilter, sample_games, select_games, split_games
 
 POOL = [game(number, 100) for number in range(400)]
 
@@ -43,6 +43,17 @@ def test_first_takes_the_first_games_as_the_users_published() -> None:
 def test_validation_does_not_favour_a_partition() -> None:
     kept = [partition_of(g.md5) for g in POOL if split_position(g.md5) < 0.5]
     assert min(kept.count(partition) for partition in range(PARTITIONS)) > 200 / PARTITIONS / 2
+
+
+@given(count=st.integers(1, 60), games=st.lists(st.sampled_from(POOL), min_size=1, unique=True), data=st.data())
+def test_a_sample_is_one_of_the_games_and_grows(count: int, games: list[GameEntry], data: st.DataObject) -> None:
+    found = sample_games(games, count)
+    assert len(found) == min(count, len(games))
+    assert found == [g for g in games if g in found]
+    shuffled = data.draw(st.permutations(games))
+    assert {g.md5 for g in sample_games(shuffled, count)} == {g.md5 for g in found}
+    assert {g.md5 for g in found} <= {g.md5 for g in sample_games(games, count + 1)}
+    assert sample_games(games, None) == games
 
 
 def test_one_game_cannot_be_split() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from tests.games_on_disk import encode_here, write_games
 from worldmodel.blocks.block import Block
 from worldmodel.blocks.index import Index, read_index
+from worldmodel.blocks.index import hash_file as hash_whole
 from worldmodel.encoding import EncodingConfig
 from worldmodel.errors import UserError
 from worldmodel.features.plan import Plan, Samples, SampleShape
@@ -123,11 +126,36 @@ def test_what_streams_takes_no_more_memory_than_its_blocks_and_says_so(folder: P
     assert "stream" not in whole.describe()
 
 
+def test_a_stream_begins_once_its_first_blocks_are_there(
+    folder: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, has_begun = [], threading.Event()
+
+    def hash_file(path: Path) -> str:
+        read.append(path.name)
+        assert len(read) <= needed + 1 or has_begun.wait(10)  # one may be on its way before the batch is asked for
+        return hash_whole(path)
+
+    monkeypatch.setattr("worldmodel.features.shelf.hash_file", hash_file)
+    plan = Plan(index.games, SampleShape(mode="sequence", context=4, length=16), 2, 0)
+    first = plan.global_batch(0)
+    needed = len(set(first.games.tolist()))
+    store = open_store(folder, index, GAMES - 2)
+    store.expect(plan.blocks_ahead(0, frozenset(range(8))))
+    store.gather(first, 16)
+    has_begun.set()
+    until = time.monotonic() + 30
+    while set(read) < {block.name for block in index.blocks} and time.monotonic() < until:
+        time.sleep(0.05)
+    assert set(read) == {block.name for block in index.blocks}  # also those that there is no room for
+
+
 @pytest.mark.parametrize("blocks", [None, 2])
 @pytest.mark.parametrize("damage", ["short", "changed", "gone"])
 def test_a_damaged_block_is_named_before_anything_is_read(
     folder: Path, index: Index, tmp_path: Path, damage: str, blocks: int | None
 ) -> None:
+    """But for content where frames stream: its hash is looked at while the first batches are trained on."""
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     path = tmp_path / index.blocks[7].name
@@ -140,7 +168,11 @@ def test_a_damaged_block_is_named_before_anything_is_read(
             content[:middle] + (b"" if damage == "short" else bytes([content[middle] ^ 1]) + content[middle + 1 :])
         )
     with pytest.raises(UserError, match=path.name) as caught:
-        open_store(tmp_path, index, blocks)
+        store = open_store(tmp_path, index, blocks)
+        assert (damage, blocks) == ("changed", 2)
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            store.gather(Samples(np.array([0]), np.array([0])), 16)
     assert {"short": "bytes", "changed": "sha256", "gone": "gone"}[damage] in str(caught.value)
 
 

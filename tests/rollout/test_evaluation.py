@@ -90,6 +90,14 @@ def test_a_run_of_a_gpu_can_be_evaluated_without_one(
     assert found.targets == expected.targets
 
 
+def test_an_evaluation_takes_all_games(games: Path, tmp_path: Path) -> None:
+    split = {"training.train_split": 0.5, "data.split": "first"}
+    every = measure(games, tmp_path / "all", split)
+    sampled = measure(games, tmp_path / "some", {**split, "training.validation_games": 1})
+    assert every.games == 2
+    assert (sampled.games, sampled.targets, sampled.rows) == (every.games, every.targets, every.rows)
+
+
 def test_other_games_than_the_runs_are_noted(games: Path, tmp_path: Path) -> None:
     run, _ = make_run(games, tmp_path, {})
     write_toy_games(tmp_path / "other", 2, seed=9)

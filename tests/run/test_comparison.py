@@ -20,7 +20,7 @@ from worldmodel.storage import Location
 MAE = "metric/position_mae"
 MEASURED: dict[str, Any] = {
     "step": 8, "horizon": 1, "data_fingerprint": "a" * 16, "metric_version": 1, "encoding_targets": "all",
-    "targets": 100, "rows": {"model": {MAE: 0.25}, "persistence": {MAE: 0.75}},
+    "games": 4, "targets": 100, "rows": {"model": {MAE: 0.25}, "persistence": {MAE: 0.75}},
 }  # fmt: skip
 
 
@@ -86,6 +86,18 @@ def test_runs_that_were_not_evaluated_show_their_last_validation(tmp_path: Path)
     assert any("horizon: 1 and 2" in text for text in found.warnings)
     mixed = compare_runs(one, write_run(tmp_path / "three"))
     assert any("two kinds" in text for text in mixed.warnings)
+
+
+def test_a_validation_of_some_games_is_said_to_be_one(tmp_path: Path) -> None:
+    values = {"val_metric/position_mae": 0.5}
+    one, two = (
+        write_run(tmp_path / f"of {some}", evaluation=None, metrics=values, validated_games=(some, 2152))
+        for some in (64, 2152)
+    )
+    found = compare_runs(one, two)
+    assert found.sources[0] == "last validation on 64 of 2,152 games, metric version 1"
+    assert found.sources[1] == "last validation, metric version 1"
+    assert any("games: 64 and 2152" in text for text in found.warnings)
 
 
 @pytest.mark.parametrize(

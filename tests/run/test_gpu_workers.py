@@ -20,10 +20,11 @@ from worldmodel.machine.device_state import describe_state
 from worldmodel.machine.gpu import Gpu
 from worldmodel.run.crew import Crew
 from worldmodel.run.prices import HOUR
+from worldmodel.run.record import Seconds
 from worldmodel.run.run import Run
 from worldmodel.run.run_folder import start_run
 from worldmodel.run.train import TrainRequest, train
-from worldmodel.run.train_worker import find_place, note_gpu, prepare_kernels
+from worldmodel.run.train_worker import find_place, note_price, prepare_kernels
 from worldmodel.storage import Location
 from worldmodel.training.job import Job, fit_precision
 from worldmodel.training.workers import Workers
@@ -57,16 +58,28 @@ def test_one_worker_still_needs_the_gpu_that_it_asks_for(monkeypatch: pytest.Mon
 def test_the_first_worker_records_its_gpu_and_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FakeGpu().install(monkeypatch)
     monkeypatch.setenv(HOUR, "2")
-    run = begin(tmp_path, device={"type": "cuda"})
-    note_gpu(run, Job(config="", run="", blocks="", workers=2, resume=False, init=""), GPU)
+    run = begin(tmp_path, device={"type": "cuda"}, world_size=2)
+    note_price(run, Job(config="", run="", blocks="", workers=2, resume=False, init=""), Workers(device=GPU, world=2))
     assert run.record.device["gpu"] == "NVIDIA A100-SXM4-40GB"
     assert run.record.price_per_hour_usd == 4
 
 
 def test_a_device_that_is_recorded_stays(tmp_path: Path) -> None:
     run = begin(tmp_path, device={"type": "cuda", "gpu": "H100"}, price_per_hour_usd=3.0)
-    note_gpu(run, Job(config="", run="", blocks="", workers=1, resume=False, init=""), GPU)
+    note_price(run, Job(config="", run="", blocks="", workers=1, resume=False, init=""), Workers(device=GPU))
     assert (run.record.device["gpu"], run.record.price_per_hour_usd) == ("H100", 3.0)
+
+
+def test_a_run_that_shrinks_costs_less_from_then_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeGpu().install(monkeypatch)
+    monkeypatch.setenv(HOUR, "2")
+    run = begin(
+        tmp_path, device={"type": "cuda", "gpu": "A100"}, world_size=3, starts=2, price_per_hour_usd=6.0,
+        seconds=Seconds(total=1800.0),
+    )  # fmt: skip
+    note_price(run, Job(config="", run="", blocks="", workers=3, resume=False, init=""), Workers(device=GPU, world=2))
+    found = (run.record.price_per_hour_usd, run.record.cost_before_usd, run.record.price(3600.0))
+    assert found == pytest.approx((4.0, 3.0, 5.0), rel=1e-3)
 
 
 def test_each_worker_computes_on_the_gpu_that_ray_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:

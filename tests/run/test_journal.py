@@ -15,15 +15,17 @@ import torch
 
 from tests.s3_server import serve_s3, use_s3
 from tests.training.tiny_runs import CPU, configure, open_data, write_blocks
+from worldmodel.cli.runs import describe_run, render_row
 from worldmodel.errors import UserError
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.experiment.config_file import as_values, to_yaml
 from worldmodel.object_store import StorageError
+from worldmodel.run.card import CARD, write_card
 from worldmodel.run.journal import Journal
 from worldmodel.run.log_file import LOG, TIME
 from worldmodel.run.record import State
 from worldmodel.run.run import RECORD, Run
-from worldmodel.run.run_folder import read_record, start_run
+from worldmodel.run.run_folder import FoundRun, read_record, start_run
 from worldmodel.run.tracking import read_metrics
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint_list import list_checkpoints, newest_good, read_best
@@ -82,6 +84,16 @@ def test_record_metrics_and_checkpoints_agree(blocks: Path, tmp_path: Path) -> N
     assert record.checkpoint == f"checkpoints/{list_checkpoints(run.location)[-1].name}"
     assert shown.count("validated:") == config.training.num_epochs
     assert f"step {record.step}/{record.total_steps} 100%" in shown
+
+
+def test_a_run_says_on_how_many_games_it_was_validated(blocks: Path, tmp_path: Path) -> None:
+    config = configure({"training.validation_games": 1})
+    run = start_run(Location.of(tmp_path), config)
+    assert "| validated on 1 of 2 games" in train(run, config, blocks)
+    assert run.record.validated == "validated on 1 of 2 games"
+    write_card(run.location)
+    assert "Each epoch was validated on 1 of 2 games" in (run.location / CARD).read_text()
+    assert "1 of 2 games" in render_row(describe_run("a", FoundRun(location=run.location, record=run.record)))["best"]
 
 
 def test_a_resume_says_where_it_goes_on_and_mends_the_pointer_to_the_best(blocks: Path, tmp_path: Path) -> None:

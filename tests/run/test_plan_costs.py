@@ -12,7 +12,7 @@ from tests.training.tiny_runs import begin, configure, open_data, write_blocks
 from worldmodel.blocks.index import read_index
 from worldmodel.errors import UserError
 from worldmodel.experiment.config import ExperimentConfig, TrainingConfig
-from worldmodel.features.split import select_games
+from worldmodel.features.split import sample_games, select_games
 from worldmodel.games.tar import pack_games
 from worldmodel.run.budget import Budget
 from worldmodel.run.extent import Extent, measure_extent
@@ -64,6 +64,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"encoding.lookahead": 1, "data.split": "first"},
     {"data.max_games": 5, "training.max_steps": 3},
     {"data.end_method": 2},
+    {"training.train_split": 0.4, "training.validation_games": 2},
 ]
 
 
@@ -79,7 +80,9 @@ def test_counts_are_those_of_the_run(blocks: Path, tmp_path: Path, changes: dict
     assert found.work.steps_per_epoch == trainer.feed.plan.steps_per_epoch
     assert found.work.epoch_targets == trainer.feed.plan.epoch_targets
     first = config.model.context_len + config.encoding.lookahead
-    assert found.work.validation_targets == sum(game.frames - first for game in dataset.split.validation)
+    assert found.work.validation_targets == sum(
+        game.frames - first for game in sample_games(dataset.split.validation, config.training.validation_games)
+    )  # fmt: skip
 
 
 def count_all(blocks: Path, config: ExperimentConfig) -> int:

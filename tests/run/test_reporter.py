@@ -59,6 +59,42 @@ def test_an_interval_is_one_line_without_a_terminal() -> None:
     assert stream.getvalue().splitlines() == [LINE, "checkpoint [step 1200] " + "long " * 60] == kept
 
 
+def show_validation(reporter: Reporter, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A validation in ten batches."""
+    clock = iter(range(100))
+    monkeypatch.setattr("worldmodel.run.reporter.time.monotonic", lambda: next(clock) * seconds / 10)
+    for done in range(11):
+        reporter.show_progress("validation", done, 10)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "lines"), [(0.9, []), (20, ["validation 10%, eta 18s"]),
+    (60, ["validation 10%, eta 54s", "validation 60%, eta 24s"])],
+)  # fmt: skip
+def test_a_long_validation_says_how_long_it_takes(
+    seconds: float, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, kept = io.StringIO(), []
+    reporter = Reporter(8000, kept.append, stream)
+    for _ in range(2):
+        reporter.show(INTERVAL)
+        show_validation(reporter, seconds, monkeypatch)
+    assert stream.getvalue().splitlines() == kept == [LINE, *lines] * 2
+
+
+def test_a_terminal_shows_a_validation_from_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    stream, kept = Terminal(), []
+    reporter = Reporter(8000, kept.append, stream)
+    reporter.show_progress("validation", 0, 10)
+    assert reporter._bar is not None and reporter._bar.tasks[0].fields["line"] == "validation 0%"
+    show_validation(reporter, 60, monkeypatch)
+    assert reporter._bar.tasks[0].fields["line"] == "validation 100%, eta 0s"
+    monkeypatch.undo()
+    reporter.close()
+    assert kept == []
+
+
 def test_a_terminal_shows_a_bar_with_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")

@@ -32,7 +32,7 @@ from worldmodel.run.stop_request import STOP
 from worldmodel.run.tracking import read_metrics
 from worldmodel.run.train_worker import train_worker
 from worldmodel.storage import Location
-from worldmodel.training import checkpoint_files
+from worldmodel.training import checkpoint_files, meeting
 from worldmodel.training.checkpoint import Checkpoint
 from worldmodel.training.checkpoint_list import newest_good
 from worldmodel.training.feed import Batch, Feed
@@ -57,6 +57,8 @@ class Ending:
     """It happens before this step is trained."""
     rank: int | None = None
     """Only in this worker; None: in all."""
+    sign: int | None = None
+    """It happens instead at this sign of progress of a validation, counted in the worker; workers meet at each."""
 
 
 @dataclass(kw_only=True)
@@ -77,8 +79,7 @@ class Place:
             config=to_yaml(config), run=str(run.location), blocks=str(self.blocks), workers=workers, resume=has_begun,
             init="",
         )  # fmt: skip
-        meeting = tempfile.mktemp(dir=self.storage)
-        work = partial(_work, job, ending or Ending(), meeting=meeting)
+        work = partial(_work, job, ending or Ending(), place=tempfile.mktemp(dir=self.storage))
         return fork([partial(work, rank=rank) for rank in range(workers)])
 
     def read(self, config: ExperimentConfig) -> RunRecord:
@@ -160,16 +161,17 @@ def fork_one(work: Callable[[], None]) -> int:
         os._exit(status)
 
 
-def _work(job: Job, ending: Ending, *, rank: int, meeting: str) -> None:
+def _work(job: Job, ending: Ending, *, rank: int, place: str) -> None:
     """What one worker does, with its end prepared. In a child of its own, so nothing is put back."""
     torch.set_num_threads(1)
     torch.manual_seed(os.getpid())  # what happened before in a process is of no account
     workers = Workers(device=CPU, rank=rank, world=job.workers)
     if job.workers > 1:
-        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=job.workers)
+        dist.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=job.workers)
     train_worker_module.find_place = lambda count, device: (workers, job.workers)
     Notices.find = lambda self: None  # type: ignore[method-assign]  # Ray Train is not there
     _log_samples(Path(job.run) / f"samples-{rank}.txt")
+    meeting.SECONDS = 0.0
     if ending.kind != "none" and ending.rank in (None, rank):
         _prepare(ending)
     train_worker(vars(job))
@@ -203,6 +205,9 @@ def _prepare(ending: Ending) -> None:
 
     Run.recording = remember  # type: ignore[method-assign]
     step, end = Trainer._train_step, ENDINGS[ending.kind]
+    if ending.sign is not None:
+        _end_in_validation(ending.sign, lambda: end(runs[0] if runs else None))
+        return
 
     def step_or_end(self: Trainer) -> None:
         if self.step == ending.step:
@@ -210,6 +215,18 @@ def _prepare(ending: Ending) -> None:
         step(self)
 
     Trainer._train_step = step_or_end  # type: ignore[method-assign]
+
+
+def _end_in_validation(sign: int, end: Callable[[], None]) -> None:
+    tell, signs = meeting.Meeting.tell, []
+
+    def tell_and_end(self: meeting.Meeting, doing: str, done: int, whole: int) -> None:
+        signs.append(doing)
+        if len(signs) == sign:
+            end()
+        tell(self, doing, done, whole)
+
+    meeting.Meeting.tell = tell_and_end  # type: ignore[method-assign]
 
 
 def _poison(step: int) -> None:

@@ -82,6 +82,7 @@ VALUES: dict[str, Any] = {
     "training.log_interval": 3, "training.checkpoint_minutes": 1e-6, "training.batch_parts": 2,
     "training.eval_batch_size": 3, "training.device": "cuda", "training.threads": 3, "training.compile": "compile",
     "training.deterministic": True,
+    "training.validation_games": 1,
     "training.rollout_starts": 0, "training.keep_last": 3, "model.chunk_size": 4, "model.backend": "torch",
 }  # fmt: skip
 """Another value of each key."""
@@ -125,6 +126,7 @@ def see_speed(key: str, config: ExperimentConfig, blocks: Path, monkeypatch: pyt
     return {
         "training.batch_parts": lambda: len(trainer.feed.batches(0)),
         "training.eval_batch_size": lambda: trainer.validation.batch_size,
+        "training.validation_games": lambda: len(trainer.validation.games),
         "training.rollout_starts": lambda: trainer.validation.rollouts is None,
         "training.compile": lambda: trainer.learner.compute_pass is trainer.parallel,
         "model.chunk_size": lambda: [module.chunk for module in trainer.model.modules() if hasattr(module, "chunk")],

@@ -20,6 +20,7 @@ from worldmodel.games.toy import write_toy_games
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint_list import newest_good
 from worldmodel.training.feed import Batch
+from worldmodel.training.loop import Hooks
 from worldmodel.training.nonfinite import NonFiniteError
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -130,6 +131,38 @@ def test_a_resume_of_a_run_that_did_all_its_steps_does_none(blocks: Path, tmp_pa
     first.run(begin(configure(), blocks))
     again.run(begin(configure(), blocks, resume_from=tmp_path))
     assert (again.intervals, again.epochs, again.saved) == ({}, {}, [])
+
+
+@pytest.mark.parametrize("kind", ["sequence", "window"])
+@settings(max_examples=4, deadline=None)
+@given(share=st.floats(0, 1))
+def test_a_stopped_validation_is_done_at_the_resume(
+    blocks: Path, whole: dict[str, Log], kind: str, share: float
+) -> None:
+    expected, config = whole[kind], configure(KINDS[kind])
+    heard = Log()
+    sign = 1 + int(share * (expected.signs - 1))
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("worldmodel.training.meeting.SECONDS", 0.0)
+        for stop in (sign, None):
+            part = Log(folder=Path(folder), stop_at_sign=stop, intervals=heard.intervals, epochs=heard.epochs)
+            reason = part.run(begin(config, blocks, resume_from=Path(folder)))
+            assert reason == ("asked" if stop is not None else None)
+    assert (heard.intervals, heard.epochs) == (expected.intervals, expected.epochs)
+    assert part.trainer.best == expected.trainer.best
+    assert are_equal(take_state(part.trainer), take_state(expected.trainer))
+
+
+def test_a_notice_stops_a_validation_as_a_stop_does(blocks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worldmodel.training.meeting.SECONDS", 0.0)
+    trainer, signs, saved = begin(configure(), blocks), [], []
+    hooks = Hooks(
+        on_progress=lambda *progress: signs.append(progress),
+        on_checkpoint=saved.append,
+        find_notice=lambda: "notice" if signs else None,
+    )
+    assert trainer.run(hooks) == "notice"
+    assert [(c.state.step, c.state.validation_due) for c in saved] == [(trainer.schedule.steps_per_epoch, True)]
 
 
 def test_nothing_depends_on_the_clock(blocks: Path, whole: dict[str, Log], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,6 +294,7 @@ SPEED_ONLY = {
     "training.batch_parts", "training.compile", "training.deterministic",
     "model.chunk_size", "model.backend", "training.device", "training.threads", "training.eval_batch_size",
     "training.log_interval", "training.checkpoint_minutes", "training.rollout_starts", "training.keep_last",
+    "training.validation_games",
 }  # fmt: skip
 """Keys that must change nothing but speed and output (some only up to rounding: `device`, `backend`,
 `batch_parts`, `compile`)."""
@@ -308,6 +342,7 @@ def test_every_key_changes_what_is_trained(blocks: Path, outcomes: dict[str, Any
         ("training.log_interval", 5),
         ("training.checkpoint_minutes", 1.0),
         ("training.rollout_starts", 0),
+        ("training.validation_games", 1),
     ],
 )
 def test_keys_about_speed_and_output_change_nothing(

@@ -161,6 +161,26 @@ def test_two_workers_of_which_one_is_ended_go_on_as_if_nothing_had(
     assert place.take(config).differs(expected) == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "workers", "sign"), [("SIGTERM", 1, 2), ("SIGTERM", 2, 12), ("stop file", 2, 30), ("budget", 1, 70)]
+)
+def test_a_run_stopped_in_its_validation_goes_on_there(
+    blocks: Path, wholes: dict[str, Outcome], kind: str, workers: int, sign: int
+) -> None:
+    """In the first epoch's or the last one's; of several workers one is asked."""
+    expected, config = find_whole(wholes, blocks, "parts", workers), configure(KINDS["parts"])
+    steps, total = expected.checkpoint.state.step // 2, expected.checkpoint.state.step
+    with tempfile.TemporaryDirectory() as folder:
+        place = Place(blocks=blocks, storage=Path(folder))
+        assert place.run(config, Ending(kind=kind, rank=0, sign=sign), workers) == [0] * workers
+        record = place.read(config)
+        assert (record.state, record.validation_due) == (State.STOPPED, True)
+        assert (record.step, record.epoch) in [(steps, 0), (total, 1)]
+        assert place.run(config, workers=workers) == [0] * workers
+        assert (place.read(config).state, place.read(config).validation_due) == (State.FINISHED, False)
+        assert place.take(config).differs(expected) == []
+
+
 @pytest.fixture(scope="module")
 def shareable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Blocks of so many games that each of four workers has a part."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.training.tiny_runs import CPU, configure, open_data, write_blocks
+from worldmodel.blocks.index import split_position
 from worldmodel.errors import UserError
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.features.plan import Samples
@@ -108,6 +109,22 @@ def test_neither_batch_size_nor_workers_change_a_metric(blocks: Path, kind: str,
     exact = {"rel": 1e-5, "abs": 1e-6} if not amp else {"rel": 1e-3, "abs": 1e-3}
     for batch, world in ((1, 1), (3, 2), (1000, 4), (None, 8)):
         assert measure(blocks, config, model, batch, world) == pytest.approx(expected, **exact)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_sample_of_the_games_is_validated_whoever_does_it(blocks: Path, world: int) -> None:
+    config = configure({**HALF, "training.validation_games": 1})
+    games = open_data(config, blocks).split.validation
+    first = min(games, key=lambda game: split_position(game.md5))
+    found = measure(blocks, config, make_model(config), world=world)
+    assert len(games) > 1
+    assert found["metric/targets"] == first.frames - config.model.context_len
+
+
+@pytest.mark.parametrize("number", [0, -1, 2.5])
+def test_a_sample_without_games_is_refused(number: float) -> None:
+    with pytest.raises(UserError, match=r"training.validation_games"):
+        configure({"training.validation_games": number})
 
 
 def test_dropout_is_off_while_validating_and_on_again_after(blocks: Path) -> None:

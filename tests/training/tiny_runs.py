@@ -76,6 +76,9 @@ class Log:
     """Run folder for checkpoints; None: they are not saved."""
     stop_at: int | None = None
     """Step before which it is to stop."""
+    stop_at_sign: int | None = None
+    """Sign of progress of a validation, counted over all of them, after which it is to stop."""
+    signs: int = 0
     intervals: dict[int, dict[str, float]] = field(default_factory=dict)
     epochs: dict[int, dict[str, float]] = field(default_factory=dict)
     saved: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
@@ -89,9 +92,18 @@ class Log:
                 on_interval=self._note_interval,
                 on_epoch=self._note_epoch,
                 on_checkpoint=self._save,
-                stop_reason=lambda: "asked" if self.stop_at is not None and trainer.step >= self.stop_at else None,
+                on_progress=self._count_sign,
+                stop_reason=self._find_reason,
             )
         )
+
+    def _find_reason(self) -> str | None:
+        by_step = self.stop_at is not None and self.trainer.step >= self.stop_at
+        return "asked" if by_step or (self.stop_at_sign is not None and self.signs >= self.stop_at_sign) else None
+
+    def _count_sign(self, doing: str, done: int, whole: int) -> None:
+        assert done <= whole
+        self.signs += 1
 
     def _note_interval(self, interval: Interval, values: dict[str, float]) -> None:
         self.intervals[interval.step] = {n: v for n, v in values.items() if not n.startswith("speed/")}

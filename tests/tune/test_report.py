@@ -18,9 +18,10 @@ from rich.console import Console
 
 from tests.tune.results_at_hand import REFERENCES, make_early, make_failure, make_result, write_grid_of
 from tune.charts import POINTS, thin
-from tune.columns import ACTION, CHANGE, COLUMNS, FOOTNOTES, ONE_SEED_NOTE, POSITION
+from tune.columns import ACTION, CHANGE, COLUMNS, FOOTNOTES, ONE_SEED_NOTE, POSITION, notes_of
 from tune.export import to_csv, to_json
 from tune.grid import ROUND1
+from tune.leaderboard import collect, render_leaderboard
 from tune.page import to_html
 from tune.record import GRID, GridRecord
 from tune.report import CSV, JSON, REPORT, render_terminal, write_report
@@ -206,6 +207,22 @@ def test_the_page_says_what_is_no_better_than_no_training(tmp_path: Path) -> Non
     assert "Not better: 1a: position MAE 0.600 is not below persistence's 0.500" in page.text
     assert "Every row is below persistence" not in page.text
     assert "not better: 1a" in render([good, bad], 120)
+
+
+def test_every_table_says_which_games_epochs_were_validated_on(tmp_path: Path) -> None:
+    some = {"validated_games": (64, 2152)}
+    early, done = make_early("1a", 0), make_result("baseline", 0)
+    trials = [replace(trial, record=trial.record.model_copy(update=some)) for trial in (early, done) if trial.record]
+    said = "epochs were validated on 64 of 2,152 games"
+    folder = Location.of(tmp_path)
+    write_grid_of(folder, trials)
+    tables = write_report(folder, trials)
+    assert len(tables) == 2 and all(any(said in note for note in notes_of(table)) for table in tables)
+    assert (folder / REPORT).read_text().count(said) == 2
+    assert [trial["validated_games"] for trial in to_json(tables, trials)["trials"]] == [64, 64]
+    page = io.StringIO()
+    Console(file=page, width=200).print(render_leaderboard(collect(folder).to_json()))
+    assert said in page.getvalue()
 
 
 def test_one_seed_is_said_to_have_no_interval(tmp_path: Path) -> None:

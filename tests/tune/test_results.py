@@ -15,6 +15,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.rollout.untrained_runs import make_run, write_games
 from tests.training.tiny_runs import configure, open_data, write_blocks
 from tests.tune.results_at_hand import make_early, make_evaluation, make_failure, make_record, make_result, make_trial
 from tune.grid import ROUND1
@@ -28,11 +29,13 @@ from tune.results import (
     make_tables,
     read_trial,
 )
-from tune.trial import train_and_evaluate
+from tune.trial import evaluate_trial, train_and_evaluate
+from worldmodel.errors import UserError
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.rollout.evaluation import EVALUATION, Evaluation
 from worldmodel.run.record import State
 from worldmodel.run.run import RECORD
+from worldmodel.run.stop_request import STOP
 from worldmodel.storage import Location
 
 MAE = "metric/position_mae"
@@ -248,12 +251,30 @@ def test_a_trial_keeps_its_evaluation_to_itself(tmp_path: Path, monkeypatch: pyt
     )  # fmt: skip
     monkeypatch.setattr("worldmodel.run.train.train", lambda request, report: make_record("1a", 0))
     monkeypatch.setattr("worldmodel.training.checkpoint_list.find_checkpoint", lambda run, which: run)
-    monkeypatch.setattr("worldmodel.rollout.evaluation.evaluate", lambda run, checkpoint: found)
+    monkeypatch.setattr("worldmodel.rollout.evaluation.evaluate", lambda run, checkpoint, tell: found)
     config = ExperimentConfig(name="1a-seed0", save_dir=str(tmp_path))
     train_and_evaluate(config, {"workers": 1, "share": 1.0})
     (tmp_path / config.name / RECORD).write_text(make_record("1a", 0).model_dump_json())
     trial = read_trial(Location.of(tmp_path), make_trial("1a", 0))
     assert trial.is_finished and trial.values == found.rows["model"]
+
+
+def test_a_stopped_grid_stops_a_trials_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Location.of(tmp_path)
+    run, _ = make_run(write_games(tmp_path / "games"), tmp_path, {})
+    monkeypatch.setattr("worldmodel.training.meeting.SECONDS", 0.0)
+    found = evaluate_trial(folder, run)
+    assert found is not None and found.step == 3
+    (run / EVALUATION).delete()
+    notice = tmp_path / "notice.json"
+    notice.write_text('{"reason": "spot", "deadline": 0}')
+    monkeypatch.setenv("WORLDMODEL_NOTICE", str(notice))
+    assert evaluate_trial(folder, run) is None
+    notice.unlink()
+    (folder / STOP).write_text("the budget of the grid is spent\n")
+    with pytest.raises(UserError, match="the budget of the grid is spent"):
+        evaluate_trial(folder, run)
+    assert not (run / EVALUATION).exists()
 
 
 NO_ROWS = json.dumps(make_evaluation({}) | {"rows": None})

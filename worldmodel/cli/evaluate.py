@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from worldmodel.cli.runs import RunVerb, choose_checkpoint
-from worldmodel.cli.verb import Result, Verb, as_result, metavar
+from worldmodel.cli.verb import Result, Verb, as_result, metavar, showing_stages
 
 SHOWN = (
     "metric/position_mae", "metric/velocity_mae", "metric/damage_mae", "metric/action_acc", "metric/action_ce",
@@ -53,10 +53,12 @@ class Evaluate(RunVerb):
                 data=self.data, starts=self.starts, frames=self.frames, temperature=self.temperature, seed=self.seed,
                 device=self.device,
             )  # fmt: skip
-            return as_result(evaluate_rollouts(location, checkpoint, request))
+            with showing_stages() as show:
+                return as_result(evaluate_rollouts(location, checkpoint, request, show))
         from worldmodel.rollout.evaluation import evaluate
 
-        return as_result(evaluate(location, checkpoint, self.data))
+        with showing_stages() as show:
+            return as_result(evaluate(location, checkpoint, self.data, show))
 
     def render(self, result: Result) -> str:
         if self.rollout:

@@ -1,19 +1,22 @@
 """`worldmodel`: one command, a verb for each thing to do.
 
 Exit status: 0 done, 1 a fault of the program, 2 a request that cannot be carried out, 130 Ctrl-C, or a training run
-that was stopped and can go on. Nothing heavy is imported here or by the verbs' modules: a verb imports what it needs
-when it runs.
+that was stopped and can go on, 143 SIGTERM. Nothing heavy is imported here or by the verbs' modules: a verb
+imports what it needs when it runs.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Annotated
 
 import tyro
@@ -75,18 +78,43 @@ Command = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status; `arguments` default to the process's own."""
     try:
-        return run_verb(parse(arguments))
+        with _ending_at_sigterm():
+            return run_verb(parse(arguments))
     except UserError as error:
         print(hide_secrets("\n".join([f"error: {error}", *getattr(error, "__notes__", [])])), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except _Sigterm:
+        print("ended by SIGTERM", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except Exception as error:  # noqa: BLE001  the process's edge
         if isinstance(error, BrokenPipeError) and silence_unread():  # the reader, such as `head`, has seen enough
             return 0
         sys.stderr.write(hide_secrets(traceback.format_exc()))
         return 1
+
+
+class _Sigterm(SystemExit):
+    """Raised by SIGTERM."""
+
+
+@contextmanager
+def _ending_at_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into an exception, as Ctrl-C is, so that temporary files are removed. Main thread only."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _Sigterm(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parse(arguments: Sequence[str] | None = None) -> Verb:

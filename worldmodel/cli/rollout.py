@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from worldmodel.cli.runs import RunVerb, choose_checkpoint
-from worldmodel.cli.verb import Result, metavar
+from worldmodel.cli.verb import Result, metavar, showing_stages
 from worldmodel.errors import UserError
 
 SHOWN = ("x", "y", "percent", "stocks", "action")
@@ -51,7 +51,8 @@ class RollOut(RunVerb):
         loaded = load_model(location, choose_checkpoint(location, self.checkpoint), self.device)
         dataset, notes = open_games(location, loaded.config, self.data)
         roller = Roller(loaded, dataset, choice=choice)
-        rollout = roller.roll([roller.find_start(self.game, self.frame)], self.frames)
+        with showing_stages() as show:
+            rollout = roller.roll([roller.find_start(self.game, self.frame)], self.frames, tell=show)
         saved = save_rollout(rollout, out, source=f"{location.name} {loaded.checkpoint}") if self.out else ""
         length = int(rollout.lengths[0])
         short = [f"the game ends after {length} of the {self.frames} frames"] if length < self.frames else []

@@ -290,6 +290,7 @@ def describe_run(name: str, run: FoundRun) -> dict[str, Any]:
         "epoch": record.epoch,
         "best": best.value if best else None,
         "metric": best.metric if best else None,
+        "validated": record.validated,
         "seconds": record.seconds.total,
         "cost_usd": record.cost_usd,
         "started": f"{record.started:%Y-%m-%d %H:%M}",
@@ -303,6 +304,7 @@ def render_row(row: Mapping[str, Any]) -> dict[str, str]:
     from worldmodel.run.reporter import format_duration
 
     best = "" if row["best"] is None else f"{row['best']:.4f} {row['metric'].rsplit('/', 1)[-1]}"
+    best += f" ({row['validated']})" if best and row["validated"] else ""
     return {
         "run": row["name"],
         "state": row["state"],

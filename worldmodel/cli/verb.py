@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tyro.conf import arg
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    from rich.progress import ProgressColumn, TaskID
 
 Result = Mapping[str, Any]
 
@@ -66,25 +67,36 @@ def report(message: str) -> None:
 @contextmanager
 def showing_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Yields what a library function calls with (done, in all); a bar on a terminal's stderr, nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    with showing_stages() as show:
+        yield partial(show, what)
 
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, whole: bar.update(task, completed=done, total=whole)
+
+@contextmanager
+def showing_stages() -> Iterator[Callable[[str, int, int], None]]:
+    """As `showing_progress`, but called with (name of the stage, done, in all): one bar per stage."""
+    from rich.progress import MofNCompleteColumn
+
+    with _showing_bars(MofNCompleteColumn(), is_transient=True) as show:
+        yield show
 
 
 @contextmanager
 def showing_bytes() -> Iterator[Callable[[str, int, int], None]]:
     """Yields what a library function calls with (what it does, bytes done, bytes in all); on a terminal, bars."""
+    from rich.progress import DownloadColumn, TransferSpeedColumn
+
+    with _showing_bars(DownloadColumn(), TransferSpeedColumn(), is_transient=False) as show:
+        yield show
+
+
+@contextmanager
+def _showing_bars(*measures: ProgressColumn, is_transient: bool) -> Iterator[Callable[[str, int, int], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), *measures, TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=is_transient) as bar:
         tasks: dict[str, TaskID] = {}
 
         def show(what: str, done: int, whole: int) -> None:

@@ -100,6 +100,8 @@ class TrainingConfig:
     """CPU threads of one worker; None: its share of the machine's cores."""
     eval_batch_size: Count | None = None
     """Samples per validation step; None: `batch_size`."""
+    validation_games: Count | None = None
+    """Number of games in each epoch's validation, a fixed sample by md5; None: all. The final evaluation uses all."""
     rollout_starts: Annotated[int, Field(ge=0)] = 64
     """Rollouts of 20 frames that each epoch's validation measures besides (`eval/summary_*`); 0: none."""
     log_interval: Count | None = None

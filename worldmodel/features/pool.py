@@ -107,8 +107,10 @@ class BlockPool:
             self._load(number)
 
     def stream(self, slots: int) -> None:
-        """Load blocks when they are required or expected, so many at a time. UserError where one is damaged here."""
-        self._shelf.verify(self.entries)
+        """Load blocks when they are required or expected, so many at a time.
+
+        Blocks are hashed in a thread once the first ones are loaded, because hashing all delays the first batch.
+        """
         rows, items = int(self._frames.max()), int(self._item_room.max())
         self._allocate(slots * rows, slots * items)
         if self.format.with_items and self._device.type == "cuda":
@@ -118,7 +120,7 @@ class BlockPool:
             self._first_row[number], self._first_item[number] = slot * rows, slot * items
             self._load(number)
 
-        self._slots = BlockSlots(slots, load, self._shelf.loaders)
+        self._slots = BlockSlots(slots, load, self._shelf.loaders, lambda: self._shelf.verify(self.entries))
 
     def expect(self, blocks: Sequence[int]) -> None:
         """Load these blocks soon, in this order, where there is room."""

@@ -16,10 +16,10 @@ class BlockSlots:
     Threads exist only while there is something to load. What goes wrong in one is raised where its block is needed.
     """
 
-    def __init__(self, slots: int, load: Load, loaders: int = 1) -> None:
-        """`loaders`: blocks that are loaded at a time."""
+    def __init__(self, slots: int, load: Load, loaders: int = 1, check: Callable[[], None] | None = None) -> None:
+        """`loaders`: blocks that are loaded at a time. `check`: runs in a thread once the first blocks are loaded."""
         self.count = slots
-        self._load, self._loaders = load, loaders
+        self._load, self._loaders, self._check = load, loaders, check
         self._free = list(range(slots))
         self._slot_of: dict[int, int] = {}
         """Block at hand to its slot, the longest unused first."""
@@ -67,6 +67,17 @@ class BlockSlots:
             raise self._error
         for block in blocks:
             self._slot_of[block] = self._slot_of.pop(block)
+        if self._check is not None:
+            threading.Thread(target=self._do_check, args=(self._check,), name="block check", daemon=True).start()
+            self._check = None
+
+    def _do_check(self, check: Callable[[], None]) -> None:
+        try:
+            check()
+        except Exception as error:  # noqa: BLE001  (the thread's edge: raised where the next block is required)
+            with self._change:
+                self._error = error
+                self._change.notify_all()
 
     def _wake(self) -> None:
         while self._running < self._loaders and (job := self._pick()):

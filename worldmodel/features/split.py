@@ -67,6 +67,12 @@ def split_games(games: Sequence[GameEntry], train_share: float, by: Literal["md5
     return check_disjoint(found)
 
 
+def sample_games(games: Sequence[GameEntry], count: int | None) -> list[GameEntry]:
+    """The `count` games whose hashes are smallest, in the given order; all games if `count` is None."""
+    chosen = {game.md5 for game in sorted(games, key=lambda game: split_position(game.md5))[:count]}
+    return [game for game in games if game.md5 in chosen]
+
+
 def check_disjoint(split: Split) -> Split:
     """The split; UserError where a game that validates also trains, under its own md5 or, value for value, another."""
     trained = {game.md5 for game in split.train} | {game.digest for game in split.train if game.digest}

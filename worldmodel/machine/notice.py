@@ -1,4 +1,4 @@
-"""The cloud's notice that this machine is about to be taken away, as `cluster/notice.py` writes it down."""
+"""Preemption notice for this machine, as written by `cluster/notice.py`."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FILE = "WORLDMODEL_NOTICE"
-"""Environment variable: the file, if it is not `~/.worldmodel/notice.json`."""
+"""Environment variable: path of the notice file; default `~/.worldmodel/notice.json`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
-    """That a machine goes away."""
+    """A preemption notice."""
 
     reason: str
-    """What the cloud says."""
+    """The cloud's own text."""
     deadline: float
-    """When it goes, in seconds since 1970."""
+    """Time at which the machine is taken away, in seconds since 1970."""
 
 
 def find_notice_file() -> Path:
-    """Where notices of this machine are written."""
+    """Path of this machine's notice file."""
     return Path(os.environ.get(FILE) or "~/.worldmodel/notice.json").expanduser()
 
 
 def read_notice() -> Notice | None:
-    """The notice for this machine; None: there is none, or it cannot be understood."""
+    """The notice for this machine, or None if the file is missing or invalid."""
     try:
         found = json.loads(find_notice_file().read_text())
         return Notice(reason=str(found["reason"]), deadline=float(found["deadline"]))

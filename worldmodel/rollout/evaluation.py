@@ -11,22 +11,22 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
-import torch
 
 from worldmodel.encoding import EncodingConfig
 from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import override
 from worldmodel.features.plan import Samples
 from worldmodel.features.store import FrameStore
 from worldmodel.features.view import FeatureView
-from worldmodel.model.world_model import WorldModel
 from worldmodel.object_store import StorageError
-from worldmodel.rollout.loading import load_model, open_games
+from worldmodel.rollout.loading import LoadedRun, load_model, open_games
 from worldmodel.run.card import write_card
 from worldmodel.run.run import EVALUATION
 from worldmodel.storage import Location
 from worldmodel.training.baselines import MostFrequentNextAction, kinematic, persistence
 from worldmodel.training.data import Dataset
 from worldmodel.training.feed import Worker, measure_room, open_store, sample_shape
+from worldmodel.training.meeting import Tell, say_nothing
 from worldmodel.training.validation import CHUNK, METRIC_VERSION, open_validation, validate
 
 FITTED_FRAMES = 2_000_000
@@ -55,15 +55,21 @@ class Evaluation:
     notes: tuple[str, ...]
 
 
-def evaluate(run: Location, checkpoint: Location, data: str = "") -> Evaluation:
-    """Evaluate a checkpoint of a run folder, also of a fetched copy. `data`: games or blocks; empty: those of the run.
+def evaluate(run: Location, checkpoint: Location, data: str = "", tell: Tell = say_nothing) -> Evaluation:
+    """Evaluate a checkpoint of a run folder, also of a fetched copy, on all its validation games.
 
     The result is also written into the run folder as `evaluation.json`, and its rows onto the run's card.
+
+    Args:
+        run: the run folder.
+        checkpoint: one of its checkpoints.
+        data: games or blocks; empty: those of the run.
+        tell: progress callback; an exception that it raises ends the evaluation.
     """
     loaded = load_model(run, checkpoint)
     config = loaded.config
     dataset, notes = open_games(run, config, data)
-    found = _measure(dataset, config, loaded.model, loaded.device)
+    found = _measure(dataset, config, loaded, tell)
     evaluation = Evaluation(
         run=str(run), checkpoint=loaded.checkpoint, step=loaded.step, data_fingerprint=dataset.fingerprint,
         metric_version=METRIC_VERSION, horizon=1 + config.encoding.lookahead,
@@ -83,24 +89,27 @@ def _keep(run: Location, evaluation: Evaluation) -> Evaluation:
     return evaluation
 
 
-def _measure(
-    dataset: Dataset, config: ExperimentConfig, model: WorldModel, device: torch.device
-) -> dict[str, dict[str, float]]:
+def _measure(dataset: Dataset, config: ExperimentConfig, loaded: LoadedRun, tell: Tell) -> dict[str, dict[str, float]]:
+    device = loaded.device
     worker = Worker(device=device, resident_bytes=measure_room(device))
     view = FeatureView(config.encoding, device)
-    data = open_validation(dataset, config, worker, view)
+    data = open_validation(dataset, override(config, {"training.validation_games": None}), worker, view)
     layout = config.encoding.layout
-    frequent = fit_most_frequent(dataset, config, worker)
+    frequent = fit_most_frequent(dataset, config, worker, tell)
     baselines = {
         "persistence": partial(persistence, layout=layout),
         "kinematic": partial(kinematic, layout=layout),
         "most frequent next action": partial(frequent.predict, layout=layout),
     }
-    found = validate(model, data, config.loss_weights, amp=config.training.amp, baselines=baselines)
+    found = validate(
+        loaded.model, data, config.loss_weights, amp=config.training.amp, baselines=baselines, tell=tell
+    )  # fmt: skip
     return {name: metrics.compute() for name, metrics in found.items()}
 
 
-def fit_most_frequent(dataset: Dataset, config: ExperimentConfig, worker: Worker) -> MostFrequentNextAction:
+def fit_most_frequent(
+    dataset: Dataset, config: ExperimentConfig, worker: Worker, tell: Tell = say_nothing
+) -> MostFrequentNextAction:
     """To which action each one most often changes, over the first training games (by md5)."""
     games = sorted(dataset.split.train, key=lambda game: game.md5)
     ends = np.cumsum([game.frames for game in games])
@@ -109,9 +118,11 @@ def fit_most_frequent(dataset: Dataset, config: ExperimentConfig, worker: Worker
     view, store = FeatureView(encoding, worker.device), open_store(dataset, games, config, worker)
     table = MostFrequentNextAction(worker.device)
     shape = replace(sample_shape(config), mode="sequence", length=CHUNK)
-    for samples in _chunks(store, len(games)):
+    chunks = _chunks(store, len(games))
+    for number, samples in enumerate(chunks, 1):
         _, targets = view.view(store, samples, shape)
         table.update(targets)
+        tell("most frequent actions", number, len(chunks))
     return table
 
 

@@ -44,6 +44,7 @@ from worldmodel.model.unroll import Unroller, make_memory
 from worldmodel.rollout.loading import LoadedRun
 from worldmodel.training.data import Dataset
 from worldmodel.training.feed import Worker, measure_room, open_store
+from worldmodel.training.meeting import Tell, say_nothing
 from worldmodel.training.starts import WARM_UP
 
 
@@ -141,8 +142,10 @@ class Roller:
         """The frames from each start on, as they were played; beyond a game's end its last one is repeated."""
         return self._read(0, frames)
 
-    def roll(self, starts: Sequence[Start], frames: int, warm_up: int = WARM_UP) -> Rollout:
+    def roll(self, starts: Sequence[Start], frames: int, warm_up: int = WARM_UP, tell: Tell = say_nothing) -> Rollout:
         """So many frames from each start under the controls that were played; behind a game's end, its last ones.
+
+        `tell`: progress callback per frame; an exception that it raises ends the rollout.
 
         Raises:
             UserError: no frames are asked for, or more than a game can have, or as `begin`.
@@ -151,8 +154,10 @@ class Roller:
             raise UserError(f"found {frames} frames to roll out, expected at least 1 and at most {MAX_GAME_FRAMES}")
         self.begin(starts, warm_up)
         true = self.true_frames(frames)
-        made = self.step(true.controls[:, 0])
-        parts = [made, *(self.step(true.controls[:, time]) for time in range(1, frames))]
+        parts = []
+        for time in range(frames):
+            parts.append(self.step(true.controls[:, time]))
+            tell("rollout", time + 1, frames)
         predicted = join_frames(parts)
         return Rollout(
             starts=tuple(starts), predicted=predicted.to_arrays(), true=true.to_arrays(),

@@ -17,6 +17,7 @@ from worldmodel.games.writer import (
     write_meta,
     write_parsed,
 )
+from worldmodel.local_file import replacing
 from worldmodel.rollout.roller import Rollout
 from worldmodel.schema import PLAYER_FIELDS, PLAYERS, STAGE
 
@@ -64,8 +65,10 @@ def _save_arrays(rollout: Rollout, out: Path) -> Path:
     named = {f"predicted/{name}": values[0] for name, values in rollout.predicted.items()}
     named |= {f"true/{name}": values[0, : rollout.lengths[0]] for name, values in rollout.true.items()}
     facts = {"game": rollout.md5[0], "frame": rollout.starts[0].frame, "stage": rollout.stages[0]}
+    if not out.parent.is_dir():
+        raise UserError(f"cannot write {out}: there is no folder {out.parent}")
     try:
-        with out.open("wb") as file:
+        with replacing(out) as file:
             np.savez_compressed(file, **named, **facts)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from error

@@ -28,6 +28,7 @@ from worldmodel.training.baselines import kinematic, persistence
 from worldmodel.training.coherence import VERSION, RolloutSet, RolloutSums, Step, open_rollouts, roll_out
 from worldmodel.training.data import Dataset
 from worldmodel.training.feed import Worker, measure_room, open_store
+from worldmodel.training.meeting import Tell, say_nothing
 from worldmodel.training.starts import LONGEST
 from worldmodel.training.validation import find_context
 
@@ -91,8 +92,12 @@ class RolloutEvaluation:
     notes: tuple[str, ...]
 
 
-def evaluate_rollouts(run: Location, checkpoint: Location, request: RolloutRequest) -> RolloutEvaluation:
+def evaluate_rollouts(
+    run: Location, checkpoint: Location, request: RolloutRequest, tell: Tell = say_nothing
+) -> RolloutEvaluation:
     """Measure a checkpoint's rollouts; the result is also kept in the run's folder.
+
+    `tell`: progress callback; an exception that it raises ends the evaluation.
 
     Raises:
         UserError: no validation game is long enough.
@@ -106,7 +111,8 @@ def evaluate_rollouts(run: Location, checkpoint: Location, request: RolloutReque
     for name, unroller in list_contestants(loaded, request).items():
         habits = Habits(loaded.device)
         with _exact():
-            sums = roll_out(unroller, rollouts, partial(_watch, habits, real if name == MODEL else None))
+            watch = partial(_watch, habits, real if name == MODEL else None)
+            sums = roll_out(unroller, rollouts, watch, partial(_tell_row, tell, name))
         rows[name], curves[name] = summarise(sums, habits), _without_nan(sums.curves())
     rows[REAL] = _prefix(real)
     if rollouts.short:
@@ -155,6 +161,10 @@ def _watch(habits: Habits, real: Habits | None, step: Step) -> None:
     habits.add(step.before, step.made)
     if real:
         real.add(step.true.cut(slice(0, 1)), step.true.cut(slice(1, 2)))
+
+
+def _tell_row(tell: Tell, name: str, doing: str, done: int, whole: int) -> None:
+    tell(f"{name}'s {doing}", done, whole)
 
 
 def _without_nan(curves: Mapping[str, list[float]]) -> dict[str, list[float | None]]:

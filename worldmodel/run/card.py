@@ -51,7 +51,7 @@ def render_card(
         _render_end(record),
         _render_certificate(record),
         _render_changes(config),
-        _render_results(config, metrics, baselines or {}, record.metric_version),
+        _render_results(record, config, metrics, baselines or {}),
         _render_effort(record, config),
         _render_notes(record),
     )
@@ -142,10 +142,10 @@ def _render_changes(config: ExperimentConfig) -> str:
 
 
 def _render_results(
+    record: RunRecord,
     config: ExperimentConfig,
     metrics: Sequence[Mapping[str, Any]],
     baselines: Mapping[str, Mapping[str, float]],
-    version: int,
 ) -> str:
     """First, best and last value of every validation metric; only the selection metric knows what "best" is."""
     names = sorted({name for row in metrics for name in row if name.startswith(_VALIDATION)})
@@ -161,7 +161,8 @@ def _render_results(
         others = [_format_number(values.get(name)) for values in baselines.values()]
         rows.append((f"`{name}`", first, shown, last, *others))
     head = ("metric", "first", f"best ({config.training.best_mode})", "last", *baselines)
-    return f"## Results (metric version {version})\n\n" + _render_table(head, rows)
+    note = f"Each epoch was {record.validated}; an evaluation takes all.\n\n" if record.validated else ""
+    return f"## Results (metric version {record.metric_version})\n\n{note}" + _render_table(head, rows)
 
 
 def _find_best(known: Sequence[tuple[int, float]], mode: str) -> tuple[int, float] | None:

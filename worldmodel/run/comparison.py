@@ -27,6 +27,7 @@ MUST_AGREE = {
     "data_fingerprint": "they were measured on other games or another split",
     "metric_version": "the metrics' meaning changed between them",
     "encoding_targets": "they predict other targets, so their losses do not compare",
+    "games": "they were measured on other numbers of validation games",
     "targets": "they were measured on other frames of the games",
 }
 """Field of `evaluation.json` to what it means where two differ."""
@@ -39,7 +40,7 @@ class Measured:
     """What is known of a run's quality."""
 
     source: str
-    """"evaluation", "last validation" or "none"."""
+    """"evaluation", "last validation" (and on which part of the games) or "none"."""
     step: int | None
     """Optimizer steps behind it."""
     facts: Mapping[str, Any]
@@ -131,8 +132,10 @@ def _measure(location: Location, record: RunRecord, config: ExperimentConfig) ->
         "data_fingerprint": record.data_fingerprint,
         "encoding_targets": config.encoding.targets,
         "metric_version": record.metric_version,
+        "games": record.validated_games and record.validated_games[0],
     }
-    source = "last validation" if values else "none"
+    part = record.validated.removeprefix("validated")
+    source = f"last validation{part}" if values else "none"
     return Measured(source=source, step=None, facts=facts, values=values, baselines={})
 
 

@@ -153,8 +153,10 @@ def _work_apart(loop: WorkerLoop, settings: dict[str, Any], crew: Crew, shown: d
     """Ray's own waiting would hear no SIGTERM, so it happens in a thread. `shown` takes the lines that were shown."""
     import ray
     from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    lines, head = Queue(actor_options={"num_cpus": 0}), HeadWatch.join()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    lines, head = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here}), HeadWatch.join()
     trainer = _make_trainer(loop, {**settings, LINES: lines, ENVIRONMENT: share_environment()}, crew)
     failures: list[BaseException] = []
 

@@ -21,7 +21,7 @@ from worldmodel.games.shard import iterate_shard
 from worldmodel.games.source import Reading, Unit, list_source, read_games
 from worldmodel.run.estimate import Work, count_predicted
 from worldmodel.storage import Location
-from worldmodel.training.data import Dataset, filter_of
+from worldmodel.training.data import Dataset, choose_validated, filter_of
 from worldmodel.training.feed import sample_shape
 from worldmodel.training.schedule import Schedule
 
@@ -72,7 +72,7 @@ def _count(where: Location, config: ExperimentConfig) -> Extent:
     games = select_games(index.games, filter_of(config.data))
     split = split_games(games, config.training.train_split, config.data.split)
     plan = Plan(split.train, sample_shape(config), config.training.batch_size, config.training.seed)
-    validation = count_predicted([game.frames for game in split.validation], plan.shape)
+    validation = count_predicted([game.frames for game in choose_validated(split, config)], plan.shape)
     frames = sum(game.frames for game in games)
     return Extent(
         is_exact=True,
@@ -187,6 +187,8 @@ def _scale(sample: _Sample, where: Location, config: ExperimentConfig) -> Extent
     train = factor * config.training.train_split
     steps = ceil(train * everything.samples / config.training.batch_size)
     validation = count_predicted([game.frames for game in games], everything.shape)
+    unseen = found * kept * (1 - config.training.train_split)
+    part = min(unseen, config.training.validation_games or unseen) / unseen
     frames = factor * sum(game.frames for game in games)
     return Extent(
         is_exact=False,
@@ -197,7 +199,7 @@ def _scale(sample: _Sample, where: Location, config: ExperimentConfig) -> Extent
             total_steps=Schedule.of(config.training, steps).total_steps,
             steps_per_epoch=steps,
             epoch_targets=round(train * everything.epoch_targets),
-            validation_targets=round(factor * (1 - config.training.train_split) * validation),
+            validation_targets=round(part * factor * (1 - config.training.train_split) * validation),
         ),
         dataset=_take_part(where, index, split),
     )

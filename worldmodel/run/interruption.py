@@ -1,4 +1,4 @@
-"""What workers hear of machines that go away, and what is recorded of a run that went on by itself."""
+"""Preemption notices in a worker, and the record of each interruption."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from worldmodel.run.pause import NOTICE, is_pause
 from worldmodel.run.record import Interruption, RunRecord
 
 LEAVE_SECONDS = 1.0
-"""Time for a worker's last lines to be sent, and for Ray Train to have heard of the notice."""
+"""Time to send the last log lines and for Ray Train to register the notice, in seconds."""
 
 
 @dataclass(kw_only=True)
 class Notices:
-    """What one worker of several hears of machines that are about to be taken away."""
+    """Preemption notices, as one worker of several receives them."""
 
     rank: int
     is_watched: bool
-    """Whether Ray Train watches: not where the run has one worker."""
+    """False for a run with one worker, which Ray Train does not watch."""
     _lost: list[int] = field(default_factory=list)
-    """Ranks whose machines have a notice."""
+    """Ranks on machines with a notice."""
 
     def find(self) -> str | None:
-        """Why the workers must go on elsewhere. Every worker must ask, and hears the same."""
+        """Reason to pause, or None. Collective: all workers must call it, and get the same answer."""
         import ray.train
 
         found = ray.train.get_preemption_info() if self.is_watched else None
@@ -35,7 +35,7 @@ class Notices:
         return f"{NOTICE}: that of worker {', '.join(map(str, self._lost))}"
 
     def leave(self) -> None:
-        """After a notice: end. A worker that loses its machine ends its process, by which Ray knows why it ended."""
+        """Exit after a notice. Workers on preempted machines exit the process, which Ray counts as a preemption."""
         if not self._lost:
             return
         time.sleep(LEAVE_SECONDS)
@@ -44,7 +44,13 @@ class Notices:
 
 
 def find_interruption(older: RunRecord, step: int, workers: int) -> Interruption:
-    """What happened to a run that has just gone on. `older`: its record before; `step`: from which it went on."""
+    """The interruption before a restart.
+
+    Args:
+        older: the run's record before the restart.
+        step: step of the checkpoint that was restored.
+        workers: number of workers now.
+    """
     import ray
 
     alive = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
@@ -61,6 +67,6 @@ def describe_interruption(found: Interruption) -> str:
     """A line for people."""
     lost = max(0, found.step - found.resumed_step)
     return (
-        f"went on by itself after {found.seconds:.0f} s with {found.workers} workers, from step {found.resumed_step} "
-        f"({lost} steps lost): {found.reason}"
+        f"resumed automatically after {found.seconds:.0f} s with {found.workers} workers, "
+        f"from step {found.resumed_step} ({lost} steps lost): {found.reason}"
     )

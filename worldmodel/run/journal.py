@@ -61,6 +61,7 @@ class Journal:
             on_interval=self._note_interval,
             on_epoch=self._note_epoch,
             on_checkpoint=self._save,
+            on_progress=lambda doing, done, whole: self.reporter.show_progress(doing, done, whole),
             on_note=self._note,
             stop_reason=self.run.should_stop,
         )
@@ -73,7 +74,11 @@ class Journal:
         frames = trainer.feed.store.describe()
         self._peak_rate = find_peak_rate(self.config, trainer.device, trainer.workers.world)
         self.run.watch(trainer.pulse, Gpu.open(trainer.device))
-        self.run.update(total_steps=schedule.total_steps, parameters=parameters, frames=frames)
+        validation = trainer.validation
+        validated = (validation.store.game_count, validation.games_in_all)
+        self.run.update(
+            total_steps=schedule.total_steps, parameters=parameters, frames=frames, validated_games=validated
+        )  # fmt: skip
         self.reporter = Reporter(schedule.total_steps, keep=self._keep, stream=self._stream)
         self._stack.callback(self.reporter.close)
         self.gauges = Gauges(self.config, trainer.device, self.run.note)
@@ -81,7 +86,7 @@ class Journal:
         self.say(
             f"{parameters:,} parameters | {plan.epoch_targets:,} targets an epoch in "
             f"{schedule.steps_per_epoch:,} steps of {plan.batch_size} {plan.shape.mode}s | "
-            f"{frames}"
+            f"{frames}" + (f" | {self.run.record.validated}" if self.run.record.validated else "")
         )
         for complaint in recovery.complaints if recovery else ():
             self.run.note(complaint)
@@ -106,7 +111,7 @@ class Journal:
     def _catch_up(self, state: CheckpointState) -> None:
         """Take in what was restored. The run may have died between an epoch's checkpoint and its record."""
         self._saved_step = state.step
-        if state.epoch > self.run.record.epoch:
+        if state.epoch > self.run.record.epoch and not state.validation_due:
             self.run.update(epoch=state.epoch, metrics={**self.run.record.metrics, **state.metrics})
 
     def _mend_pointer(self, best: Best | None) -> None:
@@ -163,6 +168,7 @@ class Journal:
         One that is saved by time may fail: the next may find room, and the older ones stay.
         """
         state = checkpoint.state
+        self.run.update(validation_due=state.validation_due)
         if state.step == self._saved_step and EPOCH not in state.tags:  # an epoch's has more to say
             self.run.update(checkpoint=name_folder(state.step), best=state.best)
             return
@@ -218,7 +224,8 @@ class Journal:
 def _describe_position(state: CheckpointState, digest: str) -> str:
     """Step, learning rate, place in the data and content of a state."""
     rate = "not known" if state.learning_rate is None else f"{state.learning_rate:.6e}"
+    due = "validation first, " if state.validation_due else ""
     return (
-        f"step {state.step}, next learning rate {rate}, next batch {state.step_in_epoch} of epoch {state.epoch + 1}, "
-        f"checkpoint {digest}"
+        f"step {state.step}, {due}next learning rate {rate}, next batch {state.step_in_epoch} of epoch "
+        f"{state.epoch + 1}, checkpoint {digest}"
     )

@@ -1,18 +1,18 @@
-"""Reasons for which a run saves itself and goes on elsewhere, instead of ending."""
+"""Reasons to save a checkpoint and restart on other machines, in contrast to a stop."""
 
 from __future__ import annotations
 
 NOTICE = "notice: a machine is about to be taken away"
 RESIZE = "resize: the number of workers changes"
 CHANNELS = ("gloo", "NCCL")
-"""What workers talk to each other through: an error of these says that another has ended."""
+"""Names in the errors of torch.distributed's backends, raised when another worker has exited."""
 
 
 def is_pause(reason: str | None) -> bool:
-    """Whether a request to stop is one to go on elsewhere."""
+    """True if a stop reason is a pause: the run resumes on other machines."""
     return bool(reason) and str(reason).startswith((NOTICE, RESIZE))
 
 
 def is_consequence(error: BaseException) -> bool:
-    """Whether this is how a worker notices that another one has ended."""
+    """True if an error is only the consequence of another worker's exit."""
     return isinstance(error, RuntimeError) and any(name in str(error) for name in CHANNELS)

@@ -77,17 +77,17 @@ class Attempt(BaseModel):
 
 
 class Interruption(BaseModel):
-    """A loss of workers after which the run went on by itself, within one attempt."""
+    """A loss or change of workers within one attempt, after which the run resumed automatically."""
 
     model_config = ConfigDict(frozen=True)
 
     at: datetime
-    """The last progress before it."""
+    """Time of the last progress before it."""
     reason: str
     step: int
-    """Optimizer steps done by then."""
+    """Optimizer steps done at that time."""
     resumed_step: int
-    """The step from which it went on."""
+    """Step of the checkpoint that was restored."""
     seconds: float
     """From the last progress before it to the first step after it."""
     workers: int
@@ -156,6 +156,8 @@ class RunRecord(Living):
     """The package's version."""
     schema_hash: str = Field(default_factory=schema_hash)
     model_hash: str = Field(default_factory=model_hash)
+    validated_games: tuple[int, int] | None = None
+    """Games that each epoch validates, and all validation games; None: it is not known."""
     frames: str = ""
     """Where its frames are at hand, all or some at a time, and in how much room."""
     data_fingerprint: str = ""
@@ -175,6 +177,8 @@ class RunRecord(Living):
     total_steps: int | None = None
     epoch: int = 0
     """Epochs completed."""
+    validation_due: bool = False
+    """True if the run stopped in the validation of the next epoch. A resume validates it first."""
     early_stopped: bool = False
     """Whether a scheduler ended it before its last step because others promised more; its numbers stand apart."""
     parameters: int | None = None
@@ -205,9 +209,15 @@ class RunRecord(Living):
     attempts: list[Attempt] = []
     """Earlier processes of this run."""
     starts: int = 0
-    """Times that workers began to train in this attempt."""
+    """Number of worker starts in this attempt."""
     interruptions: list[Interruption] = []
-    """What this run survived."""
+    """All interruptions, oldest first."""
+
+    @property
+    def validated(self) -> str:
+        """Part of the validation games that each epoch measures, in words; empty for all games."""
+        some, every = self.validated_games or (0, 0)
+        return f"validated on {some:,} of {every:,} games" if some < every else ""
 
     @property
     def cost_usd(self) -> float | None:

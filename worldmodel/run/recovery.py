@@ -1,7 +1,8 @@
-"""How a run of several workers goes on after a loss, within Ray Train's controller.
+"""Callback in Ray Train's controller that decides which failures a run with several workers survives.
 
-Ray Train starts the workers again: after a notice, a lost machine, a killed process, and with more workers once there
-are machines. It cannot know which errors are the run's own, and kills workers to resize them. `Recovery` tells it.
+Ray Train restarts the workers after a preemption notice, a lost machine or a killed process, and when it can add
+workers. It cannot tell errors of the run itself from lost workers, and it kills workers before a resize. `Recovery`
+raises the former and requests a checkpoint before the latter.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from worldmodel.run.worker_loss import WorkerLostError, find_cause
 from worldmodel.storage import Location
 
 RETRIES = 2
-"""Times that a run goes on although no checkpoint was saved since its workers' processes were lost before."""
+"""Restarts allowed without a new checkpoint since the last lost process."""
 SAVE_SECONDS = 60.0
-"""Longest wait for workers to save themselves before their number changes."""
+"""Longest wait for a checkpoint before a resize, in seconds."""
 NODE_LOST = "node has died"
-"""What Ray says of a worker whose machine is gone."""
+"""Part of Ray's message for a worker on a lost machine."""
 
 
 @dataclass
 class Recovery(ControllerCallback, WorkerGroupCallback):
-    """Ray calls it in the controller's process."""
+    """Hooks that Ray calls in the controller's process."""
 
     run: str
     """URI of the run folder."""
@@ -42,15 +43,15 @@ class Recovery(ControllerCallback, WorkerGroupCallback):
     _checkpoint: str | None = None
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Let an elastic run see machines as they are now."""
+        """Make elastic runs use the current list of machines."""
         ElasticScalingPolicy._get_reserved_resources = find_reserved  # type: ignore[method-assign]
 
     def after_worker_group_start(self, worker_group: Any) -> None:
-        """Workers train."""
+        """Note that workers have started."""
         self._is_working = True
 
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
-        """End the run, by raising, where what failed is the run itself, or its processes are lost again and again."""
+        """Raise the run's own error, or a loss that repeats without progress; either ends the run."""
         errors = worker_group_status.errors
         if not errors:
             return
@@ -62,7 +63,7 @@ class Recovery(ControllerCallback, WorkerGroupCallback):
         self._is_working = False
 
     def _count(self, cause: BaseException) -> None:
-        with suppress(StorageError, UserError):  # a store that does not answer now may later
+        with suppress(StorageError, UserError):  # the store may answer at the next failure
             checkpoint = read_written(Location.of(self.run)).checkpoint
             self._futile = self._futile + 1 if checkpoint == self._checkpoint else 1
             self._checkpoint = checkpoint
@@ -70,7 +71,7 @@ class Recovery(ControllerCallback, WorkerGroupCallback):
             raise cause
 
     def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
-        """Let workers save themselves before Ray ends them, to start another number."""
+        """Request a checkpoint before Ray kills the workers to change their number."""
         if not self._is_working:
             return
         self._is_working = False
@@ -89,8 +90,10 @@ def _has_paused(folder: Location) -> bool:
 
 
 def find_reserved(policy: Any) -> Any:
-    """What an elastic run may use, by machine: Ray 2.60 looks every 20 s only, and counts machines that have a notice,
-    on which it then cannot start anything."""
+    """Resources for an elastic run, by machine.
+
+    Replaces Ray 2.60's method, whose answer is up to 20 s old and includes draining machines, on which nothing starts.
+    """
     import ray
     from ray._private.state import state
 

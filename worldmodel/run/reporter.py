@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from io import IOBase, TextIOBase
@@ -12,6 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from worldmodel.training.interval import Interval
+
+QUIET_SECONDS, AGAIN_SECONDS = 1.0, 30.0
+"""Seconds until the first progress line without a terminal, and between the following ones."""
 
 
 class SafeStream(TextIOBase):
@@ -53,15 +57,31 @@ class Reporter:
         if self._bar:
             self._task = self._bar.add_task("", total=total_steps, line="")
             self._bar.start()
+        self._doing, self._since, self._next = "", 0.0, 0.0
 
     def show(self, interval: Interval) -> None:
         """Shows one interval."""
+        self._doing = ""
         line = format_interval(interval)
         self._keep(line)
         if self._bar:
             self._bar.update(self._task, completed=interval.step, line=line.split(" | ", 1)[1])
         else:
             self._console.print(line, markup=False)
+
+    def show_progress(self, doing: str, done: int, whole: int) -> None:
+        """Show progress of work between two intervals: live on a terminal, otherwise a line if it takes long."""
+        now = time.monotonic()
+        if doing != self._doing:
+            self._doing, self._since, self._next = doing, now, now + QUIET_SECONDS
+        taken = now - self._since
+        left = f", eta {format_duration(taken * (whole - done) / done)}" if done else ""
+        line = f"{doing} {100 * done // max(whole, 1)}%{left}"
+        if self._bar:
+            self._bar.update(self._task, line=line)
+        elif left and now >= self._next:
+            self._next = now + AGAIN_SECONDS
+            self.say(line)
 
     def say(self, text: str) -> None:
         """Shows a message (a validation, a checkpoint, a note) on a line of its own."""

@@ -198,7 +198,8 @@ class Run:
 
     def _judge_return(self) -> tuple[State, str]:
         record, reason = self.record, self._find_reason()
-        is_complete = record.total_steps is not None and record.step >= record.total_steps
+        has_all_steps = record.total_steps is not None and record.step >= record.total_steps
+        is_complete = has_all_steps and not record.validation_due
         if self.may_go_on and is_pause(reason) and not is_complete:
             return State.CREATED, reason or ""
         return (State.STOPPED, reason) if reason and not is_complete else (State.FINISHED, "")

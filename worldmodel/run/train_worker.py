@@ -91,14 +91,15 @@ def train_first(
 
 
 def note_price(run: Run, job: Job, workers: Workers) -> None:
-    """Record what the process that started the workers could not know: their GPU, how many they are, the price."""
+    """Record GPU, number of workers and price, which the driver may not know."""
     record, device = run.record, workers.device
-    if device.type == "cuda" and "gpu" not in record.device:
+    is_unknown = device.type == "cuda" and "gpu" not in record.device
+    if is_unknown:
         run.update(device=describe_device(device))
-    price = price_workers(run.record.device, job.share, workers.world)
     if record.starts > 1 and record.world_size != workers.world:
         run.update(seconds_before=record.seconds.total, cost_before_usd=record.cost_usd)
-    run.update(world_size=workers.world, **price)
+    if is_unknown or record.world_size != workers.world:
+        run.update(world_size=workers.world, **price_workers(run.record.device, job.share, workers.world))
 
 
 def prepare_kernels(config: ExperimentConfig, device: torch.device) -> list[str]:

@@ -73,6 +73,8 @@ class CheckpointState(BaseModel):
     """Optimizer steps done in the epoch that is under way."""
     tags: tuple[str, ...] = ()
     """Why it was written: `epoch`, `minutes`, `best`, `stop`."""
+    validation_due: bool = False
+    """True if the run stopped in the validation of the last epoch. A resume validates it first."""
     best: Best | None = None
     """The best result so far; None before the first validation."""
     schema_hash: str = schema_hash()

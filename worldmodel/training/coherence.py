@@ -22,6 +22,7 @@ from worldmodel.features.plan import Samples
 from worldmodel.features.store import FrameStore
 from worldmodel.model.unroll import Unroller
 from worldmodel.schema import FIELDS, PLAYER_FIELDS
+from worldmodel.training.meeting import Tell, say_nothing
 from worldmodel.training.metrics import MAE_FIELDS
 from worldmodel.training.plausibility import Watch
 from worldmodel.training.starts import WARM_UP, choose_starts
@@ -148,16 +149,23 @@ class Step:
 
 
 @torch.inference_mode()
-def roll_out(unroller: Unroller, data: RolloutSet, watch: Callable[[Step], None] = lambda step: None) -> RolloutSums:
+def roll_out(
+    unroller: Unroller,
+    data: RolloutSet,
+    watch: Callable[[Step], None] = lambda step: None,
+    tell: Tell = say_nothing,
+) -> RolloutSums:
     """Roll every start of the set on under true controls, and measure. The model is to be in evaluation mode.
 
-    `watch`: told of every step.
+    `watch`: receives every step. `tell`: receives the progress after every step, in frames.
     """
-    sums = RolloutSums(data.horizon, data.store.device)
+    sums, done = RolloutSums(data.horizon, data.store.device), 0
     for samples in _group(data.samples, unroller.context):
         for step in _roll(unroller, data, samples):
             _measure(sums, step, data.store.present(samples))
             watch(step)
+            done += len(samples)
+            tell("rollouts", done, len(data.samples) * data.horizon)
     return sums
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from worldmodel.blocks.encode import EncodeOptions, encode
-from worldmodel.blocks.index import Index, has_index, read_index
+from worldmodel.blocks.index import GameEntry, Index, has_index, read_index
 from worldmodel.errors import UserError
 from worldmodel.experiment.config import DataConfig, ExperimentConfig
 from worldmodel.features.shelf import Shelf, open_shelf
-from worldmodel.features.split import GameFilter, Split, select_games, split_games
+from worldmodel.features.split import GameFilter, Split, sample_games, select_games, split_games
 from worldmodel.storage import Location
 
 Report = Callable[[str], None]
@@ -78,6 +78,11 @@ def open_dataset(blocks: str, config: ExperimentConfig) -> Dataset:
     shelf, needed = open_shelf(where), {game.block for game in games}
     shelf.check([block for block in index.blocks if block.name in needed])
     return Dataset(blocks=blocks, shelf=shelf, index=index, split=split)
+
+
+def choose_validated(split: Split, config: ExperimentConfig) -> list[GameEntry]:
+    """Games of an epoch's validation, see `training.validation_games`."""
+    return sample_games(split.validation, config.training.validation_games)
 
 
 def filter_of(config: DataConfig) -> GameFilter:

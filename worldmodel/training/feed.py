@@ -22,7 +22,7 @@ from worldmodel.features.spots import Spots, Traits, send
 from worldmodel.features.store import LEAST_BLOCKS, FrameStore, Parts, StoreOptions
 from worldmodel.features.view import FeatureView
 from worldmodel.machine.gpu_memory import GpuMemory
-from worldmodel.training.data import Dataset
+from worldmodel.training.data import Dataset, choose_validated
 from worldmodel.training.packet import Packet, PacketForm
 from worldmodel.training.self_forcing import Excursion, ExcursionReader, find_length
 
@@ -118,7 +118,7 @@ def open_store(
     """The frames of a worker's part of some games. `least_blocks`: see `StoreOptions`."""
     options = StoreOptions(
         device=worker.device,
-        resident_bytes=share_room(dataset, worker, is_training=games is dataset.split.train),
+        resident_bytes=share_room(dataset, config, worker, is_training=games is dataset.split.train),
         with_items=config.encoding.projectiles,
         partitions=worker.partitions,
         least_blocks=least_blocks or LEAST_BLOCKS,
@@ -126,12 +126,12 @@ def open_store(
     return FrameStore(dataset.shelf, dataset.index, games, options)
 
 
-def share_room(dataset: Dataset, worker: Worker, is_training: bool) -> int:
+def share_room(dataset: Dataset, config: ExperimentConfig, worker: Worker, is_training: bool) -> int:
     """Bytes of a worker's room that its training games may take, or other games beside them."""
     most = int(VALIDATION_SHARE * worker.resident_bytes)
     if not is_training:
         return most
-    frames = sum(game.frames for game in dataset.split.validation)
+    frames = sum(game.frames for game in choose_validated(dataset.split, config))
     return worker.resident_bytes - min(most, int(frames * dataset.index.bytes_per_frame / worker.world))
 
 

@@ -15,6 +15,7 @@ from worldmodel.training.ahead import Ahead
 from worldmodel.training.checkpoint import Best, Checkpoint, CheckpointState, name_folder
 from worldmodel.training.feed import Feed
 from worldmodel.training.interval import Interval, Sums
+from worldmodel.training.meeting import Meeting, StopRequest, Tell, say_nothing
 from worldmodel.training.metrics import Metrics
 from worldmodel.training.nonfinite import NonFiniteError, explain_non_finite
 from worldmodel.training.optimizer_state import restore_optimizer
@@ -43,6 +44,8 @@ class Hooks:
     on_epoch: Callable[[dict[str, float], Checkpoint], None] = lambda values, checkpoint: None
     """After an epoch's validation: all its metrics, and the checkpoint to keep."""
     on_checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None
+    on_progress: Tell = say_nothing
+    """Progress of a validation."""
     on_note: Callable[[str], None] = lambda text: None
     """What people should know, once."""
     stop_reason: Callable[[], str | None] = lambda: None
@@ -64,6 +67,8 @@ class Trainer:
         self.device = feed.worker.device
         self.step = 0
         self.best: Best | None = None
+        self.validation_due = False
+        """True while an epoch is trained but not validated."""
         self.seconds = {"training": 0.0, "validation": 0.0, "data": 0.0}
         self.pulse = Pulse()
         self._ahead: Ahead[Made] | None = None
@@ -81,12 +86,14 @@ class Trainer:
         restore_optimizer(self.model, self.optimizer, checkpoint.optimizer)
         self.learner.forget_graphs()
         self.step, self.best = checkpoint.state.step, checkpoint.state.best
+        self.validation_due = checkpoint.state.validation_due
         if checkpoint.state.sums and self.workers.is_first:  # they are those of all workers
             self.learner.metrics.from_vector(torch.tensor(checkpoint.state.sums, dtype=torch.float64))
 
     def checkpoint(self, *tags: str) -> Checkpoint:
         """The present state, for saving. All workers call it together."""
-        sums = tuple(self.workers.sum(self.learner.metrics.to_vector()).tolist()) if self._is_within_epoch else ()
+        has_sums = self._is_within_epoch or self.validation_due
+        sums = tuple(self.workers.sum(self.learner.metrics.to_vector()).tolist()) if has_sums else ()
         return self.take(self.locate(*tags).model_copy(update={"sums": sums}))
 
     def take(self, state: CheckpointState) -> Checkpoint:
@@ -101,6 +108,7 @@ class Trainer:
             step_in_epoch=self.step % self.schedule.steps_per_epoch,
             tags=tags,
             best=self.best,
+            validation_due=self.validation_due,
             learning_rate=self.find_rate(self.step),
         )
 
@@ -111,6 +119,8 @@ class Trainer:
             return self._run(hooks)
 
     def _run(self, hooks: Hooks) -> str | None:
+        if self.validation_due and (reason := self._end_epoch(hooks)):
+            return reason
         last_saved = time.monotonic()
         while self.step < self.schedule.total_steps:
             asks = self._is_time_to_ask()
@@ -122,7 +132,8 @@ class Trainer:
             if self._is_interval_over():
                 hooks.on_interval(*self._close_interval())
             if self.step % self.schedule.steps_per_epoch == 0 or self.step == self.schedule.total_steps:
-                self._end_epoch(hooks)
+                if reason := self._end_epoch(hooks):
+                    return reason
                 last_saved = time.monotonic()
             elif asks and self.workers.decide(self._is_due(last_saved)):
                 self._show_interval(hooks)
@@ -218,24 +229,46 @@ class Trainer:
         step, terms = done.find_first_bad(self.workers)
         return explain_non_finite(self.feed, self.workers, self.learner.open(self._take(step)), step, terms)
 
-    def _end_epoch(self, hooks: Hooks) -> None:
+    def _end_epoch(self, hooks: Hooks) -> str | None:
+        """Validate and save. Returns the reason for a stop in the validation, which a resume then repeats."""
         self._show_interval(hooks)
-        began = time.perf_counter()
-        gathered = self.learner.metrics
-        values = self._reduce(gathered)
-        gathered.from_vector(torch.zeros_like(gathered.to_vector()))
-        found = validate(
-            self.model, self.validation, self.config.loss_weights, amp=self.training.amp, beat=self.pulse.beat
-        )["model"]
-        values |= {f"val_{name}": value for name, value in self._reduce(found).items()}
-        if (rollouts := measure_rollouts(self.model, self.validation)) is not None:
-            rollouts.from_vector(self.workers.sum(rollouts.to_vector()))
-            values |= rollouts.compute()
-        values["epoch"] = self.step / self.schedule.steps_per_epoch
-        self.seconds["validation"] += time.perf_counter() - began
+        self.validation_due, began = True, time.perf_counter()
+        try:
+            values = self._validate(hooks)
+        except StopRequest as stop:
+            hooks.on_checkpoint(self.checkpoint("stop"))
+            return str(stop)
+        finally:
+            self.seconds["validation"] += time.perf_counter() - began
+        self.validation_due = False
         is_best = self._update_best(values)
         hooks.on_epoch(values, self.checkpoint("epoch", *(["best"] if is_best else [])))
         self.learner.sums.reset()
+        return None
+
+    def _validate(self, hooks: Hooks) -> dict[str, float]:
+        """All metrics of the epoch. Resets its sums, except when StopRequest is raised."""
+
+        def tell(doing: str, done: int, whole: int) -> None:
+            self.pulse.beat("validation")
+            hooks.on_progress(doing, done, whole)
+
+        def find_reason() -> str | None:
+            return hooks.find_notice() or hooks.stop_reason()  # the notice first: all workers must ask for it
+
+        meeting, gathered = Meeting(self.workers, find_reason, tell), self.learner.metrics
+        found = validate(
+            self.model, self.validation, self.config.loss_weights, amp=self.training.amp, tell=meeting.tell
+        )["model"]
+        rollouts = measure_rollouts(self.model, self.validation, meeting.tell)
+        meeting.end()
+        values = self._reduce(gathered)
+        gathered.from_vector(torch.zeros_like(gathered.to_vector()))
+        values |= {f"val_{name}": value for name, value in self._reduce(found).items()}
+        if rollouts is not None:
+            rollouts.from_vector(self.workers.sum(rollouts.to_vector()))
+            values |= rollouts.compute()
+        return {**values, "epoch": self.step / self.schedule.steps_per_epoch}
 
     def _reduce(self, metrics: Metrics) -> dict[str, float]:
         metrics.from_vector(self.workers.sum(metrics.to_vector()))

@@ -8,6 +8,7 @@ result does not depend on batches or on the number of workers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,8 +26,9 @@ from worldmodel.features.view import FeatureView
 from worldmodel.model.unroll import Unroller, make_memory
 from worldmodel.model.world_model import WorldModel
 from worldmodel.training.coherence import COHERENCE, RolloutSet, RolloutSums, list_metrics, open_rollouts, roll_out
-from worldmodel.training.data import Dataset
+from worldmodel.training.data import Dataset, choose_validated
 from worldmodel.training.feed import Worker, open_store, sample_shape
+from worldmodel.training.meeting import Tell, say_nothing
 from worldmodel.training.metrics import METRIC_VERSION as METRIC_VERSION
 from worldmodel.training.metrics import Metrics
 from worldmodel.training.starts import choose_starts
@@ -49,6 +51,8 @@ class ValidationSet:
     view: FeatureView
     shape: SampleShape
     """The training samples' shape: mode, context and lookahead count."""
+    games_in_all: int
+    """Number of all validation games; `store` holds the measured ones."""
     games: np.ndarray
     """(G,) indices of the store's games that this worker measures."""
     batch_size: int
@@ -60,7 +64,7 @@ class ValidationSet:
 def open_validation(dataset: Dataset, config: ExperimentConfig, worker: Worker, view: FeatureView) -> ValidationSet:
     """A worker's share of the validation games. UserError as `check_validation`."""
     check_validation(dataset, config)
-    games, shape = dataset.split.validation, sample_shape(config)
+    games, shape = choose_validated(dataset.split, config), sample_shape(config)
     own = [n for n, game in enumerate(games) if partition_of(game.md5) in worker.partitions]
     store = open_store(dataset, games, config, worker)
     return ValidationSet(
@@ -68,6 +72,7 @@ def open_validation(dataset: Dataset, config: ExperimentConfig, worker: Worker, 
         rollouts=_open_rollouts(games, store, config, worker),
         view=view,
         shape=shape,
+        games_in_all=len(dataset.split.validation),
         games=np.array(own, dtype=np.int64),
         batch_size=config.training.eval_batch_size or DEFAULT_BATCH[shape.mode],
     )
@@ -92,9 +97,10 @@ def find_context(config: ExperimentConfig) -> int:
 
 def check_validation(dataset: Dataset, config: ExperimentConfig) -> None:
     """UserError where no validation game is long enough to be measured on, or for the rollouts that decide."""
+    games = choose_validated(dataset.split, config)
     if config.training.best_metric.startswith(EVALUATED):
-        choose_starts(dataset.split.validation, 1, COHERENCE, find_context(config))
-    games, windows = dataset.split.validation, replace(sample_shape(config), mode="window")
+        choose_starts(games, 1, COHERENCE, find_context(config))
+    windows = replace(sample_shape(config), mode="window")
     if not any(windows.count_targets(game.frames) for game in games):
         longest = max((game.frames for game in games), default=0)
         raise UserError(
@@ -122,35 +128,47 @@ def validate(
     *,
     amp: bool,
     baselines: Mapping[str, Predictor] = {},
-    beat: Callable[[str], None] = lambda doing: None,
+    tell: Tell = say_nothing,
 ) -> dict[str, Metrics]:
-    """Metrics of the model ("model") and of baselines by name, over this worker's games.
-
-    `beat`: told with every batch that there is progress.
-    """
-    device = data.view.device
+    """Metrics of the model ("model") and of baselines by name, over this worker's games. Calls `tell` per batch."""
+    device, done, whole = data.view.device, 0, count_positions(data)
     found = {name: Metrics(data.view.layout, weights, device) for name in ("model", *baselines)}
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
+    tell("validation", done, whole)
+    with evaluating(model), torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
         for inputs, targets, predictions in predict_all(model, data):
-            beat("validation")
             found["model"].update(predictions, targets)
             for name, predict in baselines.items():
                 found[name].update(predict(inputs), targets)
-    model.train(was_training)
+            done += targets.valid.size(0) * targets.valid.size(1)
+            tell("validation", done, whole)
     return found
 
 
-def measure_rollouts(model: WorldModel, data: ValidationSet) -> RolloutSums | None:
-    """Errors of this worker's rollouts, computed in float32; None: there are none."""
+def measure_rollouts(model: WorldModel, data: ValidationSet, tell: Tell = say_nothing) -> RolloutSums | None:
+    """Errors of this worker's rollouts, computed in float32; None: there are none. Calls `tell` per frame."""
     if data.rollouts is None:
         return None
+    with evaluating(model):
+        unroller = Unroller(make_memory(model, data.shape.mode), Feedback(data.view.layout, data.view.device))
+        return roll_out(unroller, data.rollouts, tell=tell)
+
+
+@contextmanager
+def evaluating(model: WorldModel) -> Iterator[None]:
+    """Put the model in evaluation mode, and restore its mode afterwards."""
     was_training = model.training
-    unroller = Unroller(make_memory(model.eval(), data.shape.mode), Feedback(data.view.layout, data.view.device))
-    found = roll_out(unroller, data.rollouts)
-    model.train(was_training)
-    return found
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def count_positions(data: ValidationSet) -> int:
+    """Number of positions that `predict_all` predicts, including padding after a game's end."""
+    lengths = data.store.game_lengths(Samples(data.games, data.games)).tolist()
+    at_a_time = 1 if data.shape.mode == "window" else CHUNK
+    return sum(-(-data.shape.count_targets(length) // at_a_time) for length in lengths) * at_a_time
 
 
 def predict_all(model: WorldModel, data: ValidationSet) -> Iterator[tuple[Inputs, Targets, Predictions]]:

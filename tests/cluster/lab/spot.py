@@ -102,5 +102,6 @@ def _start(folder: Path, address: str, public: str, metadata: MetadataServer, an
         name=name, addresses=(address,), folder=folder / address, keys=public,
         environment={
             "RAY_OVERRIDE_RESOURCES": resources, "PYTHONPATH": "/root/worldmodel", "WORLDMODEL_METADATA": url,
+            "RAY_worker_niceness": "0",  # these machines share their cores with others
         },
     ).start()  # fmt: skip
