@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.lab.command import Command, has_ended
+from tests.cluster.lab.command import ENDED, Command, has_ended
 from tests.cluster.lab.laptop import CHECKOUT
 from tests.cluster.lab.machine import require_lab
 from tests.cluster.lab.spot import BUCKET, HEAD, WORKERS, Machines, serve_machines
