@@ -121,7 +121,8 @@ def run(options: GridRequest, since: float | None = None) -> int:
     trials = search.trials if search else make_trials(plan)
     _check_games(blocks, trials or [search.base] if search else trials)
     todo = [trial for trial in trials if not is_done(options.folder, trial, halving=options.scheduler == "asha")]
-    say(f"{options.folder}: {resources.describe(len(todo))}; {len(trials) - len(todo)} done before")
+    count = len(todo) + (search.count - len(trials) if search else 0)
+    say(f"{options.folder}: {resources.describe(count)}; {len(trials) - len(todo)} done before")
     record = _make_record(options, trials, blocks, resources, older)
     record.cluster = {"CPUs": cluster.cpus, "GPUs": cluster.gpus, "machines": cluster.machines}
     record.phases = timeline.phases
