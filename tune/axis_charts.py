@@ -101,7 +101,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_logarithmic(found: Sequence[Any]) -> bool:
-    return min(found) > 0 and max(found) / min(found) >= LOGARITHMIC
+    return bool(min(found) > 0 and max(found) / min(found) >= LOGARITHMIC)
 
 
 def _type_of(found: Sequence[Any]) -> str:

@@ -166,9 +166,10 @@ def plan_grid(request: GridRequest, blocks: str, toy_settings: Mapping[str, Any]
 
 
 def _list_options(request: GridRequest) -> dict[str, Any]:
-    found = {"model.arch": request.arch, "encoding.targets": request.targets, "training.num_epochs": request.epochs}
-    # never silently the CPU, after a GPU was asked for
-    found["training.device"] = "cuda" if request.gpus_per_trial else None
+    found = {
+        "model.arch": request.arch, "encoding.targets": request.targets, "training.num_epochs": request.epochs,
+        "training.device": "cuda" if request.gpus_per_trial else None,  # never silently the CPU
+    }  # fmt: skip
     return {key: value for key, value in found.items() if value is not None}
 
 

@@ -36,7 +36,8 @@ def test_each_trial_is_a_line_through_its_values() -> None:
 
 def test_the_effect_of_an_axis_is_the_mean_over_the_others() -> None:
     _, effects = draw_axes(GRID)
-    means = {trace.xaxis: dict(zip(trace.x, trace.y, strict=True)) for trace in effects.data[:4] if trace.name == "mean"}
+    lines = [trace for trace in effects.data[:4] if trace.name == "mean"]
+    means = {line.xaxis: dict(zip(line.x, line.y, strict=True)) for line in lines}
     assert means["x"] == pytest.approx({1e-3: 0.2, 2e-2: 0.6})
     assert means["x2"] == pytest.approx({64: 0.3, 128: 0.5})
 
