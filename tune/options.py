@@ -1,4 +1,4 @@
-"""What can be asked of `tune/grid.py`, and the grid that follows from it."""
+"""Options of `tune/grid.py`, and the grid that they ask for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from worldmodel.run.budget import Budget
 from worldmodel.storage import Location
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-"""What a grid may be called: it is a folder's name and W&B's group."""
+"""Pattern of a grid's name: it names a folder and a W&B group."""
 STORAGE = "WORLDMODEL_STORAGE"
 """Environment variable: where grids lie that do not say so."""
 DATA, GPUS, SCALE = "WORLDMODEL_DATA", "WORLDMODEL_GPUS_PER_TRIAL", "WORLDMODEL_PRESET"
@@ -77,7 +77,7 @@ class GridRequest:
     workers_per_trial: int = 1
     """Ray Train workers of each trial."""
     scheduler: Literal["none", "asha"] = "none"
-    """asha: after epochs 1, 3, 9, ... only the best third of the trials goes on (lookahead is judged apart)."""
+    """asha: after epochs 1, 3, 9, ... only the best third of the trials continues (lookahead is judged apart)."""
     budget_hours: float | None = None
     """Wall-clock hours of the whole grid, over all attempts, after which it stops well; None: no limit."""
     budget_usd: float | None = None
@@ -85,7 +85,7 @@ class GridRequest:
     yes: bool = False
     """Begin also with more than 200 trials."""
     resume: bool = False
-    """Go on with the grid of that name: finished trials stay, the others go on from their checkpoints."""
+    """Continue the grid of that name: finished trials stay, the others resume from their checkpoints."""
     skip_doctor: bool = False
     """Begin without the checks of `worldmodel doctor`."""
     dry_run: bool = False
@@ -113,7 +113,7 @@ class GridRequest:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to say of its former options."""
+        """Remarks on former options."""
         return choose_scale(self.scale, self.preset)[1]
 
     @property
@@ -123,7 +123,7 @@ class GridRequest:
 
     @property
     def is_adaptive(self) -> bool:
-        """Whether a search chooses each point by what others found."""
+        """True if a search chooses each point by the results of others."""
         return bool(self.sample) and self.search == "optuna"
 
 

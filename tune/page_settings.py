@@ -38,7 +38,7 @@ def _list_rows(folder: Location, trials: Sequence[TrialResult]) -> Iterator[tupl
             found.append(
                 (flatten(as_values(read_config(folder / trial.name))), trial.record.origins if trial.record else {})
             )
-        except UserError:  # not begun, or unreadable: it must not cost the report
+        except UserError:  # not started, or unreadable: the report shows the rest
             continue
     keys = dict.fromkeys(key for values, _ in found for key in values)
     for key in keys:

@@ -1,4 +1,4 @@
-"""A search that chooses each trial by what the others found: Optuna's, through Ray Tune."""
+"""Search that chooses each trial by the results of others: Optuna's, through Ray Tune."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Search:
 
 
 def make_searcher(search: Search, folder: Location, todo: Sequence[Trial]) -> Any:
-    """Optuna's search in Ray Tune: it knows the values of finished trials, and begins with the unfinished ones."""
+    """Optuna's search in Ray Tune: it knows the values of finished trials, and starts with the unfinished ones."""
     import optuna
     from ray.tune.search import Searcher
     from ray.tune.search.optuna import OptunaSearch
