@@ -215,6 +215,8 @@ def show(options: GridRequest, results: Sequence[TrialResult], record: GridRecor
     if not console.is_terminal:  # a log has lines as long as they need to be
         console = Console(file=console.file, width=LOG_WIDTH)
     console.print(render_terminal(tables, results))
+    for note in record.notes:
+        say(f"note: {note}")
     say(f"report: {options.folder / REPORT}")
     say(describe_costs(record))
     if record.state is not State.FINISHED:

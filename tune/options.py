@@ -94,6 +94,11 @@ class GridRequest:
     """Print the results as one JSON object on stdout; everything else goes to stderr."""
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The experiments that are asked for."""
+        return self.experiments
+
+    @property
     def place(self) -> str:
         """Where the grid's folder lies."""
         if self.storage or os.environ.get(STORAGE):
@@ -159,7 +164,7 @@ def plan_grid(request: GridRequest, blocks: str, toy_settings: Mapping[str, Any]
     if "tracking.group" in settings:
         del place["tracking.group"]
     return GridPlan(
-        experiments=request.experiments, seeds=request.seeds, scale=scale, below=below, settings=settings,
+        experiments=request.names, seeds=request.seeds, scale=scale, below=below, settings=settings,
         options=options, place=place, axes=read_axes(join(request.vary)), spaces=read_spaces(join(request.sample)),
         trials=request.trials, is_adaptive=request.is_adaptive,
     )  # fmt: skip
