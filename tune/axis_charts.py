@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tune.axes import shorten, show_value
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 SHOWN = (POSITION, CHANGE)
 LOGARITHMIC = 8.0
 """Ratio of the largest to the smallest value from which an axis is drawn logarithmically."""
+TICKS = 5
+"""Most values that an axis names one by one."""
 
 
 def draw_axes(trials: Sequence[TrialResult]) -> list[Figure]:
@@ -33,28 +36,58 @@ def _axes(trial: TrialResult) -> Mapping[str, Any]:
 
 
 def _draw_parallel(values: Mapping[str, Sequence[Any]], trials: Sequence[TrialResult]) -> Figure:
+    """A line for each trial, coloured by its position MAE. As SVG: plotly's own chart needs WebGL."""
     import plotly.graph_objects as go
+    from plotly.colors import sample_colorscale
 
-    parts = [_make_dimension(shorten(key, values), found) for key, found in values.items()]
-    for column in SHOWN:
-        measured = _measure(column, trials)
-        if any(value is not None for value in measured):
-            parts.append({"label": column.heading, "values": [math.nan if v is None else v for v in measured]})
-    line = {"color": parts[-1]["values"], "colorscale": "Viridis"}
-    return go.Figure(go.Parcoords(dimensions=parts, line=line)).update_layout(LAYOUT, height=340)
+    named = {shorten(key, values): found for key, found in values.items()}
+    named |= {column.heading: _measure(column, trials) for column in SHOWN}
+    scales = {label: _Scale.of(found) for label, found in named.items()}
+    figure = go.Figure()
+    shades = [0.5 if place is None else place for place in scales[POSITION.heading].places]
+    for number, (trial, color) in enumerate(zip(trials, sample_colorscale("Viridis", shades), strict=True)):
+        heights = [scale.places[number] for scale in scales.values()]
+        line = go.Scatter(
+            x=list(range(len(scales))), y=heights, mode="lines+markers", line={"color": color}, name=trial.name
+        )
+        figure.add_trace(line)
+    for place, (label, scale) in enumerate(scales.items()):
+        figure.add_vline(x=place, line={"color": "#888", "width": 1})
+        figure.add_annotation(x=place, y=1.12, text=f"<b>{label}</b>", showarrow=False)
+        for height, text in scale.ticks:
+            figure.add_annotation(x=place, y=height, text=text, showarrow=False, xanchor="left", xshift=6)
+    figure.update_xaxes(visible=False, range=[-0.15, len(scales) - 0.6])
+    figure.update_yaxes(visible=False, range=[-0.08, 1.2])
+    return figure.update_layout(LAYOUT, height=340, showlegend=False)
 
 
-def _make_dimension(label: str, found: Sequence[Any]) -> dict[str, Any]:
-    """One vertical line of the chart: numbers to scale, other values in even steps."""
-    if not all(map(_is_number, found)):
-        names = list(dict.fromkeys(map(show_value, found)))
-        places = [names.index(show_value(value)) for value in found]
-        return {"label": label, "values": places, "tickvals": list(range(len(names))), "ticktext": names}
-    if not _is_logarithmic(found):
-        return {"label": label, "values": list(found)}
-    ticks = sorted(set(found)) if len(set(found)) < 9 else [min(found), max(found)]
-    logs = {"values": [math.log10(v) for v in found], "tickvals": [math.log10(v) for v in ticks]}
-    return {"label": label, **logs, "ticktext": [f"{tick:g}" for tick in ticks]}
+@dataclass(frozen=True, kw_only=True)
+class _Scale:
+    """One vertical line of the parallel coordinates."""
+
+    places: list[float | None]
+    """Height of each trial's value, 0 to 1; None: it has none."""
+    ticks: list[tuple[float, str]]
+
+    @classmethod
+    def of(cls, found: Sequence[Any]) -> _Scale:
+        """Numbers to scale, other values in even steps."""
+        known = list(dict.fromkeys(value for value in map(_plain, found) if value is not None))
+        if not all(map(_is_number, known)):
+            heights = {value: rank / max(1, len(known) - 1) for rank, value in enumerate(known)}
+        elif not known:
+            heights = {}
+        else:
+            rule = math.log if _is_logarithmic(known) else float
+            low, high = rule(min(known)), rule(max(known))
+            heights = {value: (rule(value) - low) / (high - low) if high > low else 0.5 for value in known}
+        shown = known if len(known) <= TICKS else [min(known), max(known)]
+        texts = [(heights[v], f"{v:.4g}" if _is_number(v) else v) for v in shown]
+        return cls(places=[heights.get(_plain(value)) for value in found], ticks=texts)
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or _is_number(value) else show_value(value)
 
 
 def _draw_effects(values: Mapping[str, Sequence[Any]], trials: Sequence[TrialResult]) -> Figure:

@@ -26,12 +26,16 @@ GRID = [
 
 def test_each_trial_is_a_line_through_its_values() -> None:
     parallel, _ = draw_axes(GRID)
-    [lines] = parallel.data
-    found = {part.label: list(part["values"]) for part in lines.dimensions}
-    assert found["d_model"] == [64, 128, 64, 128]
-    assert found["lr"] == pytest.approx([-3, -3, -1.699, -1.699], abs=1e-3)
-    assert found["position MAE"] == [0.1, 0.3, 0.5, 0.7]
-    assert "targets" not in found, "an axis with one value shows nothing"
+    labels = [note.text for note in parallel.layout.annotations if note.text.startswith("<b>")]
+    assert labels == ["<b>lr</b>", "<b>d_model</b>", "<b>position MAE</b>", "<b>change %</b>"]
+    assert [tuple(line.y[:3]) for line in parallel.data] == [
+        pytest.approx(heights) for heights in ((0, 0, 0), (0, 1, 1 / 3), (1, 0, 2 / 3), (1, 1, 1))
+    ]
+
+
+def test_axes_over_decades_are_logarithmic() -> None:
+    parallel, _ = draw_axes([make({"training.lr": lr}, 0.2) for lr in (1e-3, 1e-2, 1e-1)])
+    assert [line.y[0] for line in parallel.data] == pytest.approx([0, 0.5, 1])
 
 
 def test_the_effect_of_an_axis_is_the_mean_over_the_others() -> None:
@@ -44,7 +48,7 @@ def test_the_effect_of_an_axis_is_the_mean_over_the_others() -> None:
 
 def test_words_are_axes_too() -> None:
     parallel, effects = draw_axes([make({"training.schedule": name}, 0.2) for name in ("cosine", "constant")])
-    assert list(parallel.data[0].dimensions[0].ticktext) == ["cosine", "constant"]
+    assert {"cosine", "constant"} <= {note.text for note in parallel.layout.annotations}
     assert effects.layout.xaxis.type == "category"
 
 
