@@ -41,8 +41,8 @@ def _draw_parallel(values: Mapping[str, Sequence[Any]], trials: Sequence[TrialRe
     from plotly.colors import sample_colorscale
 
     named = {shorten(key, values): found for key, found in values.items()}
-    named |= {column.heading: _measure(column, trials) for column in SHOWN}
-    scales = {label: _Scale.of(found) for label, found in named.items()}
+    scales = {label: _Scale.of(found, TICKS) for label, found in named.items()}
+    scales |= {column.heading: _Scale.of(_measure(column, trials), 2) for column in SHOWN}
     figure = go.Figure()
     shades = [0.5 if place is None else place for place in scales[POSITION.heading].places]
     for number, (trial, color) in enumerate(zip(trials, sample_colorscale("Viridis", shades), strict=True)):
@@ -70,8 +70,8 @@ class _Scale:
     ticks: list[tuple[float, str]]
 
     @classmethod
-    def of(cls, found: Sequence[Any]) -> _Scale:
-        """Numbers to scale, other values in even steps."""
+    def of(cls, found: Sequence[Any], most: int) -> _Scale:
+        """Numbers to scale, other values in even steps; at most `most` numbers are named, else the two ends."""
         known = list(dict.fromkeys(value for value in map(_plain, found) if value is not None))
         if not all(map(_is_number, known)):
             heights = {value: rank / max(1, len(known) - 1) for rank, value in enumerate(known)}
@@ -81,7 +81,7 @@ class _Scale:
             rule = math.log if _is_logarithmic(known) else float
             low, high = rule(min(known)), rule(max(known))
             heights = {value: (rule(value) - low) / (high - low) if high > low else 0.5 for value in known}
-        shown = known if len(known) <= TICKS else [min(known), max(known)]
+        shown = known if len(known) <= most or not all(map(_is_number, known)) else [min(known), max(known)]
         texts = [(heights[v], f"{v:.4g}" if _is_number(v) else v) for v in shown]
         return cls(places=[heights.get(_plain(value)) for value in found], ticks=texts)
 

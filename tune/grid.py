@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 import psutil
 import tyro
+from tyro.conf import FlagCreatePairsOff
 
 if __package__ in (None, ""):  # run as a script: its own package lies one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -36,7 +37,7 @@ from tune.results import TrialResult, read_trial
 from tune.search import Search
 from tune.timeline import DOCTOR, ENCODE, MACHINES, RAY, FirstStep, prepend_submission
 from tune.trials import WAITING, Cluster, Resources, TrialRun, check_reach, is_done, plan_resources, run_trials
-from tune.variants import GridPlan, Trial, describe_published, list_differences, make_trials
+from tune.variants import GridPlan, Trial, count_trials, describe_published, list_differences, make_trials
 from tune.watch import GridWatch
 from worldmodel.blocks.alarms import check_alarms
 from worldmodel.blocks.index import has_index, read_index
@@ -73,7 +74,7 @@ def main(
     """Run a grid; the exit status is 0 where every trial finished, 1 where one did not, 2 for a wrong request or what
     the doctor found, 130 where it was asked to stop. `since`: when the process began, in seconds since 1970."""
     try:
-        return run(tyro.cli(kind, args=arguments, default=read_defaults(kind)), since)
+        return run(tyro.cli(kind, args=arguments, default=read_defaults(kind), config=(FlagCreatePairsOff,)), since)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -87,9 +88,9 @@ def run(options: GridRequest, since: float | None = None) -> int:
     timeline = begin_timeline(since)
     check_name(options.name)
     plan = plan_grid(options, options.data, TOY_SETTINGS)
-    wished = make_trials(plan)
     check_search(options, plan)
-    check_size(options, len(wished))
+    check_size(options, count_trials(plan))
+    wished = make_trials(plan)
     check_world(options.workers_per_trial)
     check_halving(options, wished[0].config.training.num_epochs)
     budget, older = options.budget, _find_older(options)

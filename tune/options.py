@@ -64,13 +64,13 @@ class GridRequest:
     """Points to sample with --sample."""
     search: Literal["random", "optuna"] = "random"
     """random: all points are drawn at the start; optuna: each by what the others found (pip install optuna)."""
-    arch: Literal["mamba2", "mlp"] | None = None
+    arch: Annotated[Literal["mamba2", "mlp"] | None, arg(metavar="mamba2|mlp")] = None
     """Architecture of all trials; None: the file's."""
     preset: str = ""
     """Former name of --scale."""
-    targets: Literal["all", "published"] | None = None
+    targets: Annotated[Literal["all", "published"] | None, arg(metavar="all|published")] = None
     """What is predicted: all, or the 14 numbers and 4 classes of Round 1's time; None: the file's."""
-    epochs: int | None = None
+    epochs: Annotated[int | None, arg(metavar="N")] = None
     """Epochs per trial; None: the experiment's."""
     gpus_per_trial: float = 0.0
     """GPUs of each worker ($WORLDMODEL_GPUS_PER_TRIAL says the default); a fraction packs several trials on one."""
@@ -78,9 +78,9 @@ class GridRequest:
     """Ray Train workers of each trial."""
     scheduler: Literal["none", "asha"] = "none"
     """asha: after epochs 1, 3, 9, ... only the best third of the trials continues (lookahead is judged apart)."""
-    budget_hours: float | None = None
+    budget_hours: Annotated[float | None, arg(metavar="HOURS")] = None
     """Wall-clock hours of the whole grid, over all attempts, after which it stops well; None: no limit."""
-    budget_usd: float | None = None
+    budget_usd: Annotated[float | None, arg(metavar="DOLLARS")] = None
     """Dollars of all its trials after which it stops well; None: no limit."""
     yes: bool = False
     """Begin also with more than 200 trials."""
@@ -186,7 +186,7 @@ def join(groups: Sequence[Sequence[str]]) -> list[str]:
 def check_size(request: GridRequest, trials: int) -> None:
     """UserError for a grid that is larger than anyone asks for by mistake."""
     if trials > MOST and not request.yes:
-        raise UserError(f"{trials} trials are more than {MOST}: look at them by --dry-run, and say --yes to train them")
+        raise UserError(f"{trials} trials are more than {MOST}: ask for fewer, or say --yes (also to --dry-run them)")
 
 
 def check_search(request: GridRequest, plan: GridPlan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -100,6 +101,12 @@ def make_trials(plan: GridPlan) -> list[Trial]:
     if not plan.is_adaptive:
         _check_different(trials)
     return trials
+
+
+def count_trials(plan: GridPlan) -> int:
+    """The number of trials, without making them. UserError where an experiment is none."""
+    points = math.prod(len(values) for values in plan.axes.values()) * max(1, plan.trials)
+    return len(_read_sources(plan.experiments)) * points * max(0, plan.seeds)
 
 
 def list_points(plan: GridPlan) -> list[Point]:
