@@ -16,7 +16,7 @@ from worldmodel.experiment.config_file import read_value
 from worldmodel.experiment.layers import check_key
 
 OWN = {
-    "name": "it is made of what differs", "goal": "it stands in the file", "save_dir": "use --storage",
+    "name": "it is made of what differs", "goal": "set it in the file", "save_dir": "use --storage",
     "training.seed": "use --seeds", "data.dataset_dir": "use --data",
 }  # fmt: skip
 """Settings that the grid makes itself, and what to do instead."""

@@ -39,6 +39,7 @@ def describe_trial(trial: TrialResult) -> dict[str, Any]:
         "name": trial.name, "experiment": trial.experiment, "seed": trial.seed, "finished": trial.is_finished,
         "stopped_early": trial.is_stopped_early, "failure": trial.failure,
         "state": record.state.value if record else None,
+        "axes": record.axes if record else {},
         "metrics": trial.values or None, "card": f"{trial.name}/{CARD}" if record else None,
     }  # fmt: skip
     for name in ("step", "total_steps", "epoch", "commit", "parameters", "cost_usd"):

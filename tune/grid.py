@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
+from tyro.conf import FlagCreatePairsOff
 
 if __package__ in (None, ""):  # run as a script: its own package lies one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -35,7 +36,7 @@ from tune.results import TrialResult, read_trial
 from tune.search import Search
 from tune.timeline import DOCTOR, ENCODE, MACHINES, RAY, FirstStep, prepend_submission
 from tune.trials import WAITING, Cluster, Resources, TrialRun, check_reach, is_done, plan_resources, run_trials
-from tune.variants import GridPlan, Trial, describe_published, list_differences, make_trials
+from tune.variants import GridPlan, Trial, count_trials, describe_published, list_differences, make_trials
 from tune.watch import GridWatch
 from worldmodel.blocks.alarms import check_alarms
 from worldmodel.blocks.index import has_index, read_index
@@ -74,7 +75,8 @@ def main(
     """Run a grid; the exit status is 0 where every trial finished, 1 where one did not, 2 for a wrong request or what
     the doctor found, 130 where it was asked to stop. `since`: when the process began, in seconds since 1970."""
     try:
-        return run(parse_arguments(kind, arguments, default=read_defaults(kind)), since)
+        config = (FlagCreatePairsOff,)
+        return run(parse_arguments(kind, arguments, default=read_defaults(kind), config=config), since)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -88,9 +90,9 @@ def run(options: GridRequest, since: float | None = None) -> int:
     timeline = begin_timeline(since)
     check_name(options.name)
     plan = plan_grid(options, options.data, TOY_SETTINGS)
-    wished = make_trials(plan)
     check_search(options, plan)
-    check_size(options, len(wished))
+    check_size(options, count_trials(plan))
+    wished = make_trials(plan)
     check_world(options.workers_per_trial)
     check_halving(options, wished[0].config.training.num_epochs)
     budget, older = options.budget, _find_older(options)
@@ -122,7 +124,8 @@ def run(options: GridRequest, since: float | None = None) -> int:
     trials = search.trials if search else make_trials(plan)
     _check_games(blocks, trials or [search.base] if search else trials)
     todo = [trial for trial in trials if not is_done(options.folder, trial, halving=options.scheduler == "asha")]
-    say(f"{options.folder}: {resources.describe(len(todo))}; {len(trials) - len(todo)} done before")
+    count = len(todo) + (search.count - len(trials) if search else 0)
+    say(f"{options.folder}: {resources.describe(count)}; {len(trials) - len(todo)} done before")
     record = _make_record(options, trials, blocks, resources, older)
     record.cluster = {"CPUs": cluster.cpus, "GPUs": cluster.gpus, "machines": cluster.machines}
     record.phases = timeline.phases
@@ -215,6 +218,8 @@ def show(options: GridRequest, results: Sequence[TrialResult], record: GridRecor
     if not console.is_terminal:  # a log has lines as long as they need to be
         console = Console(file=console.file, width=LOG_WIDTH)
     console.print(render_terminal(tables, results))
+    for note in record.notes:
+        say(f"note: {note}")
     say(f"report: {options.folder / REPORT}")
     say(describe_costs(record))
     if record.state is not State.FINISHED:

@@ -1,4 +1,4 @@
-"""What can be asked of `tune/grid.py`, and the grid that follows from it."""
+"""Options of `tune/grid.py`, and the grid that they ask for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from worldmodel.run.budget import Budget
 from worldmodel.storage import Location
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-"""What a grid may be called: it is a folder's name and W&B's group."""
+"""Pattern of a grid's name: it names a folder and a W&B group."""
 STORAGE = "WORLDMODEL_STORAGE"
 """Environment variable: where grids lie that do not say so."""
 DATA, GPUS, SCALE = "WORLDMODEL_DATA", "WORLDMODEL_GPUS_PER_TRIAL", "WORLDMODEL_PRESET"
@@ -64,36 +64,41 @@ class GridRequest:
     """Points to sample with --sample."""
     search: Literal["random", "optuna"] = "random"
     """random: all points are drawn at the start; optuna: each by what the others found (pip install optuna)."""
-    arch: Literal["mamba2", "mlp"] | None = None
+    arch: Annotated[Literal["mamba2", "mlp"] | None, arg(metavar="mamba2|mlp")] = None
     """Architecture of all trials; None: the file's."""
     preset: str = ""
     """Former name of --scale."""
-    targets: Literal["all", "published"] | None = None
+    targets: Annotated[Literal["all", "published"] | None, arg(metavar="all|published")] = None
     """What is predicted: all, or the 14 numbers and 4 classes of Round 1's time; None: the file's."""
-    epochs: int | None = None
+    epochs: Annotated[int | None, arg(metavar="N")] = None
     """Epochs per trial; None: the experiment's."""
     gpus_per_trial: float = 0.0
     """GPUs of each worker ($WORLDMODEL_GPUS_PER_TRIAL says the default); a fraction packs several trials on one."""
     workers_per_trial: int = 1
     """Ray Train workers of each trial."""
     scheduler: Literal["none", "asha"] = "none"
-    """asha: after epochs 1, 3, 9, ... only the best third of the trials goes on (lookahead is judged apart)."""
-    budget_hours: float | None = None
+    """asha: after epochs 1, 3, 9, ... only the best third of the trials continues (lookahead is judged apart)."""
+    budget_hours: Annotated[float | None, arg(metavar="HOURS")] = None
     """Wall-clock hours of the whole grid, over all attempts, after which it stops well; None: no limit."""
-    budget_usd: float | None = None
+    budget_usd: Annotated[float | None, arg(metavar="DOLLARS")] = None
     """Dollars of all its trials after which it stops well; None: no limit."""
     allow: Annotated[tuple[str, ...], arg(metavar="FIELD")] = ()
     """Fields of the data that may be constant, or hold values that no game reaches; in a file: data.allow."""
     yes: bool = False
     """Begin also with more than 200 trials."""
     resume: bool = False
-    """Go on with the grid of that name: finished trials stay, the others go on from their checkpoints."""
+    """Continue the grid of that name: finished trials stay, the others resume from their checkpoints."""
     skip_doctor: bool = False
     """Begin without the checks of `worldmodel doctor`."""
     dry_run: bool = False
     """Print what would run and what differs between trials, and stop."""
     json: bool = False
     """Print the results as one JSON object on stdout; everything else goes to stderr."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The experiments that are asked for."""
+        return self.experiments
 
     @property
     def place(self) -> str:
@@ -115,7 +120,7 @@ class GridRequest:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to say of its former options."""
+        """Remarks on former options."""
         return choose_scale(self.scale, self.preset)[1]
 
     @property
@@ -125,7 +130,7 @@ class GridRequest:
 
     @property
     def is_adaptive(self) -> bool:
-        """Whether a search chooses each point by what others found."""
+        """True if a search chooses each point by the results of others."""
         return bool(self.sample) and self.search == "optuna"
 
 
@@ -161,21 +166,18 @@ def plan_grid(request: GridRequest, blocks: str, toy_settings: Mapping[str, Any]
     if "tracking.group" in settings:
         del place["tracking.group"]
     return GridPlan(
-        experiments=request.experiments, seeds=request.seeds, scale=scale, below=below, settings=settings,
+        experiments=request.names, seeds=request.seeds, scale=scale, below=below, settings=settings,
         options=options, place=place, axes=read_axes(join(request.vary)), spaces=read_spaces(join(request.sample)),
         trials=request.trials, is_adaptive=request.is_adaptive,
     )  # fmt: skip
 
 
 def _list_options(request: GridRequest) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "model.arch": request.arch,
-        "encoding.targets": request.targets,
-        "training.num_epochs": request.epochs,
-    }
-    # never silently the CPU, after a GPU was asked for
-    found["training.device"] = "cuda" if request.gpus_per_trial else None
-    found["data.allow"] = list(request.allow) or None
+    found = {
+        "model.arch": request.arch, "encoding.targets": request.targets, "training.num_epochs": request.epochs,
+        "training.device": "cuda" if request.gpus_per_trial else None,  # never silently the CPU
+        "data.allow": list(request.allow) or None,
+    }  # fmt: skip
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -187,7 +189,7 @@ def join(groups: Sequence[Sequence[str]]) -> list[str]:
 def check_size(request: GridRequest, trials: int) -> None:
     """UserError for a grid that is larger than anyone asks for by mistake."""
     if trials > MOST and not request.yes:
-        raise UserError(f"{trials} trials are more than {MOST}: look at them by --dry-run, and say --yes to train them")
+        raise UserError(f"{trials} trials are more than {MOST}: ask for fewer, or say --yes (also to --dry-run them)")
 
 
 def check_search(request: GridRequest, plan: GridPlan) -> None:

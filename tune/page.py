@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
+from tune.axis_charts import draw_axes
 from tune.charts import Page, draw_curves, draw_intervals, pick_colors
 from tune.columns import CHANGE, FOOTNOTES, POSITION, count_trials, notes_of, title_of
+from tune.page_settings import render_settings
 from tune.page_style import STYLE
 from tune.page_tables import render_table, render_trials
 from tune.record import GridRecord
@@ -41,6 +43,7 @@ def to_html(
         body += [_heading(_capital(title_of(table))), render_table(table), *map(_paragraph, notes_of(table))]
         if not table.stopped_early:
             body.append(charts.render(draw_intervals(table, trials, colors)))
+    body += [_heading("Axes"), *map(charts.render, figures)] if (figures := draw_axes(trials)) else []
     failures = [f"{trial.name}: {trial.failure}" for trial in trials if trial.failure]
     body += [_heading("Not finished"), _list(failures, style="bad")] if failures else []
     history = {trial.name: _read_history(folder / trial.name) for trial in trials}
@@ -49,6 +52,7 @@ def to_html(
     body += [
         _heading("Trials"),
         render_trials(trials, films),
+        render_settings(folder, trials),
         _heading("What the words mean"),
         _list(FOOTNOTES, style="note"),
     ]
@@ -114,6 +118,8 @@ def _list_grid_facts(grid: GridRecord | None) -> Iterator[tuple[str, str]]:
     yield "data", grid.blocks
     yield "commit", grid.commit or "no git checkout"
     yield "command", grid.command
+    for note in grid.notes:
+        yield "note", note
 
 
 def _list_trial_facts(trials: Sequence[TrialResult]) -> Iterator[tuple[str, str]]:

@@ -12,14 +12,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import psutil
+from tyro.conf import UseAppendAction, arg
 
 if __package__ in (None, ""):  # run as a script: its own package lies one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tune import grid
-from tune.options import GridRequest
+from tune.options import GridRequest, join
 from tune.variants import ROUND1
 
 
@@ -27,10 +29,16 @@ from tune.variants import ROUND1
 class Round1(GridRequest):
     """Train Round 1's experiments and compare them."""
 
-    experiments: tuple[str, ...] = ROUND1
-    """Experiments to train: names of Round 1, or files."""
+    experiments: Annotated[  # type: ignore[assignment]
+        tuple[tuple[str, ...], ...], arg(metavar="NAME"), UseAppendAction
+    ] = ()
+    """Experiments to train: names of Round 1, or files; none: all seven."""
     name: str = "round1"
     """Name of the grid; its W&B group."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(join(self.experiments)) or ROUND1
 
 
 def main(arguments: Sequence[str] | None = None, since: float | None = None) -> int:

@@ -1,4 +1,4 @@
-"""A search that chooses each trial by what the others found: Optuna's, through Ray Tune."""
+"""Search that chooses each trial by the results of others: Optuna's, through Ray Tune."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class Search:
 
 
 def make_searcher(search: Search, folder: Location, todo: Sequence[Trial]) -> Any:
-    """Optuna's search in Ray Tune: it knows the values of finished trials, and begins with the unfinished ones."""
+    """Optuna's search in Ray Tune: it knows the values of finished trials, and starts with the unfinished ones."""
+    import optuna
     from ray.tune.search import Searcher
     from ray.tune.search.optuna import OptunaSearch
 
@@ -63,6 +64,7 @@ def make_searcher(search: Search, folder: Location, todo: Sequence[Trial]) -> An
                 self.on_trial_complete(name, None)
             return str(Searcher.FINISHED)
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     seen: set[str] = set()
     waiting = [dict(trial.axes) for trial in todo]
     done = [trial for trial in search.trials if trial not in todo]

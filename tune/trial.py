@@ -157,7 +157,7 @@ def train_and_evaluate(config: ExperimentConfig, settings: dict[str, Any]) -> bo
         check_losses(read_record(location), settings["since"])
     request = TrainRequest(
         config=config, workers=settings["workers"], resume=has_begun, share=settings["share"],
-        origins=settings["origins"], axes=settings["axes"],
+        origins=settings.get("origins", {}), axes=settings.get("axes", {}),
     )  # fmt: skip
     record = train(request, report=lambda line: None)
     if record.state is State.STOPPED and EARLY in record.reason:

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import PurePosixPath
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any
@@ -205,7 +204,7 @@ def run_trials(trials: Sequence[Trial], how: TrialRun) -> dict[str, str]:
     _keep_credentials_out_of_logs()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it repeats every failure, which the table names
     place, environment = how.folder / SCRATCH, share_environment()
-    name_trial = partial(_name_trial, how.search)
+    name_trial = _make_namer(how.search)
     tuner = tune.Tuner(
         GridTrial,
         param_space={"trial": _list_settings(trials, how, environment)},
@@ -301,10 +300,14 @@ def _explain_end(error: BaseException | None, said: str) -> str:
     return said or (f"it was lost {LOSSES + 1} times: {explain(error)}" if error else "")
 
 
-def _name_trial(search: Search | None, trial: Any) -> str:
+def _make_namer(search: Search | None) -> Callable[[Any], str]:
+    """Names Ray Tune's trials; a search hears of each. A closure, because Ray Tune copies other callables."""
     from tune.trial import POINT, config_of
 
-    return search.add(trial.config[POINT]).name if search else str(config_of(trial.config).name)
+    def name_trial(trial: Any) -> str:
+        return search.add(trial.config[POINT]).name if search else str(config_of(trial.config).name)
+
+    return name_trial
 
 
 def is_done(folder: Location, trial: Trial, *, halving: bool = False) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -102,6 +103,12 @@ def make_trials(plan: GridPlan) -> list[Trial]:
     return trials
 
 
+def count_trials(plan: GridPlan) -> int:
+    """The number of trials, without making them. UserError where an experiment is none."""
+    points = math.prod(len(values) for values in plan.axes.values()) * max(1, plan.trials)
+    return len(_read_sources(plan.experiments)) * points * max(0, plan.seeds)
+
+
 def list_points(plan: GridPlan) -> list[Point]:
     """The points of the axes, and of samples drawn at random. UserError where an option lacks another."""
     if shared := sorted(plan.axes.keys() & plan.spaces.keys()):
@@ -140,17 +147,17 @@ def list_differences(trials: Sequence[Trial]) -> list[dict[str, Any]]:
 
 
 def describe_published(trials: Sequence[Trial]) -> list[str]:
-    """How far rows with a published name are from the published setting, in words."""
+    """Differences between rows with a published name and the published setting, in words."""
     named = [trial for trial in trials if trial.experiment in ROUND1]
     if not named:
         return []
-    wished = flatten(as_values(load_published(named[0].experiment)))
+    published = flatten(as_values(load_published(named[0].experiment)))
     actual = flatten(as_values(named[0].config))
     place = {"name", "goal", "save_dir", "data.dataset_dir", "tracking.group", "training.seed", "training.threads"}
-    keys = [key for key in wished if wished[key] != actual[key] and key not in place]
+    keys = [key for key in published if published[key] != actual[key] and key not in place]
     if not keys:
         return []
-    shown = ", ".join(f"{key} {show_value(actual[key])} (published {show_value(wished[key])})" for key in keys[:3])
+    shown = ", ".join(f"{key} {show_value(actual[key])} (published {show_value(published[key])})" for key in keys[:3])
     more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
     return [f"published numbers are of another setting: here {shown}{more}; --scale published --arch mlp has them"]
 
@@ -213,8 +220,8 @@ def _find_deviations(name: str, found: Resolved, point: Point) -> list[str]:
     """Encodings that are not those of Round 1's experiment of that name; a row's name shows them."""
     if name not in ROUND1:
         return []
-    wished, actual = (flatten({"encoding": as_values(c)["encoding"]}) for c in (load_published(name), found.config))
-    keys = [k for k in wished if wished[k] != actual[k] and k not in point and k != "encoding.targets"]
+    published, actual = (flatten({"encoding": as_values(c)["encoding"]}) for c in (load_published(name), found.config))
+    keys = [k for k in published if published[k] != actual[k] and k not in point and k != "encoding.targets"]
     return [f"({describe_point({key: actual[key] for key in keys})})"] if keys else []
 
 

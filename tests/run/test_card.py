@@ -96,6 +96,8 @@ def test_settings_that_differ_from_the_defaults_are_listed() -> None:
     assert tables["training.lr"] == ["0.5", f"{TrainingConfig().lr}"]
     assert [name for name in tables if name.startswith("training.")] == ["training.lr"]
     assert "Every setting has its default." in render_card(RECORD, ExperimentConfig(), METRICS)
+    record = RECORD.model_copy(update={"origins": {"training.lr": "--set"}})
+    assert read_tables(render_card(record, CONFIG, METRICS))["training.lr"][-1] == "--set"
 
 
 def test_cost_time_command_and_goal_are_the_records() -> None:

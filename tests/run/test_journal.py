@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,17 @@ from tests.s3_server import serve_s3, use_s3
 from tests.training.tiny_runs import CPU, configure, open_data, write_blocks
 from worldmodel.cli.runs import describe_run, render_row
 from worldmodel.errors import UserError
-from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config import ExperimentConfig, TrackingConfig
 from worldmodel.experiment.config_file import as_values, to_yaml
 from worldmodel.object_store import StorageError
+from worldmodel.run import journal as journal_module
 from worldmodel.run.card import CARD, write_card
 from worldmodel.run.journal import Journal
 from worldmodel.run.log_file import LOG, TIME
 from worldmodel.run.record import State
 from worldmodel.run.run import RECORD, Run
 from worldmodel.run.run_folder import FoundRun, read_record, start_run
-from worldmodel.run.tracking import read_metrics
+from worldmodel.run.tracking import Tracker, read_metrics
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint_list import list_checkpoints, newest_good, read_best
 from worldmodel.training.feed import Batch
@@ -273,3 +275,20 @@ def test_a_log_that_cannot_be_written_is_noted_once_and_ends_no_run(
     record = read_record(run.location)
     assert record.step == record.total_steps
     assert [note for note in record.notes if LOG in note] == [f"lines of {LOG} wait for room: no space left"]
+
+
+def test_wandb_gets_a_trials_axes_as_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[dict[str, Any]] = []
+
+    def make_tracker(location: Location, tracking: object, config: dict[str, Any], note: object) -> Tracker:
+        shown.append(config)
+        return Tracker(location, TrackingConfig(wandb="disabled"), config, print)
+
+    monkeypatch.setattr(journal_module, "Tracker", make_tracker)
+    config = configure({})
+    for axes in ({}, {"training.lr": 0.5}):
+        run = start_run(Location.of(tmp_path), replace(config, name=f"a{len(axes)}"), axes=axes)
+        Journal(run, config, io.StringIO())
+    assert "axes" not in shown[0]
+    assert shown[1]["axes"] == {"training.lr": 0.5}
+    assert shown[1]["training"] == shown[0]["training"]

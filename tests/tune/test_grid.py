@@ -102,6 +102,32 @@ def test_a_failed_trial_fails_alone_and_a_resumed_grid_does_only_what_is_missing
     assert read_files(folder / "1a-seed0") == calls
 
 
+@pytest.mark.ray
+@pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("own_ray")
+def test_a_grid_of_axes_has_tables_that_a_resume_reproduces(
+    blocks: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--data", str(blocks), "--storage", str(tmp_path), "--name", "grid", "--skip-doctor", "--json"]
+    axes = ["--vary", "training.lr=1e-3,2e-3", "--sample", "training.clip=loguniform(0.5,2)", "--trials", "2"]
+    asked = ["baseline", *place, "--set", *TINY, *axes]
+    assert grid.main(asked) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert [len(table["rows"]) for table in found["tables"]] == [4]
+    for trial in found["trials"]:
+        location = Location.of(tmp_path / "grid" / trial["name"])
+        config, record = read_config(location), read_record(location)
+        assert {"training.lr": config.training.lr, "training.clip": config.training.clip} == record.axes
+        assert (record.origins["training.lr"], record.origins["training.clip"]) == ("--vary", "--sample")
+        assert "--vary" in (tmp_path / "grid" / trial["name"] / "card.md").read_text()
+    page = (tmp_path / "grid" / REPORT).read_text()
+    assert "<h2>Axes</h2>" in page and "<td class=text>--sample</td>" in page
+    before = read_files(tmp_path / "grid" / found["trials"][0]["name"])
+    assert grid.main([*asked, "--resume"]) == 0
+    assert json.loads(capfd.readouterr().out) == found
+    assert read_files(tmp_path / "grid" / found["trials"][0]["name"]) == before
+
+
 def read_files(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

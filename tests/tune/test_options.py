@@ -55,6 +55,8 @@ def test_an_environment_that_cannot_be_used_is_one_message(
 def test_options_given_twice_count_together() -> None:
     asked = ask("--set", "training.lr=1", "training.clip=2", "--seeds", "2", "--set", "model.d_model=64")
     assert plan_grid(asked, "/blocks", {}).settings == {"training.lr": 1, "training.clip": 2, "model.d_model": 64}
+    asked = ask("--experiments", "baseline", "--experiments", "1a")
+    assert plan_grid(asked, "/blocks", {}).experiments == ("baseline", "1a")
     asked = ask("--vary", "training.lr=1,2", "--vary", "model.d_model=64,128")
     assert plan_grid(asked, "/blocks", {}).axes == {"training.lr": (1, 2), "model.d_model": (64, 128)}
 

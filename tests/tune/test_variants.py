@@ -15,6 +15,7 @@ from tune.variants import (
     FOLDER,
     ROUND1,
     GridPlan,
+    count_trials,
     describe_published,
     identify,
     list_differences,
@@ -92,10 +93,9 @@ def test_axes_win_over_settings_and_settings_over_the_file(tmp_path: Path) -> No
 
 def test_samples_are_trials_like_others(tmp_path: Path) -> None:
     spaces = read_spaces(["training.lr=loguniform(1e-3,2e-2)"])
-    trials = make_trials(
-        plan(experiments=[write(tmp_path, "a")], spaces=spaces, trials=5, axes={"training.clip": (1, 2)})
-    )
-    assert len({trial.name for trial in trials}) == 10
+    asked = plan(experiments=[write(tmp_path, "a")], spaces=spaces, trials=5, axes={"training.clip": (1, 2)})
+    trials = make_trials(asked)
+    assert len({trial.name for trial in trials}) == count_trials(asked) == 10
     assert {trial.origins["training.lr"] for trial in trials} == {"--sample"}
 
 

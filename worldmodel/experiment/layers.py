@@ -210,10 +210,10 @@ def _name_origins(message: str, origins: Mapping[str, str]) -> str:
 
 def _note_scale(scale: Layer, file: Sequence[Layer], source: str) -> tuple[str, ...]:
     """The values that a file keeps from its scale, in one line."""
-    wished, own = flatten(scale.values), _merge(file)[0]
-    kept = {key: value for key, value in flatten(own).items() if key in wished and value != wished[key]}
+    scaled, own = flatten(scale.values), _merge(file)[0]
+    kept = {key: value for key, value in flatten(own).items() if key in scaled and value != scaled[key]}
     if not kept:
         return ()
-    shown = ", ".join(f"{key} {value} (not {wished[key]})" for key, value in list(kept.items())[:_SHOWN])
+    shown = ", ".join(f"{key} {value} (not {scaled[key]})" for key, value in list(kept.items())[:_SHOWN])
     more = f" and {len(kept) - _SHOWN} more" if len(kept) > _SHOWN else ""
     return (f"{source} wins over {scale.origin}: {shown}{more}; remove lines from the file to take the scale's values",)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from worldmodel.experiment.config import ExperimentConfig
-from worldmodel.experiment.config_file import describe_changes
+from worldmodel.experiment.config_file import as_values, describe_changes, flatten
 from worldmodel.machine.device_state import render_state
 from worldmodel.object_store import MissingError
 from worldmodel.run.budget import describe_budget
@@ -136,9 +136,16 @@ def _render_certificate(record: RunRecord) -> str:
 
 def _render_changes(record: RunRecord, config: ExperimentConfig) -> str:
     head = ("setting", "value", "default", *(["set by"] if record.origins else []))
+    changes = {key: default for key, default, _ in describe_changes(config)}
     rows = [
-        (f"`{key}`", f"{value}", f"{default}", *([record.origins.get(key, "")] if record.origins else []))
-        for key, default, value in describe_changes(config)
+        (
+            f"`{key}`",
+            f"{value}",
+            f"{changes.get(key, value)}",
+            *([record.origins.get(key, "")] if record.origins else []),
+        )
+        for key, value in flatten(as_values(config)).items()
+        if key in changes or (key in record.origins and key not in ("name", "goal"))
     ]
     return "## What was run\n\n" + (_render_table(head, rows) if rows else "Every setting has its default.")
 
