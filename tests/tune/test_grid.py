@@ -12,10 +12,11 @@ import pytest
 
 from tests.games_on_disk import encode_toy_games
 from tests.tune.results_at_hand import make_failure, make_result, make_trial
-from tune import grid
+from tune import grid, preparation
 from tune.report import CSV, JSON, REPORT
+from tune.resources import Cluster
 from tune.round1 import main
-from tune.trials import SCRATCH, Cluster
+from tune.trials import SCRATCH
 from worldmodel.experiment.config_file import to_yaml
 from worldmodel.rollout.evaluation import EVALUATION
 from worldmodel.run.record import State
@@ -142,7 +143,7 @@ def test_two_grids_that_begin_in_a_new_storage_at_once_both_begin(
         remove(path)
 
     monkeypatch.setattr(Path, "rmdir", remove_late)
-    grid._check_writable(Location.of(tmp_path / "storage" / "grid"))
+    preparation.check_writable(Location.of(tmp_path / "storage" / "grid"))
 
 
 @pytest.fixture
