@@ -238,7 +238,7 @@ def test_trials_that_asked_for_a_gpu_never_train_on_a_cpu_and_an_idle_gpu_is_nam
     assert main([*given, "--name", "a", "--gpus-per-trial", "0.5"]) == 1
     assert {trial.config.training.device for trial in no_ray} == {"cuda"}
     assert "4 at once, each 1 worker of 1 CPU, 0.5 GPU" in (said := capsys.readouterr().err)
-    assert "note:" not in said
+    assert "trials will use none" not in said
     no_ray.clear()
     assert main([*given, "--name", "b"]) == 1
     assert {trial.config.training.device for trial in no_ray} == {"auto"}
