@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tune.record import GridRecord
-from tune.trials import Resources
+from tune.resources import Resources
 from worldmodel.errors import UserError
 from worldmodel.machine.device import describe_device
 from worldmodel.run.budget import Budget

@@ -14,10 +14,8 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import psutil
 from tyro.conf import FlagCreatePairsOff
@@ -30,22 +28,19 @@ from tune.costs import GridCosts, check_price, describe_costs
 from tune.health import check_health, wait_for_machine
 from tune.live import show_live
 from tune.options import GridRequest, check_halving, check_name, check_search, check_size, plan_grid, read_defaults
-from tune.record import GRID, GridRecord, TrialName, read_grid
+from tune.preparation import TOY_SETTINGS, check_games, check_source, check_writable, prepare_data, say
+from tune.record import GRID, GridRecord, name_trial, read_grid
 from tune.report import REPORT, render_terminal, to_json, write_report
+from tune.resources import Cluster, Resources, check_reach, plan_resources
 from tune.results import TrialResult, read_trial
-from tune.search import Search
+from tune.search import make_search
 from tune.timeline import DOCTOR, ENCODE, MACHINES, RAY, FirstStep, prepend_submission
-from tune.trials import WAITING, Cluster, Resources, TrialRun, check_reach, is_done, plan_resources, run_trials
-from tune.variants import GridPlan, Trial, count_trials, describe_published, list_differences, make_trials
+from tune.trials import WAITING, TrialRun, is_done, run_trials
+from tune.variants import Trial, count_trials, describe_published, list_differences, make_trials
 from tune.watch import GridWatch
-from worldmodel.blocks.alarms import check_alarms
-from worldmodel.blocks.index import has_index, read_index
 from worldmodel.cli.arguments import parse_arguments
 from worldmodel.errors import UserError
 from worldmodel.features.plan import check_world
-from worldmodel.features.split import select_games, split_games
-from worldmodel.games.source import list_source
-from worldmodel.object_store import MissingError
 from worldmodel.ray_session import join_ray
 from worldmodel.run.card import write_card
 from worldmodel.run.head_watch import HeadWatch
@@ -55,16 +50,9 @@ from worldmodel.run.run import Run
 from worldmodel.run.run_folder import LIVE, add_resume
 from worldmodel.run.timeline import CHECKS, begin_timeline
 from worldmodel.storage import Location
-from worldmodel.training.data import filter_of
-from worldmodel.training.room import check_lengths
 
-TOY_GAMES = 40
-TOY_SETTINGS: dict[str, Any] = {"training.num_epochs": 1, "training.batch_size": 8, "model.output_scale": 0.01}
-"""What the laptop preset is given on toy games: more and smaller steps, for there are few frames."""
 LOG_WIDTH = 120
 """Columns of the tables where no terminal says how many it has."""
-PROBE = ".writable"
-"""File that is written and deleted again, to learn whether the storage can be written."""
 STOPPED = 130
 """Exit status of a grid that was asked to stop."""
 
@@ -106,7 +94,7 @@ def run(options: GridRequest, since: float | None = None) -> int:
     if cluster.gpus and not options.gpus_per_trial:
         say(f"note: the cluster has {cluster.gpus:g} GPUs, and trials will use none: ask for --gpus-per-trial 1")
     check_source(options.data)
-    _check_writable(options.folder)
+    check_writable(options.folder)
     for note in dict.fromkeys([*options.notes, *(note for trial in wished for note in trial.notes)]):
         say(f"note: {note}")
     if options.dry_run:
@@ -122,7 +110,7 @@ def run(options: GridRequest, since: float | None = None) -> int:
     plan = plan_grid(options, blocks, TOY_SETTINGS)
     search = make_search(plan, older) if options.is_adaptive else None
     trials = search.trials if search else make_trials(plan)
-    _check_games(blocks, trials or [search.base] if search else trials)
+    check_games(blocks, trials or [search.base] if search else trials)
     todo = [trial for trial in trials if not is_done(options.folder, trial, halving=options.scheduler == "asha")]
     count = len(todo) + (search.count - len(trials) if search else 0)
     say(f"{options.folder}: {resources.describe(count)}; {len(trials) - len(todo)} done before")
@@ -141,20 +129,6 @@ def run(options: GridRequest, since: float | None = None) -> int:
         search=search,
     )  # fmt: skip
     return _carry_out(options, watch, todo, how)
-
-
-def make_search(plan: GridPlan, older: GridRecord | None) -> Search:
-    """The search of an adaptive grid, with the trials of its earlier attempts."""
-    [base] = make_trials(replace(plan, spaces={}, trials=0))
-    search = Search(base=base, spaces=plan.spaces, count=plan.trials)
-    for trial in older.trials if older else ():
-        search.add(trial.axes)
-    return search
-
-
-def name_trial(trial: Trial) -> TrialName:
-    """A trial as the grid's record names it."""
-    return TrialName(name=trial.name, experiment=trial.experiment, seed=trial.seed, axes=dict(trial.axes))
 
 
 def show_plan(options: GridRequest, trials: Sequence[Trial], resources: Resources) -> int:
@@ -228,30 +202,6 @@ def show(options: GridRequest, results: Sequence[TrialResult], record: GridRecor
         print(json.dumps(to_json(tables, results)))
 
 
-def prepare_data(options: GridRequest) -> str:
-    """Blocks that all trials share: encoded once, found again later."""
-    from worldmodel.training.data import prepare_blocks
-
-    return prepare_blocks(options.data or make_toys(options.place), options.place, say)
-
-
-def check_source(data: str) -> None:
-    """UserError where there is nothing to read."""
-    if data and not has_index(Location.of(data)):
-        list_source(data)
-
-
-def make_toys(storage: str) -> str:
-    """Toy games below the storage, made once."""
-    from worldmodel.games.toy import write_toy_games
-
-    out = Location.of(storage).local_path()
-    if out is None:
-        raise UserError("no data: toy games are made on a local disk only; name games or blocks with --data")
-    write_toy_games(out / "toy", TOY_GAMES, 0)
-    return str(out / "toy")
-
-
 def _make_record(
     options: GridRequest, trials: Sequence[Trial], blocks: str, resources: Resources, older: GridRecord | None
 ) -> GridRecord:
@@ -286,36 +236,6 @@ def _find_older(options: GridRequest) -> GridRecord | None:
             "(worldmodel stop), or wait until it ends"
         )
     return older
-
-
-def _check_writable(folder: Location) -> None:
-    """UserError where nothing can be written."""
-    local = folder.local_path()
-    absent = [path for path in (local, *local.parents) if not path.exists()] if local else []
-    try:
-        (folder / PROBE).write_text("")
-        (folder / PROBE).delete()
-        with suppress(OSError):  # another grid, which begins at the same time, has made something there
-            for path in absent:  # a request that is refused later leaves nothing behind
-                path.rmdir()
-    except MissingError as error:  # a file system that makes no folders
-        raise UserError(f"{folder} cannot be made: name another --storage, where folders can be written") from error
-
-
-def _check_games(blocks: str, trials: Sequence[Trial]) -> None:
-    """UserError where the data leave an experiment nothing to train or to validate on."""
-    index = read_index(Location.of(blocks))
-    games = index.games
-    for config in (trial.config for trial in trials):
-        check_alarms(index, config.encoding.layout.field_names, config.data.allow, blocks)
-        chosen = select_games(games, filter_of(config.data))
-        check_lengths(config, split_games(chosen, config.training.train_split, config.data.split).train)
-
-
-def say(text: str) -> None:
-    """Tell people something on stderr, where it cannot mix with a result; nobody may read it any more."""
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
 
 
 def leave(status: int) -> NoReturn:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from tune.options import GridRequest
-from tune.trials import Cluster, Resources
+from tune.resources import Cluster, Resources
 from worldmodel.doctor.check import Check, Outcome
 from worldmodel.doctor.preflight import Preflight, examine, examine_quickly
 from worldmodel.doctor.ray_cluster import check_started

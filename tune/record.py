@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from tune.variants import Trial
 from worldmodel.errors import UserError
 from worldmodel.run.record import Living, make_command, read_commit
 from worldmodel.run.run_folder import judge_life
@@ -75,3 +76,8 @@ def read_grid(folder: Location) -> GridRecord:
 def write_grid(folder: Location, record: GridRecord) -> None:
     """Write a grid's record, atomically."""
     (folder / GRID).write_text(record.model_dump_json(indent=1) + "\n")
+
+
+def name_trial(trial: Trial) -> TrialName:
+    """A trial as the grid's record names it."""
+    return TrialName(name=trial.name, experiment=trial.experiment, seed=trial.seed, axes=dict(trial.axes))

@@ -24,14 +24,14 @@ from tune import grid
 from tune.options import GridRequest, join
 from tune.variants import ROUND1
 
+_Names = Annotated[tuple[tuple[str, ...], ...], arg(metavar="NAME"), UseAppendAction]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Round1(GridRequest):
     """Train Round 1's experiments and compare them."""
 
-    experiments: Annotated[  # type: ignore[assignment]
-        tuple[tuple[str, ...], ...], arg(metavar="NAME"), UseAppendAction
-    ] = ()
+    experiments: _Names = ()  # type: ignore[assignment]
     """Experiments to train: names of Round 1, or files; none: all seven."""
     name: str = "round1"
     """Name of the grid; its W&B group."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tune.axes import Point, Space, round_value
+from tune.record import GridRecord
 from tune.trial import POINT, VALUE
-from tune.variants import Trial, place_trial
+from tune.variants import GridPlan, Trial, make_trials, place_trial
 from worldmodel.errors import UserError
 from worldmodel.object_store import MissingError
 from worldmodel.run.run_folder import read_record
@@ -86,3 +87,12 @@ def make_searcher(search: Search, folder: Location, todo: Sequence[Trial]) -> An
 
 def _round(point: Mapping[str, Any]) -> Point:
     return {key: round_value(value) for key, value in point.items()}
+
+
+def make_search(plan: GridPlan, older: GridRecord | None) -> Search:
+    """The search of an adaptive grid, with the trials of its earlier attempts."""
+    [base] = make_trials(replace(plan, spaces={}, trials=0))
+    search = Search(base=base, spaces=plan.spaces, count=plan.trials)
+    for trial in older.trials if older else ():
+        search.add(trial.axes)
+    return search

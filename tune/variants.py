@@ -157,9 +157,10 @@ def describe_published(trials: Sequence[Trial]) -> list[str]:
     keys = [key for key in published if published[key] != actual[key] and key not in place]
     if not keys:
         return []
-    shown = ", ".join(f"{key} {show_value(actual[key])} (published {show_value(published[key])})" for key in keys[:3])
+    shown = ", ".join(f"{key} {show_value(actual[key])} (published: {show_value(published[key])})" for key in keys[:3])
     more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return [f"published numbers are of another setting: here {shown}{more}; --scale published --arch mlp has them"]
+    option = "--scale published --arch mlp --targets published has them"
+    return [f"published numbers are of another setting: here {shown}{more}; {option}"]
 
 
 @cache

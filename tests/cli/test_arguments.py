@@ -73,7 +73,7 @@ def test_verbs_know_their_own_options(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_grid_takes_all_its_settings() -> None:
     asked = "--set training.lr=1e-4 --experiments baseline --set training.batch_size=4 --experiments 1a --allow x"
     options = parse_arguments(Round1, asked.split(), default=read_defaults(Round1))
-    assert options.experiments == ("baseline", "1a")
+    assert options.names == ("baseline", "1a")
     plan = plan_grid(options, "blocks", {})
     assert plan.settings == {"training.lr": 1e-4, "training.batch_size": 4} and plan.options["data.allow"] == ["x"]
 

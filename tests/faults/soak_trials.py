@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from tests.faults.footprint import HELD, Footprint, watching
-from tune.trials import Cluster, TrialRun, plan_resources, run_trials
+from tune.resources import Cluster, plan_resources
+from tune.trials import TrialRun, run_trials
 from tune.variants import ROUND1, GridPlan, Trial, make_trials
 from worldmodel.run.run import EVALUATION
 from worldmodel.storage import Location

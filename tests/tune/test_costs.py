@@ -7,7 +7,7 @@ import pytest
 from tests.tune.results_at_hand import make_record
 from tune.costs import GridCosts, check_price, describe_costs
 from tune.record import GridRecord, TrialName
-from tune.trials import Cluster, plan_resources
+from tune.resources import Cluster, plan_resources
 from worldmodel.errors import UserError
 from worldmodel.run.budget import Budget
 from worldmodel.run.prices import HOUR

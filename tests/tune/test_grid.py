@@ -12,10 +12,11 @@ import pytest
 
 from tests.games_on_disk import encode_toy_games
 from tests.tune.results_at_hand import make_failure, make_result, make_trial
-from tune import grid
+from tune import grid, preparation
 from tune.report import CSV, JSON, REPORT
+from tune.resources import Cluster
 from tune.round1 import main
-from tune.trials import SCRATCH, Cluster
+from tune.trials import SCRATCH
 from worldmodel.experiment.config_file import to_yaml
 from worldmodel.rollout.evaluation import EVALUATION
 from worldmodel.run.record import State
@@ -142,7 +143,7 @@ def test_two_grids_that_begin_in_a_new_storage_at_once_both_begin(
         remove(path)
 
     monkeypatch.setattr(Path, "rmdir", remove_late)
-    grid._check_writable(Location.of(tmp_path / "storage" / "grid"))
+    preparation.check_writable(Location.of(tmp_path / "storage" / "grid"))
 
 
 @pytest.fixture
@@ -237,7 +238,7 @@ def test_trials_that_asked_for_a_gpu_never_train_on_a_cpu_and_an_idle_gpu_is_nam
     assert main([*given, "--name", "a", "--gpus-per-trial", "0.5"]) == 1
     assert {trial.config.training.device for trial in no_ray} == {"cuda"}
     assert "4 at once, each 1 worker of 1 CPU, 0.5 GPU" in (said := capsys.readouterr().err)
-    assert "note:" not in said
+    assert "trials will use none" not in said
     no_ray.clear()
     assert main([*given, "--name", "b"]) == 1
     assert {trial.config.training.device for trial in no_ray} == {"auto"}

@@ -10,9 +10,9 @@ from tests.games_on_disk import encode_here, write_games
 from tune import grid, health, round1
 from tune.health import check_health, wait_for_machine
 from tune.record import read_grid
+from tune.resources import Cluster, Resources
 from tune.round1 import Round1
 from tune.timeline import ENCODE, RAY
-from tune.trials import Cluster, Resources
 from worldmodel.doctor.check import Check, failed, passed, warned
 from worldmodel.doctor.preflight import Preflight
 from worldmodel.errors import UserError

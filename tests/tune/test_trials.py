@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tune.results_at_hand import make_result, make_trial
-from tune.trials import MACHINES, Cluster, check_reach, is_done, plan_resources, read_promised
+from tune.resources import MACHINES, Cluster, check_reach, plan_resources, read_promised
+from tune.trials import is_done
 from tune.variants import Trial
 from worldmodel.errors import UserError
 from worldmodel.experiment.config_file import override, to_yaml

@@ -130,7 +130,7 @@ def test_the_published_setting_alone_needs_no_remark() -> None:
     mlp = {"model.arch": "mlp", "encoding.targets": "published"}
     assert describe_published(make_trials(plan(scale="published", options=mlp))) == []
     [said] = describe_published(make_trials(plan(scale="laptop")))
-    assert "model.arch mamba2 (published mlp)" in said
+    assert "model.arch mamba2 (published: mlp)" in said
 
 
 @pytest.mark.parametrize(

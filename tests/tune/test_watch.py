@@ -14,7 +14,7 @@ import pytest
 from tests.run.test_reporter import GoneReader
 from tests.tune.results_at_hand import make_record, make_trial
 from tune import watch as watching
-from tune.grid import say
+from tune.preparation import say
 from tune.record import GridRecord, read_grid, write_grid
 from tune.watch import GridWatch
 from worldmodel.errors import UserError

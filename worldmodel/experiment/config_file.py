@@ -234,10 +234,8 @@ def _judge_unknown(section: str, key: Any) -> str:
 
 
 def infer(values: Mapping[str, Any], *, is_file: bool = True) -> dict[str, Any]:
-    """The values with what a users' file implies: no device, no limit, an MLP by its sizes, windows by the MLP.
-
-    `is_file`: sizes decide the architecture only there; `--set model.hidden_dim=64` leaves it as it is.
-    """
+    """The values with what a users' file implies: no device, no limit, an MLP by its sizes (only in a file), windows by
+    the MLP."""
     known = dict(values)
     data, model, training = (known.get(name) or {} for name in ("data", "model", "training"))
     if not all(isinstance(section, dict) for section in (data, model, training)):
