@@ -265,3 +265,11 @@ def test_a_wrong_option_value_is_refused_like_a_wrong_file(option: str, value: s
     assert isinstance(verb, Train)
     with pytest.raises(UserError, match=key):
         verb.read_experiment()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_no_fault(tmp_path: Path, closed: str) -> None:
+    command = f"{sys.executable} -m worldmodel.cli.main games toy {tmp_path}/toy --count 1 --json {closed}"
+    ended = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (0, False)
+    assert (tmp_path / "toy/meta.json").exists()

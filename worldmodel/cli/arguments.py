@@ -5,6 +5,7 @@ Tyro, as other parsers, lets the last one win without a word.
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 import typing
@@ -26,8 +27,17 @@ def parse_arguments(kind: Any, arguments: Sequence[str] | None, **how: Any) -> A
     UserError where an option that has one value is given twice; whatever else is wrong ends the process with status 2
     and an explanation.
     """
+    open_closed_streams()
     given = sys.argv[1:] if arguments is None else arguments
     return tyro.cli(kind, args=join_repeated(kind, given), **how)
+
+
+def open_closed_streams() -> None:
+    """Give a process that was started without standard streams empty ones: files that it opens later must not take
+    their place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 @dataclass
