@@ -13,6 +13,7 @@ import pytest
 
 from tune.round1 import main
 from worldmodel import ray_session
+from worldmodel.cli.main import main as train
 from worldmodel.errors import UserError
 from worldmodel.ray_session import check_address, is_on_cluster, join_ray
 
@@ -72,6 +73,16 @@ def test_a_ray_that_is_gone_is_one_message_in_seconds(address: str, monkeypatch:
     with pytest.raises(UserError, match=rf"(?s)RAY_ADDRESS={address}.*`unset RAY_ADDRESS`"):
         join_ray()
     assert time.monotonic() - begin < 30
+
+
+def test_workers_of_a_ray_that_is_gone_are_refused_before_games_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", DEAD[0])
+    (tmp_path / "x.yaml").write_text("tracking: {wandb: disabled}\n")
+    asked = ["train", str(tmp_path / "x.yaml"), "--workers", "2", "--data", str(tmp_path / "none")]
+    assert train(asked) == 2
+    assert f"no Ray answers at RAY_ADDRESS={DEAD[0]}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [ConnectionError, TimeoutError, RuntimeError, ValueError])

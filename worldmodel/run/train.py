@@ -19,7 +19,7 @@ from worldmodel.machine.device import describe_device, note_idle_gpu, pick_devic
 from worldmodel.machine.gpu_memory import limit_memory
 from worldmodel.machine.process import release_memory
 from worldmodel.model.exchange import load_users_checkpoint
-from worldmodel.ray_session import is_on_cluster
+from worldmodel.ray_session import check_address, is_on_cluster, read_address
 from worldmodel.run.budget import Budget
 from worldmodel.run.card import write_card
 from worldmodel.run.certificate import certify
@@ -94,6 +94,8 @@ def train(request: TrainRequest, report: Report = print) -> RunRecord:
     config, storage = request.config, Location.of(request.config.save_dir)
     for count in request.sizes:
         check_world(count)
+    if request.workers > 1 and (address := read_address()):
+        check_address(address)  # before games are encoded
     check_metric(config)
     read_limit()
     device = check_device(config, request.workers)
