@@ -47,8 +47,10 @@ def test_a_whole_game_is_read_though_its_file_was_not_closed(what: str) -> None:
     assert found.frames == whole.frames and len(found.frames) == 400
 
 
-def test_a_closed_file_stays_as_it_is() -> None:
-    assert complete(wrap(EVENTS)) == wrap(EVENTS)
+@pytest.mark.parametrize("end", [b"", b"\n", b" \r\n"])
+def test_a_closed_file_stays_as_it_is(end: bytes) -> None:
+    whole = wrap(EVENTS, metadata=b"U\x08metadata{U\x08playedOnSU\x07dolphin}}" + end)
+    assert complete(whole) == whole
 
 
 @pytest.mark.parametrize(

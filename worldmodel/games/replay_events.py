@@ -25,7 +25,7 @@ def complete(raw: bytes) -> bytes:
     if len(raw) < end:
         return raw
     events, rest = _add_bookend(raw[_BEGIN:end], sizes), raw[end:]
-    if not (rest.startswith(b"U") and rest.endswith(b"}")):
+    if not (rest.startswith(b"U") and rest.rstrip().endswith(b"}")):
         rest = METADATA
     return HEAD + struct.pack(">I", len(events)) + events + rest
 
