@@ -58,7 +58,7 @@ def find_interruption(older: RunRecord, step: int, workers: int) -> Interruption
     reason = older.reason if is_pause(older.reason) else ""
     reason = reason or (f"lost {', '.join(gone)}" if gone else older.reason or "the process of a worker was lost")
     return Interruption(
-        at=older.updated, reason=reason, step=older.step, resumed_step=step, workers=workers,
+        at=older.updated, reason=reason, step=max(older.step, step), resumed_step=step, workers=workers,
         seconds=round((datetime.now(UTC) - older.updated).total_seconds(), 1),
     )  # fmt: skip
 

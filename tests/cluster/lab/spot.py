@@ -19,7 +19,7 @@ from tests.cluster.lab.waiting import Clock
 HEAD, WORKERS = "10.77.0.11", ("10.77.0.12", "10.77.0.13", "10.77.0.14")
 BUCKET = "lab"
 CREDENTIALS = f"[default]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n"
-JOIN = f"cd ~/worldmodel && . cluster/environment.sh && ray start --address={HEAD}:6379"
+JOIN = f"cd ~/worldmodel && . cluster/environment.sh && ray stop --force && ray start --address={HEAD}:6379"
 """What the launcher runs on a worker."""
 
 
@@ -56,7 +56,11 @@ class Machines:
     def replace(self, name: str) -> None:
         """Another machine takes a lost one's place."""
         self.announcers[name].ends = None
-        status, said = self.hosts[name].start().run(JOIN, 60, environment={"RAY_HEAD_IP": HEAD})
+        host = self.hosts[name].start()
+        for _ in range(3):  # Ray gives a node's first question to the head 30 s, and no second one
+            status, said = host.run(JOIN, 90, environment={"RAY_HEAD_IP": HEAD})
+            if status == 0:
+                break
         assert status == 0, said
         self.clock.note(f"{name} was replaced")
 
