@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.training.experiments import settings_of
 from worldmodel.errors import UserError
+from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.experiment.config_file import list_keys, read_experiment, to_yaml
 from worldmodel.experiment.layers import (
     Layer,
@@ -44,7 +45,7 @@ def get(found: Resolved, key: str) -> Any:
 def test_the_file_wins_over_every_scale(data: st.DataObject, scale: str, arch: str) -> None:
     keys = data.draw(st.lists(st.sampled_from(FREE), unique=True, max_size=8))
     values = {key: data.draw(settings_of(key)) for key in keys}
-    file = Layer.of("a.yaml", {"name": "a", "model.arch": arch, **values})
+    file = Layer.of("a.yaml", {"name": "a", "model.arch": arch, "model.headdim": 1, **values})
     found = resolve_layers([file], scale, source="a.yaml")
     for key, value in values.items():
         assert get(found, key) == (list(value) if isinstance(value, tuple) else value), key
@@ -59,7 +60,7 @@ def test_the_last_layer_wins_and_is_the_origin(data: st.DataObject, scale: str) 
     count = data.draw(st.integers(1, 3))
     names = ("a.yaml", "--set", "--vary")
     first, *more = (Layer.of(name, {key: value}) for name, value in zip(names, values[:count], strict=False))
-    found = resolve_layers([first], scale, more, source="a.yaml")
+    found = resolve_layers([Layer.of("base.yaml", {"model.headdim": 1}), first], scale, more, source="a.yaml")
     expected = values[count - 1]
     assert get(found, key) == (list(expected) if isinstance(expected, tuple) else expected)
     assert found.origins[key] == names[count - 1]
@@ -72,7 +73,7 @@ def test_a_stored_experiment_resolves_to_itself_on_every_scale(tmp_path: Path, s
     assert load_experiment(tmp_path / "a.yaml", scale) == config
 
 
-def write(folder: Path, name: str, **values: Any) -> Path:
+def write(folder: Path, name: str, /, **values: Any) -> Path:
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
@@ -162,3 +163,21 @@ def test_settings_are_read_as_in_a_file_and_each_once() -> None:
 def test_layers_of_a_file_begin_with_what_it_extends(tmp_path: Path) -> None:
     write(tmp_path, "base", goal="x")
     assert [layer.origin for layer in read_layers(write(tmp_path, "a", extends="base.yaml"))] == ["base.yaml", "a.yaml"]
+
+
+def test_a_file_may_name_the_scale_of_commands_that_name_none(tmp_path: Path) -> None:
+    write(tmp_path, "base", scale="laptop")
+    path = write(tmp_path, "a", extends="base.yaml", goal="x")
+    assert load_experiment(path) == load_experiment(path, "laptop") != load_experiment(path, "a100")
+    with pytest.raises(UserError, match=r"b\.yaml: scale: huge: unknown scale"):
+        load_experiment(write(tmp_path, "b", scale="huge"))
+    with pytest.raises(UserError, match="expected the name of a scale"):
+        load_experiment(write(tmp_path, "c", scale=3))
+
+
+def test_no_scale_is_the_built_in_defaults_and_says_so(tmp_path: Path) -> None:
+    found = resolve_file(write(tmp_path, "a", goal="x"))
+    assert found.config == ExperimentConfig(name="a", goal="x")
+    assert "--scale full" in found.notes[0]
+    (tmp_path / "a.yaml").write_text(to_yaml(found.config))
+    assert resolve_file(tmp_path / "a.yaml").notes == ()

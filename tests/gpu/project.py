@@ -47,7 +47,7 @@ def make_blocks() -> str:
     return str(folder / "blocks")
 
 
-def make_config(changes: dict[str, Any], scale: str = "full", name: str = "baseline") -> ExperimentConfig:
+def make_config(changes: dict[str, Any], scale: str = "", name: str = "baseline") -> ExperimentConfig:
     """An experiment of `tune/experiments`, with changes; steps run as they are, uncaptured."""
     config = load_experiment(Path(f"tune/experiments/{name}.yaml"), scale)
     return override(config, {"training.compile": "off", **changes}, source="tests.gpu")

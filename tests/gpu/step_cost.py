@@ -38,11 +38,11 @@ from worldmodel.training.workers import Workers  # noqa: E402
 ATEN_US, TRITON_US = 6.5, 30.0
 BYTES_PER_US, FLOPS_PER_US = 0.8 * 1.55e6, 312e6
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "4.28M 16x64": ("full", {"training.batch_size": 16, "training.sequence_length": 64}),
-    "4.28M 64x64": ("full", {"training.batch_size": 64, "training.sequence_length": 64}),
-    "4.28M 512x64": ("full", {"training.batch_size": 512, "training.sequence_length": 64}),
-    "4.28M 8x256": ("full", {"training.batch_size": 8, "training.sequence_length": 256}),
-    "4.28M windows 512": ("full", {"training.batch_size": 512, "training.mode": "window"}),
+    "4.28M 16x64": ("", {"training.batch_size": 16, "training.sequence_length": 64}),
+    "4.28M 64x64": ("", {"training.batch_size": 64, "training.sequence_length": 64}),
+    "4.28M 512x64": ("", {"training.batch_size": 512, "training.sequence_length": 64}),
+    "4.28M 8x256": ("", {"training.batch_size": 8, "training.sequence_length": 256}),
+    "4.28M windows 512": ("", {"training.batch_size": 512, "training.mode": "window"}),
     "laptop 16x64": ("laptop", {}),
 }
 """Name of a setting to its scale and its changes of the baseline."""

@@ -60,4 +60,4 @@ def test_each_says_in_its_first_lines_what_it_changes_and_what_was_published(nam
 def test_each_holds_only_what_makes_the_experiment(name: str) -> None:
     values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     assert values.pop("extends", "baseline.yaml") == "baseline.yaml"
-    assert flatten(values) <= {"goal", "data.max_games", *FLAGS.values(), "training.num_epochs"}
+    assert flatten(values) <= {"goal", "scale", "data.max_games", *FLAGS.values(), "training.num_epochs"}

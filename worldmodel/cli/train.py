@@ -24,8 +24,8 @@ class ExperimentVerb(Verb):
     config: Annotated[Positional[Path], metavar("CONFIG")]
     """Experiment file (YAML); what it sets wins over the scale."""
     scale: Annotated[str, metavar("full|laptop|a100|h100|l4|published")] = ""
-    """What the machine decides: full (4.3 million parameters, where none is named), laptop (two CPU cores, minutes),
-    a100, h100, l4 (one GPU), published (the setting of Round 1's numbers)."""
+    """What the machine decides: full (4.3 million parameters), laptop (two CPU cores, minutes), a100, h100, l4 (one
+    GPU), published (the setting of Round 1's numbers); empty: the file's `scale:`, else built-in defaults."""
     set: Annotated[tuple[tuple[str, ...], ...], metavar("KEY=VALUE"), UseAppendAction] = ()
     """Settings over the file's, as training.lr=0.001."""
     data: Annotated[str, metavar("SRC|BLOCKS")] = ""
@@ -43,14 +43,13 @@ class ExperimentVerb(Verb):
     def read_experiment(self) -> Resolved:
         """The experiment with all layers. UserError where the file, the scale or an option is wrong."""
         from worldmodel.experiment.layers import Layer, check_once, read_settings, resolve_file
-        from worldmodel.experiment.scales import DEFAULT_SCALE
 
         scale, notes = choose_scale(self.scale, self.preset)
         settings = read_settings(setting for group in self.set for setting in group)
         options = self.list_options()
         check_once(settings, options, ("--set", "an option of its own"))
         layers = [Layer.of("--set", settings), Layer.of("option", options)]
-        found = resolve_file(self.config, scale or DEFAULT_SCALE, layers)
+        found = resolve_file(self.config, scale, layers)
         return replace(found, notes=(*notes, *found.notes))
 
     def list_options(self) -> dict[str, Any]:

@@ -21,12 +21,14 @@ from worldmodel.experiment.config_file import (
     read_value,
     resolve_experiment,
 )  # fmt: skip
-from worldmodel.experiment.scales import DEFAULT_SCALE, find_scale, scale_values
+from worldmodel.experiment.scales import NO_SCALE, RECOMMENDED, find_scale, scale_values
 
 DEFAULT = "default"
 """Origin of a value that no layer sets."""
 EXTENDS = "extends"
 """Key of an experiment file that names the file whose values hold where it says nothing itself."""
+SCALE = "scale"
+"""Key of an experiment file that names the scale of `train`, `plan` and `config` if the command names none."""
 _SHOWN = 3
 """Values that the note on a scale lists by name."""
 
@@ -41,6 +43,8 @@ class Layer:
     """Section to key to value, as in a file."""
     problems: tuple[str, ...] = ()
     """Faults found while reading it."""
+    scale: str = NO_SCALE
+    """The scale that a file names for commands which are told none."""
 
     @classmethod
     def of(cls, origin: str, dotted: Mapping[str, Any]) -> Layer:
@@ -66,22 +70,24 @@ class Resolved:
     """What people should know before it runs, a line each."""
 
 
-def resolve_file(path: str | Path, scale: str = DEFAULT_SCALE, more: Sequence[Layer] = ()) -> Resolved:
-    """An experiment file on a scale, with layers above the file.
+def resolve_file(path: str | Path, scale: str = NO_SCALE, more: Sequence[Layer] = ()) -> Resolved:
+    """An experiment file on a scale (if none is named, the file's own), with layers above the file.
 
     Raises:
         UserError: the file, a file that it extends, the scale or a layer is wrong.
     """
-    return resolve_layers(read_layers(path), scale, more, source=str(path))
+    file = read_layers(path)
+    scale = scale or next((layer.scale for layer in reversed(file) if layer.scale), NO_SCALE)
+    return resolve_layers(file, scale, more, source=str(path))
 
 
-def load_experiment(path: str | Path, scale: str = DEFAULT_SCALE) -> ExperimentConfig:
+def load_experiment(path: str | Path, scale: str = NO_SCALE) -> ExperimentConfig:
     """The experiment of a file on a scale, complete. UserError as `resolve_file`."""
     return resolve_file(path, scale).config
 
 
 def resolve_layers(
-    file: Sequence[Layer], scale: str = DEFAULT_SCALE, more: Sequence[Layer] = (), *, source: str,
+    file: Sequence[Layer], scale: str = NO_SCALE, more: Sequence[Layer] = (), *, source: str,
     below: Mapping[str, Any] | None = None,
 ) -> Resolved:  # fmt: skip
     """The experiment of a file's layers on a scale.
@@ -102,6 +108,8 @@ def resolve_layers(
     own = Layer.of(f"scale {scale}", scale_values(scale, arch))
     layers = [own, Layer.of("the command's default", below or {}), *upper]
     values, origins = _merge(layers)
+    if isinstance(model := values.setdefault("model", {}), dict):
+        model.setdefault("arch", arch)  # sizes alone decide it in a file only
     try:
         config = resolve_experiment(values, source=source, problems=[p for layer in file for p in layer.problems])
     except UserError as error:
@@ -130,11 +138,15 @@ def read_layers(path: str | Path, above: tuple[Path, ...] = ()) -> list[Layer]:
     if not isinstance(base, str | None) or base == "":
         raise UserError(f"{path}: {EXTENDS}: found {base!r}, expected the path of another experiment file")
     below = read_layers(path.parent / base, (*above, path)) if base else []
+    scale = values.pop(SCALE, NO_SCALE)
+    if not isinstance(scale, str):
+        raise UserError(f"{path}: {SCALE}: found {scale!r}, expected the name of a scale")
+    scale = find_scale(scale, f"{path}: {SCALE}:")
     if not above:
         values = {"name": path.stem, **values}
     else:
         values.pop("name", None)
-    return [*below, Layer(origin=path.name, values=values, problems=tuple(problems))]
+    return [*below, Layer(origin=path.name, values=values, problems=tuple(problems), scale=scale)]
 
 
 def read_settings(settings: Iterable[str], option: str = "--set") -> dict[str, Any]:
@@ -212,6 +224,8 @@ def _note_scale(scale: Layer, file: Sequence[Layer], source: str) -> tuple[str, 
     """The values that a file keeps from its scale, in one line."""
     scaled, own = flatten(scale.values), _merge(file)[0]
     kept = {key: value for key, value in flatten(own).items() if key in scaled and value != scaled[key]}
+    if not scale.values and RECOMMENDED.keys() - flatten(own).keys():
+        return (f"{source} on no scale has the published heads and loss; --scale full, laptop or a GPU's has ours",)
     if not kept:
         return ()
     shown = ", ".join(f"{key} {value} (not {scaled[key]})" for key, value in list(kept.items())[:_SHOWN])
