@@ -41,6 +41,7 @@ CONTAINER = ("--gpus", "--shm-size")
 """Options of container engines."""
 SHOWN_BY = {
     "worldmodel/blocks/alarms.py": ("worldmodel encode", "worldmodel train", "tune/grid.py", "tune/round1.py"),
+    "worldmodel/experiment/layers.py": ("worldmodel train", "worldmodel plan", "worldmodel config", "tune/grid.py"),
     "worldmodel/run/run_folder.py": ("worldmodel train",),
     "worldmodel/run/train.py": ("worldmodel train",),
 }
