@@ -70,7 +70,7 @@ def measure_extent(source: Location, config: ExperimentConfig, scratch: Path) ->
 def _count(where: Location, config: ExperimentConfig) -> Extent:
     index = read_index(where)
     games = select_games(index.games, filter_of(config.data))
-    split = split_games(games, config.training.train_split, config.data.split)
+    split = split_games(games, config.training.train_split, config.data.split, config.training.test_split)
     plan = Plan(split.train, sample_shape(config), config.training.batch_size, config.training.seed)
     validation = count_predicted([game.frames for game in choose_validated(split, config)], plan.shape)
     frames = sum(game.frames for game in games)
@@ -184,7 +184,8 @@ def _scale(sample: _Sample, where: Location, config: ExperimentConfig) -> Extent
     factor = kept / sample.share
     split = split_games(games, config.training.train_split, "first")
     everything = Plan(games, sample_shape(config), config.training.batch_size, config.training.seed)
-    train = factor * config.training.train_split
+    test_share = config.training.test_split if chosen.split == "md5" else 0.0
+    train = factor * (config.training.train_split - test_share)
     steps = ceil(train * everything.samples / config.training.batch_size)
     validation = count_predicted([game.frames for game in games], everything.shape)
     unseen = found * kept * (1 - config.training.train_split)
