@@ -230,7 +230,7 @@ def find_conflicts(config: ExperimentConfig) -> list[str]:
         )
     if config.encoding.lookahead < 0:
         problems.append(f"encoding.lookahead: found {config.encoding.lookahead}, expected 0 or more frames")
-    if config.training.test_split >= config.training.train_split:
+    if config.data.split == "md5" and config.training.test_split >= config.training.train_split:
         problems.append(
             f"training.test_split: found {config.training.test_split}, expected less than training.train_split "
             f"{config.training.train_split}: the test games are taken from those"
