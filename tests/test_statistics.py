@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.statistics import ALPHA, POWER, Statistic, correct, resample
+from worldmodel.statistics import ALPHA, POWER, Draws, Statistic, correct, resample
 
 TABLES = st.integers(0, 10**6).map(np.random.default_rng)
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
@@ -34,22 +34,33 @@ def test_interval_over_games_is_scipys_bootstrap(dice: np.random.Generator, game
         (sums, counts), lambda s, c, axis: s.sum(axis) / c.sum(axis), paired=True, method="percentile",
         n_resamples=4000, rng=1,
     )  # fmt: skip
-    found = Statistic.of([sums.sum() / counts.sum()], draws, games)
+    found = Statistic.of([sums.sum() / counts.sum()], draws)
     width = expected.confidence_interval.high - expected.confidence_interval.low
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval), abs=0.08 * width)
-    assert found.games_error == pytest.approx(expected.standard_error * (games / (games - 1)) ** 0.5, rel=0.08)
+    assert found.games_error == pytest.approx(expected.standard_error * (games / (games - 1)) ** 0.5, rel=0.1)
     assert found.p is None
+
+
+def draw_normal(mean: float, error: float, games: int) -> Draws:
+    """Resamples that are normal to many digits."""
+    values = scipy.stats.norm(mean, error).ppf((np.arange(20_000) + 0.5) / 20_000)
+    return Draws(values=values, games=games, effective=games)
 
 
 def test_games_and_seeds_together_are_welchs_t_test() -> None:
     """A mean over seeds plus an independent mean over games has the variance and freedom of Welch's test."""
     dice = np.random.default_rng(3)
     seeds, games = dice.normal(0.5, 1, 4), dice.normal(0, 3, 20)
-    error = scipy.stats.sem(games)
-    found = Statistic.of(seeds.tolist(), scipy.stats.norm(seeds.mean(), error * (19 / 20) ** 0.5).ppf(
-        (np.arange(20_000) + 0.5) / 20_000), 20)  # fmt: skip
+    draws = draw_normal(float(seeds.mean()), scipy.stats.sem(games) * (19 / 20) ** 0.5, 20)
     expected = scipy.stats.ttest_ind(seeds, games - games.mean(), equal_var=False)
-    assert found.p == pytest.approx(expected.pvalue, rel=1e-3)
+    assert Statistic.of(seeds.tolist(), draws).p == pytest.approx(expected.pvalue, rel=1e-3)
+
+
+def test_games_never_make_seeds_look_better() -> None:
+    values = [0.5, 0.6, 0.55]
+    alone, together = Statistic.of(values), Statistic.of(values, draw_normal(0.55, 1e-6, 20))
+    assert together.p is not None and alone.p is not None and together.p >= alone.p
+    assert together.total is not None and alone.total is not None and together.total >= alone.total
 
 
 @given(P_VALUES)
@@ -74,7 +85,7 @@ def test_seeds_that_are_asked_for_would_show_the_difference(spread: float, effec
 
 
 def test_no_number_of_seeds_replaces_games() -> None:
-    games = Statistic.of([1.0, 1.1, 0.9], np.random.default_rng(0).normal(1, 5, 2000), 8)
+    games = Statistic.of([1.0, 1.1, 0.9], draw_normal(1.0, 5.0, 8))
     assert games.count_seeds(1.0) is None
 
 
@@ -84,4 +95,4 @@ def test_degenerate_samples_have_the_p_value_they_deserve(values: list[float], p
 
 
 def test_one_game_tells_nothing_of_other_games() -> None:
-    assert Statistic.of([1.0, 1.1], resample(np.ones((2, 2, 1))), 1).p is None
+    assert Statistic.of([1.0, 1.1], resample(np.ones((2, 2, 1)))).p is None

@@ -6,19 +6,32 @@ import html
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from urllib.parse import quote
 
-from tune.columns import ACTION, CHANGE, POSITION, PREVIOUS, SHORTER, Column, shorten_commit
+from tune.columns import (
+    ACTION,
+    CHANGE,
+    ENTROPY,
+    NEAR,
+    POSITION,
+    PREVIOUS,
+    SHORTER,
+    Column,
+    hide,
+    shorten_commit,
+)
 from tune.export import describe_trial
 from tune.results import Row, Statistic, Table, TrialResult
 from worldmodel.film.page import FILM
 from worldmodel.run.reporter import format_duration, format_usd
 
-MEAN, SPREAD, DIFFERENCE, PUBLISHED = "mean ±", "sd", "vs baseline", "published"
+MEAN, GAMES, DIFFERENCE, TEST, PUBLISHED = "mean ±", "games", "difference", "test", "published"
 Groups = Sequence[tuple[Column, tuple[str, ...]]]
 """Metrics of a result table, and what it shows of each."""
 PARTS = {
-    POSITION: (MEAN, SPREAD, DIFFERENCE, PUBLISHED),
-    CHANGE: (MEAN, SPREAD, DIFFERENCE, PUBLISHED),
+    POSITION: (MEAN, GAMES, DIFFERENCE, TEST, PUBLISHED),
+    NEAR: (MEAN,),
+    CHANGE: (MEAN, GAMES, DIFFERENCE, TEST, PUBLISHED),
     PREVIOUS: (MEAN,),
+    ENTROPY: (MEAN,),
     ACTION: (MEAN, PUBLISHED),
 }
 ENDS = ("n", "steps", "time", "cost")
@@ -45,11 +58,12 @@ def render_table(table: Table) -> str:
 
 def _choose_groups(table: Table) -> Groups:
     """Without columns that would be empty, and without "previous" where it is the same as "change"."""
-    has_spread = any(row.trials > 1 for row in table.rows)
-    has_difference = any(row.difference for row in table.rows)
-    left_out = ([] if has_spread else [SPREAD]) + ([] if has_difference else [DIFFERENCE])
-    metrics = (POSITION, CHANGE, ACTION) if table.horizon == 1 else (POSITION, CHANGE, PREVIOUS, ACTION)
-    return [(metric, tuple(part for part in PARTS[metric] if part not in left_out)) for metric in metrics]
+    kept = {
+        GAMES: any(found.games for row in table.rows for found in row.metrics.values()),
+        DIFFERENCE: any(row.difference for row in table.rows), TEST: any(row.test for row in table.rows),
+    }  # fmt: skip
+    metrics = [metric for metric in PARTS if table.horizon > 1 or metric is not PREVIOUS]
+    return [(metric, tuple(part for part in PARTS[metric] if kept.get(part, True))) for metric in metrics]
 
 
 def _render_row(row: Row, table: Table, groups: Groups) -> str:
@@ -68,15 +82,16 @@ def _show(row: Row, column: Column) -> dict[str, str]:
     mark = "*" if published and row.experiment in SHORTER else ""
     return {
         MEAN: _cell(column.format_statistic(found), "first main"),
-        SPREAD: _cell(column.format(found.spread) if found else "", "small"),
+        GAMES: _cell(column.format_games(found), "small"),
+        TEST: _cell(column.format_statistic(row.test.get(column.metric)), "small"),
         DIFFERENCE: _cell(column.format_difference(difference), _judge(difference, column)),
         PUBLISHED: _cell(published + mark, "small"),
     }
 
 
 def _judge(found: Statistic | None, column: Column) -> str:
-    """Better or worse where the interval leaves zero out; else neither."""
-    if found is None or found.half_width is None or not abs(found.mean) > found.half_width:
+    """Better or worse where the correction leaves a difference; else neither."""
+    if found is None or not found.is_shown:
         return ""
     return "better" if (found.mean < 0) == column.is_better_small else "worse"
 
@@ -84,7 +99,10 @@ def _judge(found: Statistic | None, column: Column) -> str:
 def _render_reference(name: str, values: Mapping[str, float], groups: Groups) -> str:
     cells = [_cell(name)]
     for column, parts in groups:
-        cells += [_cell(column.format(values.get(column.metric)), "first"), *[_cell("")] * (len(parts) - 1)]
+        cells += [
+            _cell(hide(column, name, column.format(values.get(column.metric))), "first"),
+            *[_cell("")] * (len(parts) - 1),
+        ]
     cells += [_cell("", "first"), *[_cell("")] * (len(ENDS) - 1)]
     return f'<tr class="reference">{"".join(cells)}</tr>'
 

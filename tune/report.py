@@ -8,32 +8,36 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from tune.columns import ACTION, CHANGE, POSITION, SHORT, notes_of, title_of
+from tune.columns import CHANGE, ENTROPY, NEAR, POSITION, SHORT, hide, notes_of, title_of
 from tune.export import to_csv, to_json
 from tune.page import to_html
 from tune.record import GridRecord, read_grid
 from tune.results import Row, Table, TrialResult, make_tables
+from tune.verdict import describe_verdicts
 from worldmodel.errors import UserError
 from worldmodel.run.reporter import format_duration
 from worldmodel.storage import Location
 
 REPORT, CSV, JSON = "report.html", "results.csv", "results.json"
 HEADINGS = (
-    "experiment", "position\nMAE", "against\nbaseline", "change\n%", "against\nbaseline", "action\n%",
+    "experiment", "position\nMAE", "difference\n", "no tele-\nports", "change\n%", "difference\n", "action\nCE",
     "published\npos/change", "n", "time",
 )  # fmt: skip
 
 
 def render_terminal(tables: Sequence[Table], trials: Sequence[TrialResult]) -> Group:
-    """The tables with their notes, and below them what failed."""
+    """The tables with their notes, the answers, and what failed."""
     parts: list[Any] = []
     for table in tables:
         parts += [_render_table(table), *(Text(note, style="dim") for note in notes_of(table))]
         parts += [Text(f"not better: {text}", style="yellow") for text in table.shortfalls]
         parts.append(Text())
+    for title, sentences in describe_verdicts(tables):
+        parts += [Text(title, style="bold"), *(Padding(Text(sentence), (0, 0, 0, 2)) for sentence in sentences)]
     failures = [f"not finished: {trial.name}: {trial.failure}" for trial in trials if trial.failure]
     return Group(*parts, *(Text(line, style="red") for line in failures))
 
@@ -49,8 +53,11 @@ def _render_table(table: Table) -> RichTable:
         shown.add_row(*_cells(row, table))
     shown.add_section()
     for name, values in table.references.items():
-        position, change, action = (column.format(values.get(column.metric)) for column in (POSITION, CHANGE, ACTION))
-        shown.add_row(SHORT.get(name, name), position, "", change, "", action, "", "", "", style="dim")
+        cells = [column.format(values.get(column.metric)) for column in (POSITION, NEAR, CHANGE, ENTROPY)]
+        position, near, change, entropy = cells
+        shown.add_row(
+            SHORT.get(name, name), position, "", near, change, "", hide(ENTROPY, name, entropy), "", "", "", style="dim"
+        )
     return shown
 
 
@@ -59,7 +66,9 @@ def _cells(row: Row, table: Table) -> Iterator[str]:
     for column in (POSITION, CHANGE):
         yield column.format_statistic(row.metrics.get(column.metric))
         yield column.format_difference(row.difference.get(column.metric))
-    yield ACTION.format_statistic(row.metrics.get(ACTION.metric))
+        if column is POSITION:
+            yield NEAR.format(row.metrics[NEAR.metric].mean if NEAR.metric in row.metrics else None)
+    yield ENTROPY.format(row.metrics[ENTROPY.metric].mean if ENTROPY.metric in row.metrics else None)
     published = [column.format_published(row.experiment) for column in (POSITION, CHANGE)]
     yield "/".join(published) if all(published) else ""
     yield str(row.steps if table.stopped_early else row.trials)

@@ -1,14 +1,15 @@
 """Means over seeds and games: intervals, tests, and the correction for several questions.
 
 Seeds and games are two samples. Student's t covers other seeds on the same games; the bootstrap over games covers other
-games under the same seeds. A claim needs both: their variances add up, with Satterthwaite's degrees of freedom (1946).
+games under the same seeds. A claim needs two tests: the t test over seeds, and one in which both variances add up, with
+Satterthwaite's degrees of freedom (1946). The second alone is wrong too often where few seeds agree by chance.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -21,6 +22,19 @@ POWER = 0.8
 """Chance that a difference is shown, for `count_seeds`."""
 MOST_SEEDS = 1000
 RESAMPLES = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """A mean over seeds, for each resample of the games."""
+
+    values: np.ndarray
+    games: int
+    effective: float
+    """Kish's number of games: as many of equal length would say as much."""
+
+    def __sub__(self, other: Draws) -> Draws:
+        return replace(self, values=self.values - other.values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,32 +55,40 @@ class Statistic:
     high: float | None = None
     games_error: float | None = None
     """Standard error over games."""
+    games_freedom: float = 0.0
+    """Its degrees of freedom."""
     total: float | None = None
     """Half the 95 % interval over seeds and games together; over seeds alone without values by game."""
     p: float | None = None
     """Two-sided p-value of a mean of 0, over seeds and games; None: it cannot be known."""
+    adjusted: float | None = None
+    """The same after Holm's correction; None: not among the questions."""
+    questions: int = 0
+    """Questions that were corrected for."""
+
+    @property
+    def is_shown(self) -> bool:
+        """True if the mean differs from 0 after the correction."""
+        return self.adjusted is not None and self.adjusted <= ALPHA
 
     @classmethod
-    def of(cls, values: Sequence[float], draws: np.ndarray | None = None, games: int = 0) -> Statistic:
-        """Statistic of one value per seed.
-
-        Args:
-            values: one per seed.
-            draws: the mean over seeds for each resample of the games, see `resample`.
-            games: number of games behind `draws`.
-        """
+    def of(cls, values: Sequence[float], draws: Draws | None = None) -> Statistic:
+        """Statistic of one value per seed. `draws`: the games' part, see `resample`."""
         with np.errstate(invalid="ignore"):  # a diverged seed makes the mean nan, not the report fail
             n, mean = len(values), float(np.mean(values))
             spread = float(np.std(values, ddof=1)) if n > 1 else None
         half = None if spread is None else float(student.ppf((1 + CONFIDENCE) / 2, n - 1)) * spread / math.sqrt(n)
-        found = cls(mean=mean, spread=spread, half_width=half, n=n)
-        if draws is not None and games > 1 and np.isfinite(draws).all():
-            low, high = np.quantile(draws, [ALPHA / 2, 1 - ALPHA / 2])
-            error = float(np.std(draws)) * math.sqrt(games / (games - 1))
-            found = cls(**{**vars(found), "games": games, "low": float(low), "high": float(high), "games_error": error})
-        elif draws is not None:
-            return cls(**{**vars(found), "games": games})
-        return cls(**{**vars(found), **_judge(found)})
+        found = cls(mean=mean, spread=spread, half_width=half, n=n, games=draws.games if draws else 0)
+        if draws is not None:
+            if draws.effective <= 1 or not np.isfinite(draws.values).all():
+                return found
+            low, high = np.quantile(draws.values, [ALPHA / 2, 1 - ALPHA / 2])
+            error = float(np.std(draws.values)) * math.sqrt(draws.effective / (draws.effective - 1))
+            found = replace(
+                found, low=float(low), high=float(high), games_error=error, games_freedom=draws.effective - 1
+            )
+        total, p = _judge(found)
+        return replace(found, total=total, p=p)
 
     def count_seeds(self, effect: float, alpha: float = ALPHA) -> int | None:
         """Seeds in all with which a true difference of `effect` would be shown with 80 % power; None: over 1,000.
@@ -85,39 +107,45 @@ class Statistic:
         return high
 
     def _find_power(self, seeds: int, effect: float, alpha: float) -> float:
-        error, freedom = _combine(self.spread or 0.0, seeds, self.games_error, self.games)
-        if not error:
-            return 1.0
-        bound = float(student.ppf(1 - alpha / 2, freedom))
-        shift = min(effect / error, 1e3)
-        return float(nct.sf(bound, freedom, shift) + nct.cdf(-bound, freedom, shift))
+        """Of the weaker of the two tests."""
+        return min(_find_power(*pair, effect, alpha) for pair in _list_errors(self, seeds))
+
+
+def _find_power(error: float, freedom: float, effect: float, alpha: float) -> float:
+    if not error:
+        return 1.0
+    bound, shift = float(student.ppf(1 - alpha / 2, freedom)), min(effect / error, 1e3)
+    return float(nct.sf(bound, freedom, shift) + nct.cdf(-bound, freedom, shift))
 
 
 def _ladder(n: int) -> list[int]:
     return sorted({*(min(max(2, n) * 2**k, MOST_SEEDS) for k in range(11))})
 
 
-def _judge(found: Statistic) -> dict[str, float | None]:
-    """Half width and p-value over seeds and games."""
+def _judge(found: Statistic) -> tuple[float | None, float | None]:
+    """Half width and p-value over seeds and games: the larger of the two tests'."""
     if found.spread is None or not math.isfinite(found.mean):
-        return {}
-    error, freedom = _combine(found.spread, found.n, found.games_error, found.games)
-    if not error:
-        return {"total": 0.0, "p": float(found.mean == 0)}
-    width = float(student.ppf(1 - ALPHA / 2, freedom)) * error
-    return {"total": width, "p": float(2 * student.sf(abs(found.mean) / error, freedom))}
+        return None, None
+    widths, p_values = [], []
+    for error, freedom in _list_errors(found, found.n):
+        widths.append(float(student.ppf(1 - ALPHA / 2, freedom)) * error)
+        p_values.append(float(2 * student.sf(abs(found.mean) / error, freedom)) if error else float(found.mean == 0))
+    return max(widths), max(p_values)
 
 
-def _combine(spread: float, seeds: int, games_error: float | None, games: int) -> tuple[float, float]:
-    """Standard error of a mean over seeds and games, and its degrees of freedom."""
-    parts = [(spread**2 / seeds, seeds - 1)] + ([(games_error**2, games - 1)] if games_error is not None else [])
-    variance = sum(part for part, _ in parts)
-    if not variance:
-        return 0.0, 1.0
-    return math.sqrt(variance), 1 / sum((part / variance) ** 2 / freedom for part, freedom in parts)
+def _list_errors(found: Statistic, seeds: int) -> list[tuple[float, float]]:
+    """Standard error and degrees of freedom over so many seeds, and over seeds and games together."""
+    variance = (found.spread or 0.0) ** 2 / seeds
+    alone = math.sqrt(variance), seeds - 1.0
+    if found.games_error is None:
+        return [alone]
+    parts = [(variance, seeds - 1.0), (found.games_error**2, found.games_freedom)]
+    whole = sum(part for part, _ in parts)
+    freedom = 1 / sum((part / whole) ** 2 / free for part, free in parts) if whole else 1.0
+    return [alone, (math.sqrt(whole), freedom)]
 
 
-def resample(values: np.ndarray) -> np.ndarray:
+def resample(values: np.ndarray) -> Draws:
     """The metric's mean over seeds for each of `RESAMPLES` samples of the games, drawn with replacement.
 
     The samples depend on the number of games alone: metrics of the same games are resampled in pairs.
@@ -125,10 +153,12 @@ def resample(values: np.ndarray) -> np.ndarray:
     Args:
         values: (seed, 2, game) sums and counts; a seed's value is the ratio of their totals.
     """
-    weights = _draw_weights(values.shape[-1])
+    games, counts = values.shape[-1], values[0, 1]
+    weights = _draw_weights(games)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: np.ndarray = (weights @ values[:, 0].T / (weights @ values[:, 1].T)).mean(1)
-    return found
+        found = (weights @ values[:, 0].T / (weights @ values[:, 1].T)).mean(1)
+        effective = float(counts.sum() ** 2 / (counts**2).sum())
+    return Draws(values=found, games=games, effective=effective)
 
 
 @lru_cache(maxsize=4)

@@ -64,7 +64,7 @@ class TrainingConfig:
     parts, one worker and two learn the same to the last bit on CPUs."""
     swap_players: bool = False
     """Whether half of the samples are seen with the players in each other's place, in the next epoch the other half:
-    the game has no first player. A frame has two different targets over two epochs, one in each. False: as published."""
+    the game has no first player. A frame has two targets over two epochs, one in each. False: as published."""
     num_epochs: Count = 2
     """Epochs in total, also after a resume; in one epoch every training frame is a target once."""
     max_steps: Count | None = None
@@ -114,7 +114,7 @@ class TrainingConfig:
     keep_last: Count = 2
     """Newest checkpoints that stay, besides every epoch's and the best; two, so that a damaged one ends no run."""
     best_metric: Annotated[str, Field(min_length=1)] = "val_metric/action_ce"
-    """Validation metric that names the best checkpoint and drives ASHA. Not position MAE: a few teleports (62 of 221,452
+    """Validation metric that names the best checkpoint and drives ASHA. Not position MAE: few teleports (62 of 221,452
     coordinates) make a quarter of it, and a model with a third of the change accuracy can have the better one."""
     best_mode: Literal["min", "max"] = "min"
     """Whether a smaller or a larger `best_metric` is better."""
@@ -230,11 +230,6 @@ def find_conflicts(config: ExperimentConfig) -> list[str]:
         )
     if config.encoding.lookahead < 0:
         problems.append(f"encoding.lookahead: found {config.encoding.lookahead}, expected 0 or more frames")
-    if config.data.split == "md5" and config.training.test_split >= config.training.train_split:
-        problems.append(
-            f"training.test_split: found {config.training.test_split}, expected less than training.train_split "
-            f"{config.training.train_split}: the test games are taken from those"
-        )
     if not config.training.best_metric.startswith(("val_", "eval/")):
         problems.append(
             f"training.best_metric: found {config.training.best_metric!r}, expected a validation metric "

@@ -63,6 +63,11 @@ def split_games(
     if by == "first":
         cut = min(max(1, int(len(games) * train_share)), len(games) - 1)
         return check_disjoint(Split(train=list(games[:cut]), validation=list(games[cut:])))
+    if test_share and test_share >= train_share:
+        raise UserError(
+            f"training.test_split: found {test_share}, expected less than training.train_split {train_share}: the test "
+            "games are taken from those"
+        )
     ranked = sorted(games, key=lambda game: split_position(game.md5))
     count = sum(split_position(game.md5) < 1 - train_share for game in games)
     count = min(max(1, count), len(games) - 1)
