@@ -106,7 +106,7 @@ class TrainingConfig:
     validation_games: Count | None = None
     """Number of games in each epoch's validation, a fixed sample by md5; None: all. The final evaluation uses all."""
     rollout_starts: Annotated[int, Field(ge=0)] = 64
-    """Rollouts of 20 frames that each epoch's validation measures besides (`eval/summary_*`); 0: none."""
+    """Rollouts of 20 frames that each epoch's validation measures besides (`eval/summary_*_n64`); 0: none."""
     log_interval: Count | None = None
     """Steps between two lines of metrics; None: chosen so that a line comes every few seconds."""
     checkpoint_minutes: Positive = 10.0
@@ -233,6 +233,6 @@ def find_conflicts(config: ExperimentConfig) -> list[str]:
     if not config.training.best_metric.startswith(("val_", "eval/")):
         problems.append(
             f"training.best_metric: found {config.training.best_metric!r}, expected a validation metric "
-            "such as 'val_metric/action_ce', or one of rollouts such as 'eval/summary_pos_mae_k20'"
+            "such as 'val_metric/action_ce', or one of rollouts such as 'eval/summary_pos_mae_k20_n64'"
         )
     return problems

@@ -115,7 +115,7 @@ def check_metric(config: ExperimentConfig) -> None:
     empty = Metrics(config.encoding.layout, config.loss_weights)
     empty.from_vector(torch.ones_like(empty.to_vector()))  # a metric is named once something was counted for it
     known, asked = [f"val_{name}" for name in empty.compute()], config.training.best_metric
-    known += list_metrics() if config.training.rollout_starts else []
+    known += list_metrics(starts=config.training.rollout_starts) if config.training.rollout_starts else []
     if asked not in known:
         raise UserError(
             f"training.best_metric: found {asked!r}{nearest(asked, known)}, expected one of {', '.join(sorted(known))}"
