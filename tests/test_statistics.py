@@ -44,7 +44,7 @@ def test_interval_over_games_is_scipys_bootstrap(dice: np.random.Generator, game
 def draw_normal(mean: float, error: float, games: int) -> Draws:
     """Resamples that are normal to many digits."""
     values = scipy.stats.norm(mean, error).ppf((np.arange(20_000) + 0.5) / 20_000)
-    return Draws(values=values, games=games, effective=games)
+    return Draws(values=values, games=games, effective=float(games))
 
 
 def test_games_and_seeds_together_are_welchs_t_test() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -23,6 +24,10 @@ from worldmodel.run.reporter import format_duration
 from worldmodel.storage import Location
 
 REPORT, CSV, JSON = "report.html", "results.csv", "results.json"
+WIDE = 112
+"""Columns of a terminal from which a table is whole."""
+LEFT_OUT = ("no tele-\nports", "action\nCE", "published\npos/change", "time")
+"""What a narrower terminal leaves out."""
 HEADINGS = (
     "experiment", "position\nMAE", "difference\n", "no tele-\nports", "change\n%", "difference\n", "action\nCE",
     "published\npos/change", "n", "time",
@@ -33,7 +38,7 @@ def render_terminal(tables: Sequence[Table], trials: Sequence[TrialResult]) -> G
     """The tables with their notes, the answers, and what failed."""
     parts: list[Any] = []
     for table in tables:
-        parts += [_render_table(table), *(Text(note, style="dim") for note in notes_of(table))]
+        parts += [_Table(table), *(Text(note, style="dim") for note in notes_of(table))]
         parts += [Text(f"not better: {text}", style="yellow") for text in table.shortfalls]
         parts.append(Text())
     for title, sentences in describe_verdicts(tables):
@@ -42,22 +47,33 @@ def render_terminal(tables: Sequence[Table], trials: Sequence[TrialResult]) -> G
     return Group(*parts, *(Text(line, style="red") for line in failures))
 
 
-def _render_table(table: Table) -> RichTable:
+@dataclass(frozen=True)
+class _Table:
+    """A table with as many columns as the terminal has room for."""
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield _render_table(self.table, LEFT_OUT if options.max_width < WIDE else ())
+
+
+def _render_table(table: Table, left_out: Collection[str]) -> RichTable:
     shown = RichTable(
         title=title_of(table), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False
     )
-    for number, heading in enumerate(HEADINGS):
+    kept = [place for place, heading in enumerate(HEADINGS) if heading not in left_out]
+    for number, heading in enumerate(HEADINGS[place] for place in kept):
         is_step = table.stopped_early and heading == "n"
         shown.add_column("steps" if is_step else heading, justify="right" if number else "left", no_wrap=True)
     for row in table.rows:
-        shown.add_row(*_cells(row, table))
+        cells = [*_cells(row, table)]
+        shown.add_row(*(cells[place] for place in kept))
     shown.add_section()
     for name, values in table.references.items():
         cells = [column.format(values.get(column.metric)) for column in (POSITION, NEAR, CHANGE, ENTROPY)]
         position, near, change, entropy = cells
-        shown.add_row(
-            SHORT.get(name, name), position, "", near, change, "", hide(ENTROPY, name, entropy), "", "", "", style="dim"
-        )
+        cells = [SHORT.get(name, name), position, "", near, change, "", hide(ENTROPY, name, entropy), "", "", ""]
+        shown.add_row(*(cells[place] for place in kept), style="dim")
     return shown
 
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from scipy.stats import nct
-from scipy.stats import t as student
+from scipy.special import chdtr, nctdtr, stdtr, stdtrit
 
 CONFIDENCE = 0.95
 ALPHA = 1 - CONFIDENCE
@@ -77,7 +76,7 @@ class Statistic:
         with np.errstate(invalid="ignore"):  # a diverged seed makes the mean nan, not the report fail
             n, mean = len(values), float(np.mean(values))
             spread = float(np.std(values, ddof=1)) if n > 1 else None
-        half = None if spread is None else float(student.ppf((1 + CONFIDENCE) / 2, n - 1)) * spread / math.sqrt(n)
+        half = None if spread is None else float(stdtrit(n - 1, 1 - ALPHA / 2)) * spread / math.sqrt(n)
         found = cls(mean=mean, spread=spread, half_width=half, n=n, games=draws.games if draws else 0)
         if draws is not None:
             if draws.effective <= 1 or not np.isfinite(draws.values).all():
@@ -97,10 +96,9 @@ class Statistic:
         """
         if self.spread is None or not effect:
             return None
-        enough = [n for n in _ladder(self.n) if self._find_power(n, abs(effect), alpha) >= POWER]
-        if not enough:
+        if self._find_power(MOST_SEEDS, abs(effect), alpha) < POWER:
             return None
-        low, high = 1, enough[0]
+        low, high = 1, MOST_SEEDS
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self._find_power(middle, abs(effect), alpha) >= POWER else (middle, high)
@@ -114,12 +112,10 @@ class Statistic:
 def _find_power(error: float, freedom: float, effect: float, alpha: float) -> float:
     if not error:
         return 1.0
-    bound, shift = float(student.ppf(1 - alpha / 2, freedom)), min(effect / error, 1e3)
-    return float(nct.sf(bound, freedom, shift) + nct.cdf(-bound, freedom, shift))
-
-
-def _ladder(n: int) -> list[int]:
-    return sorted({*(min(max(2, n) * 2**k, MOST_SEEDS) for k in range(11))})
+    bound, shift = float(stdtrit(freedom, 1 - alpha / 2)), effect / error
+    found = float(1 - nctdtr(freedom, shift, bound) + nctdtr(freedom, shift, -bound))
+    # SciPy has no digits for large shifts. There only the error's own chance matters.
+    return float(chdtr(freedom, freedom * (shift / bound) ** 2)) if math.isnan(found) else found
 
 
 def _judge(found: Statistic) -> tuple[float | None, float | None]:
@@ -128,8 +124,8 @@ def _judge(found: Statistic) -> tuple[float | None, float | None]:
         return None, None
     widths, p_values = [], []
     for error, freedom in _list_errors(found, found.n):
-        widths.append(float(student.ppf(1 - ALPHA / 2, freedom)) * error)
-        p_values.append(float(2 * student.sf(abs(found.mean) / error, freedom)) if error else float(found.mean == 0))
+        widths.append(float(stdtrit(freedom, 1 - ALPHA / 2)) * error)
+        p_values.append(float(2 * stdtr(freedom, -abs(found.mean) / error)) if error else float(found.mean == 0))
     return max(widths), max(p_values)
 
 
