@@ -10,7 +10,8 @@ from worldmodel.cli.runs import RunVerb, choose_checkpoint
 from worldmodel.cli.verb import Result, Verb, as_result, metavar, showing_stages
 
 SHOWN = (
-    "metric/position_mae", "metric/position_mae_no_teleports", "metric/velocity_mae", "metric/damage_mae", "metric/action_acc", "metric/action_ce",
+    "metric/position_mae", "metric/position_mae_no_teleports",
+    "metric/velocity_mae", "metric/damage_mae", "metric/action_acc", "metric/action_ce",
     "metric/action_change_acc", "metric/action_change_acc_both", "metric/action_change_acc_previous",
     "metric/binary_acc", "loss/total",
 )  # fmt: skip

@@ -82,8 +82,8 @@ class Comparison:
     results: dict[str, tuple[float | None, float | None]]
     """Metric to its two values."""
     intervals: dict[str, tuple[float, float]]
-    """Metric to the 95 % interval over games of its difference, second minus first (paired bootstrap). It says nothing of
-    other seeds."""
+    """Metric to the 95 % interval over games of its difference, second minus first (paired bootstrap). It says nothing
+    of other seeds."""
     baselines: dict[str, dict[str, tuple[float | None, float | None]]]
     """Name of a row that needs no training to the same of it."""
     effort: dict[str, tuple[float | None, float | None]]
