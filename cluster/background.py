@@ -1,4 +1,4 @@
-"""What watches a machine of a cluster: in the background, one of each kind, started again where it fails."""
+"""Background processes that watch a cluster machine: one of each kind, restarted when it fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 HOME = Path("~/.worldmodel").expanduser()
-"""Where their logs, notes and process numbers lie."""
+"""Folder of their logs, notes and process ids."""
 
 
 def begin(name: str) -> Path:

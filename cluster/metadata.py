@@ -24,7 +24,7 @@ FIND_TRIES, FIND_SECONDS = 5, 1.0
 GOOGLE, AZURE = {"Metadata-Flavor": "Google"}, {"Metadata": "true"}
 """Headers that each asks for."""
 GOOGLE_KEYS = (("preempted", "TRUE", 30.0), ("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE", 60.0))
-"""Keys below `instance/`: the value that is a notice, and the seconds that are promised then: no time is named."""
+"""Keys below `instance/`, the value of a notice, and the documented seconds until the end."""
 QUIET = ("FALSE", "NONE", "MIGRATE_ON_HOST_MAINTENANCE")
 """Their other values."""
 
@@ -90,7 +90,7 @@ class Google:
                 raise ValueError("not Google's")
 
     def look(self) -> Notice | None:
-        """The first key that says so."""
+        """Return the first key with a notice."""
         for key, alarm, ahead in GOOGLE_KEYS:
             value = ask_text(f"/computeMetadata/v1/instance/{key}", GOOGLE).strip()
             if value == alarm:
@@ -112,7 +112,7 @@ class Azure:
         self._machine = ask_text(path, AZURE)
 
     def look(self) -> Notice | None:
-        """The first preemption of this machine; one without a time has begun."""
+        """Return the first preemption of this machine; one without a time is under way."""
         path = "/metadata/scheduledevents?api-version=2020-07-01"
         events = json.loads(ask_text(path, AZURE))["Events"]
         mine = [event["NotBefore"] for event in events

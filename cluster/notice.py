@@ -109,16 +109,16 @@ class Watcher:
     def _drain(self, notice: Notice) -> None:
         raylets = self.find_raylets()
         if not raylets and not self._drained:
-            self._complain("no Ray runs here yet: it is told as soon as it does")
+            self._complain("no Ray runs here yet: the node is drained as soon as one does")
         for raylet in raylets:
             if raylet.node in self._drained:
                 continue
             problem = "" if raylet.is_head else self.drain(raylet, notice)
             if problem:
-                self._complain(f"Ray was not told, and is told again: {problem}")
+                self._complain(f"ray drain-node failed and is retried: {problem}")
                 continue
             self._drained.add(raylet.node)
-            self.say("this is the head: its keeper ends the cluster" if raylet.is_head else "Ray was told")
+            self.say("this is the head: its keeper ends the cluster" if raylet.is_head else "ray drain-node succeeded")
 
     def _complain(self, problem: str) -> None:
         if problem not in self._problems:
@@ -140,7 +140,7 @@ def watch() -> int:
     find_notice_file().unlink(missing_ok=True)  # of an earlier life: what still stands is written again at once
     cloud = find_cloud()
     if cloud is None:
-        say("no cloud's metadata service answers: nobody announces that this machine ends")
+        say("no cloud metadata service answers: no notice can arrive on this machine, the watcher ends")
         return 0
     say(f"watching for {cloud.name}'s notices")
     watcher = Watcher(cloud=cloud)

@@ -87,7 +87,7 @@ def run_until(arguments: list[str], run: Path, act: Callable[[RunRecord], None])
     acted: list[float] = []
 
     def wait() -> None:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 200
         while time.monotonic() < deadline:
             if any(row["step"] >= 8 for row in read_metrics(Location.of(run))):
                 acted.append(time.monotonic())

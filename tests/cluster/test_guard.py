@@ -1,4 +1,4 @@
-"""The guard and the shutdown that a machine was started with, which its cloud may plan after the guard has begun."""
+"""The guard cancels the shutdown in UserData, also when the cloud schedules it after the guard has started."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ AHEAD_SECONDS = 20.0
 STEPS = 30
 """Steps between two losses."""
 WITH_NOTICE, WITHOUT_NOTICE = 30.0, 60.0
-"""Longest time until training goes on."""
+"""Longest time without training."""
 TRIAL = "moved/baseline-seed0"
 GRID = (
     "ray job submit -- python tune/round1.py --name moved --experiments baseline --skip-doctor --set "
@@ -53,8 +53,11 @@ COMMAND = (
 class Loss:
     """What was seen from outside of a machine's loss."""
 
+    host: str
     seconds: float
     """From the notice, or the end without one, to the first step after it."""
+    pause: float
+    """The part of them without training: after a notice training continues until the workers receive it."""
     step: int
     """The last that was said before training went on."""
     resumed: int
@@ -117,7 +120,7 @@ def outcome(up: Machines) -> Iterator[Outcome]:
     _wait_for_step(up, job, STEPS)
     name, begun = up.read_run("lost")["hosts"][0], time.monotonic()
     up.announce(name, AHEAD_SECONDS)
-    found.losses.append(_wait_for_return(up, job, 1, begun))
+    found.losses.append(_wait_for_return(up, job, 1, name, begun))
     time.sleep(max(0.0, begun + AHEAD_SECONDS - time.monotonic()))
     up.hosts[name].stop()
     up.clock.note(f"{name} ended")
@@ -128,7 +131,7 @@ def outcome(up: Machines) -> Iterator[Outcome]:
     assert has_ended(job) != ENDED, job.read()
     name, begun = up.read_run("lost")["hosts"][0], time.monotonic()
     up.end(name)
-    found.losses.append(_wait_for_return(up, job, 2, begun))
+    found.losses.append(_wait_for_return(up, job, 2, name, begun))
     status = job.wait(180, up.tell)
     assert status == 0, f"{up.tell()}\n{job.read()[-6000:]}"
     up.clock.note("the run finished")
@@ -144,30 +147,36 @@ def _read_steps(job: Command, start: int = 0) -> list[int]:
 
 
 def _wait_for_step(up: Machines, job: Command, step: int) -> None:
-    """Until the run is so far."""
+    """Wait until the run has reached a step."""
     tell = lambda: f"{job.read()[-4000:]}\n{up.tell()}"  # noqa: E731
     wait_for(lambda: has_ended(job) or max(_read_steps(job), default=0) >= step, 150, f"step {step}", tell)
     assert not has_ended(job), tell()
     up.clock.note(f"step {step}")
 
 
-def _wait_for_return(up: Machines, job: Command, count: int, begun: float) -> Loss:
-    """Until the run has gone on for the `count`th time."""
+def _wait_for_return(up: Machines, job: Command, count: int, host: str, begun: float) -> Loss:
+    """Wait until the run has resumed `count` times."""
     tell = lambda: f"{job.read()[-4000:]}\n{up.tell()}"  # noqa: E731
-    steps = wait_for(lambda: has_ended(job) or _read_steps(job, count), 150, "the next step", tell)
-    seconds = time.monotonic() - begun
-    assert steps != ENDED, tell()
+    moments: dict[int, float] = {}
+
+    def look() -> bool:
+        moments.setdefault(len(_read_steps(job)), time.monotonic())
+        return bool(has_ended(job) or _read_steps(job, count))
+
+    wait_for(look, 150, "the next step", tell)
+    assert not has_ended(job), tell()
+    *_, last, first = [begun, *moments.values()]
     said = re.split(r"^resumed from", job.read(), flags=re.MULTILINE)
     resumed = int(re.findall(r"step (\d+) of", said[count])[0])
     before = [int(step) for step in re.findall(r"^step (\d+)/", said[count - 1], flags=re.MULTILINE)]
-    loss = Loss(seconds=seconds, step=max(before), resumed=resumed)
-    up.clock.note(f"training goes on after {seconds:.1f} s: was at step {loss.step}, goes on from {loss.resumed}")
+    loss = Loss(host=host, seconds=first - begun, pause=first - last, step=max(before), resumed=resumed)
+    up.clock.note(f"training goes on: {loss}")
     return loss
 
 
 def test_training_goes_on_in_time_after_each_loss(outcome: Outcome) -> None:
     notice, silent = outcome.losses
-    assert notice.seconds < WITH_NOTICE and silent.seconds < WITHOUT_NOTICE, outcome.losses
+    assert notice.pause < WITH_NOTICE and silent.seconds < WITHOUT_NOTICE, outcome.losses
 
 
 def test_a_notice_costs_no_step(outcome: Outcome) -> None:
@@ -204,8 +213,7 @@ def test_the_weights_are_those_of_the_run_that_lost_nothing(
 @pytest.fixture(scope="module")
 def moved(up: Machines, outcome: Outcome) -> tuple[str, dict[str, Any]]:
     """A grid's trial whose machine is taken away with a notice: that machine, and the trial's record after its end."""
-    for host in [host for host in up.hosts.values() if not host.is_up]:
-        up.replace(host.name)
+    up.replace(outcome.losses[0].host)
     job = up.laptop.begin(GRID)
     begun = lambda: up.read_run(TRIAL).get("step", 0) > 0  # noqa: E731
     wait_for(lambda: has_ended(job) or begun(), 150, "a trial's first step", lambda: job.read() + up.tell())

@@ -18,7 +18,7 @@ from worldmodel.run.run_folder import read_written
 from worldmodel.storage import Location
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.timeout(600)]
-EPOCHS = 60
+EPOCHS = 40
 SETTINGS = {"batch_parts": 2, "num_epochs": EPOCHS}
 """With two parts, one worker and two learn the same to the last bit."""
 WAIT_SECONDS = 150

@@ -25,7 +25,7 @@ from worldmodel.storage import Location
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 STALL_SECONDS = 6.0
-EPOCHS = 80
+EPOCHS = 30
 """So many that a worker can be stopped well before the last."""
 GOES_ON_SECONDS = 75
 """Ray Train asks a worker for 45 s before it gives it up."""

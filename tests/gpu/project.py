@@ -25,6 +25,7 @@ from worldmodel.machine.device import pick_device
 from worldmodel.model import kernels
 from worldmodel.model.build import build_model
 from worldmodel.run import train_worker
+from worldmodel.run.record import RunRecord
 from worldmodel.training import capture, step, validation
 from worldmodel.training.data import open_dataset
 from worldmodel.training.feed import Feed, Worker
@@ -135,7 +136,9 @@ def find_workers(rank: int | None) -> Workers:
         mock.patch.object(Workers, "gather", lambda self, text: [text]),
         mock.patch.object(train_worker, "attach", lambda settings: (settings, None)),
         mock.patch.object(train_worker, "make_trainer", _find),
-        mock.patch.object(train_worker, "Run"), mock.patch.object(train_worker, "read_record"),
+        mock.patch.object(Workers, "share", lambda self, mine: mine), mock.patch.object(train_worker, "note_price"),
+        mock.patch.object(train_worker, "read_written", lambda place: RunRecord(name="run")),
+        mock.patch.object(train_worker, "Run"),
         mock.patch.object(train_worker, "identify", dict), mock.patch.object(train_worker, "Journal"),
         mock.patch.object(train_worker, "continue_in_worker"),
     ):  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,8 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from worldmodel.errors import UserError
 from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.machine.notice import FILE
+from worldmodel.run.crew import settle
 from worldmodel.run.interruption import describe_interruption, find_interruption
 from worldmodel.run.pause import NOTICE, RESIZE
 from worldmodel.run.record import RunRecord, State
@@ -111,6 +114,25 @@ def test_a_pause_is_no_end_where_ray_goes_on(run: Run, reason: str) -> None:
         assert (record.state, record.reason) == (state, reason)
 
 
+def test_a_run_whose_driver_is_preempted_has_stopped(run: Run) -> None:
+    run.may_go_on = True
+    with run.recording():
+        run.pause(f"{NOTICE}: spot")
+    settle(run.location)
+    assert read_written(run.location).state is State.STOPPED
+
+
+def test_a_notice_stops_a_run_of_one_worker(run: Run, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FILE, str(tmp_path / "notice.json"))
+    with run.recording():
+        (tmp_path / "notice.json").write_text('{"reason": "spot", "deadline": 1}')
+        until = time.monotonic() + 5
+        while not run.should_stop() and time.monotonic() < until:
+            time.sleep(0.05)
+    record = read_written(run.location)
+    assert (record.state, record.reason) == (State.STOPPED, f"{NOTICE}: spot")
+
+
 def test_the_loss_of_another_worker_is_no_end_where_ray_goes_on(run: Run) -> None:
     run.may_go_on = True
     for error, state in ((CHANNEL, State.CREATED), (NonFiniteError("7"), State.FAILED)):
@@ -136,6 +158,5 @@ def test_an_interruption_says_why_and_at_what_cost(
     found = find_interruption(older, step=8, workers=2)
     assert (found.reason, found.step, found.resumed_step, found.workers) == (reason, 12, 8, 2)
     assert 20 <= found.seconds < 25
-    assert describe_interruption(found).startswith(
-        "resumed automatically after 20 s with 2 workers, from step 8 (4 steps"
-    )
+    lost = "4 steps lost" if said else "at least 4 steps lost"
+    assert f"after 20 s with 2 workers, from step 8 ({lost}): {reason}" in describe_interruption(found)

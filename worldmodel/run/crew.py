@@ -22,7 +22,10 @@ from worldmodel.errors import UserError
 from worldmodel.object_store import StorageError
 from worldmodel.ray_session import join_ray
 from worldmodel.run.head_watch import HeadWatch
-from worldmodel.run.run import LAST_LINES
+from worldmodel.run.pause import find_notice, is_pause
+from worldmodel.run.record import State
+from worldmodel.run.run import LAST_LINES, Run
+from worldmodel.run.run_folder import read_written
 from worldmodel.run.stop_request import STOP, describe_signal, hear_signals
 from worldmodel.run.worker_loss import Silence, WorkerLostError, close_record, find_cause, read_number
 from worldmodel.storage import Location
@@ -105,11 +108,21 @@ def work(loop: WorkerLoop, settings: dict[str, Any], crew: Crew) -> None:
             join_ray(max(crew.workers, len(os.sched_getaffinity(0))))
             check_room(crew)
             _work_apart(loop, settings, crew, shown)
+            settle(crew.run)
         else:
             _make_trainer(loop, settings, crew).fit()
     except BaseException as error:  # noqa: BLE001  (the edge between this process and the workers: recorded, raised)
         close_record(crew.run, error, shown)
         raise find_cause(error) from None
+
+
+def settle(location: Location) -> None:
+    """Mark a paused run as stopped: no workers will be restarted, as the driver itself is being preempted."""
+    record = read_written(location)
+    if record.state is State.CREATED and is_pause(record.reason):
+        run = Run(location, record)
+        run.update(state=State.STOPPED)
+        run.write()
 
 
 def check_room(crew: Crew) -> None:
@@ -198,9 +211,10 @@ def _watch(
     is_told, silence = False, Silence()
     while thread.is_alive():
         thread.join(LOOK_SECONDS)
-        if signals and not is_told:
+        reason = describe_signal(signals[0]) if signals else find_notice()
+        if reason and not is_told:
             is_told = True
-            (run / STOP).write_text(f"{describe_signal(signals[0])}\n")
+            (run / STOP).write_text(f"{reason}\n")
         if not show():
             head.judge(run)
         silence.look(run)

@@ -66,7 +66,8 @@ def find_interruption(older: RunRecord, step: int, workers: int) -> Interruption
 def describe_interruption(found: Interruption) -> str:
     """A line for people."""
     lost = max(0, found.step - found.resumed_step)
+    about = "" if is_pause(found.reason) else "at least "
     return (
         f"resumed automatically after {found.seconds:.0f} s with {found.workers} workers, "
-        f"from step {found.resumed_step} ({lost} steps lost): {found.reason}"
+        f"from step {found.resumed_step} ({about}{lost} steps lost): {found.reason}"
     )

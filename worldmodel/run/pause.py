@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from worldmodel.machine.notice import read_notice
+
 NOTICE = "notice: a machine is about to be taken away"
 RESIZE = "resize: the number of workers changes"
 CHANNELS = ("gloo", "NCCL")
 """Names in the errors of torch.distributed's backends, raised when another worker has exited."""
+
+
+def find_notice() -> str | None:
+    """Reason to pause because of this machine's preemption notice, or None."""
+    notice = read_notice()
+    return None if notice is None else f"{NOTICE}: {notice.reason}"
 
 
 def is_pause(reason: str | None) -> bool:

@@ -85,7 +85,7 @@ class Interruption(BaseModel):
     """Time of the last progress before it."""
     reason: str
     step: int
-    """Optimizer steps done at that time."""
+    """Last recorded step; up to some seconds old if a machine vanished without notice."""
     resumed_step: int
     """Step of the checkpoint that was restored."""
     seconds: float

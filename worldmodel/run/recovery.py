@@ -7,6 +7,7 @@ raises the former and requests a checkpoint before the latter.
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ class Recovery(ControllerCallback, WorkerGroupCallback):
     _checkpoint: str | None = None
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Make elastic runs use the current list of machines."""
+        """Make elastic runs use the current list of machines, and give up on hung workers sooner."""
+        os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "5")  # Ray's 30 s would be waited for each time
         ElasticScalingPolicy._get_reserved_resources = find_reserved  # type: ignore[method-assign]
 
     def after_worker_group_start(self, worker_group: Any) -> None:

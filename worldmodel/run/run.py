@@ -29,13 +29,12 @@ from typing import Any
 from worldmodel.errors import UserError
 from worldmodel.machine.device_state import describe_state
 from worldmodel.machine.gpu import Gpu
-from worldmodel.machine.notice import read_notice
 from worldmodel.machine.process import read_uptime
 from worldmodel.object_store import StorageError
 from worldmodel.redaction import hide_secrets
 from worldmodel.run.last_words import keep_words
 from worldmodel.run.lock import find_loss
-from worldmodel.run.pause import NOTICE, is_consequence, is_pause
+from worldmodel.run.pause import find_notice, is_consequence, is_pause
 from worldmodel.run.record import RunRecord, State
 from worldmodel.run.stop_request import describe_signal, hear_signals, read_stop
 from worldmodel.storage import Location
@@ -257,8 +256,8 @@ class Run:
             self.note(f"the record could not be written for a while: {error}")
 
     def _look_for_stop_file(self) -> None:
-        if not self.may_go_on and (notice := read_notice()):  # Ray Train tells its workers itself
-            self._stop_reason = self._stop_reason or f"{NOTICE}: {notice.reason}"
+        if not self.may_go_on:  # Ray Train tells its workers itself
+            self._stop_reason = self._stop_reason or find_notice()
         with contextlib.suppress(StorageError):
             self._stop_reason = self._stop_reason or read_stop(self.location)
 

@@ -34,7 +34,8 @@ def make_link() -> None:
     if Path(f"/sys/class/net/{LINK}").exists() or _says(["ip", "link", "show", LINK]):
         return
     call("ip", "link", "set", "lo", "up")
-    call("ip", "link", "add", LINK, "type", "bridge")
+    # An address of its own: else it takes that of a host that joins, and others cannot reach it for seconds.
+    call("ip", "link", "add", LINK, "address", "02:00:0a:4d:00:01", "type", "bridge")
     call("ip", "address", "add", f"{GATEWAY}/32", "dev", LINK)
     call("ip", "link", "set", LINK, "up")
     call("ip", "route", "add", "default", "dev", LINK, "src", GATEWAY)

@@ -80,8 +80,8 @@ def serve_machines(folder: Path) -> Iterator[Machines]:
         for host in (*hosts, laptop.host):
             (host.home / ".aws").mkdir()
             (host.home / ".aws/credentials").write_text(CREDENTIALS)
-        (laptop.host.home / ".ssh/id_ed25519").write_bytes(private.read_bytes())
-        (laptop.host.home / ".ssh/id_ed25519").chmod(0o600)
+        (laptop.host.home / ".ssh/worldmodel_ed25519").write_bytes(private.read_bytes())
+        (laptop.host.home / ".ssh/worldmodel_ed25519").chmod(0o600)
         changes = {"metadata": {"endpoint": store}, "provider": {"worker_ips": list(WORKERS)}, "max_workers": 3}
         laptop.write_cluster("own-machines.yaml", "own_machines.yaml", changes)
         try:
