@@ -10,7 +10,7 @@ from typing import Any
 from tune.charts import Page, draw_curves, draw_intervals, pick_colors
 from tune.columns import FOOTNOTES, count_trials, notes_of, title_of
 from tune.page_style import STYLE
-from tune.page_tables import render_table, render_trials
+from tune.page_tables import render_table, render_test, render_trials
 from tune.record import GridRecord
 from tune.results import Table, TrialResult
 from tune.verdict import describe_verdicts
@@ -39,6 +39,8 @@ def to_html(
     body = [_heading(folder.name, 1), _render_verdict(tables, trials, grid), _render_facts(trials, grid)]
     for table in tables:
         body += [_heading(_capital(title_of(table))), render_table(table), *map(_paragraph, notes_of(table))]
+        test = "" if table.stopped_early else render_test(table)
+        body += [_heading("The same on the test games, on which nothing was chosen", 3), test] if test else []
         if not table.stopped_early:
             body.append(charts.render(draw_intervals(table, trials, colors)))
     failures = [f"{trial.name}: {trial.failure}" for trial in trials if trial.failure]

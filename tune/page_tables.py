@@ -13,6 +13,7 @@ from tune.columns import (
     NEAR,
     POSITION,
     PREVIOUS,
+    SHORT,
     SHORTER,
     Column,
     hide,
@@ -23,18 +24,19 @@ from tune.results import Row, Statistic, Table, TrialResult
 from worldmodel.film.page import FILM
 from worldmodel.run.reporter import format_duration, format_usd
 
-MEAN, GAMES, DIFFERENCE, TEST, PUBLISHED = "mean ±", "games", "difference", "test", "published"
+MEAN, DIFFERENCE, PUBLISHED = "mean ±", "difference", "published"
 Groups = Sequence[tuple[Column, tuple[str, ...]]]
 """Metrics of a result table, and what it shows of each."""
 PARTS = {
-    POSITION: (MEAN, GAMES, DIFFERENCE, TEST, PUBLISHED),
+    POSITION: (MEAN, DIFFERENCE, PUBLISHED),
     NEAR: (MEAN,),
-    CHANGE: (MEAN, GAMES, DIFFERENCE, TEST, PUBLISHED),
+    CHANGE: (MEAN, DIFFERENCE, PUBLISHED),
     PREVIOUS: (MEAN,),
     ENTROPY: (MEAN,),
     ACTION: (MEAN, PUBLISHED),
 }
-ENDS = ("n", "steps", "time", "cost")
+TESTED = (POSITION, CHANGE, ENTROPY)
+ENDS = ("n", "time")
 TRIAL_HEADS = (
     "trial", "seed", "state", "steps", POSITION.heading, CHANGE.heading, "time", "estimated", "training", "validation",
     "cost", "estimated", "commit", "card",
@@ -58,10 +60,7 @@ def render_table(table: Table) -> str:
 
 def _choose_groups(table: Table) -> Groups:
     """Without columns that would be empty, and without "previous" where it is the same as "change"."""
-    kept = {
-        GAMES: any(found.games for row in table.rows for found in row.metrics.values()),
-        DIFFERENCE: any(row.difference for row in table.rows), TEST: any(row.test for row in table.rows),
-    }  # fmt: skip
+    kept = {DIFFERENCE: any(row.difference for row in table.rows)}
     metrics = [metric for metric in PARTS if table.horizon > 1 or metric is not PREVIOUS]
     return [(metric, tuple(part for part in PARTS[metric] if kept.get(part, True))) for metric in metrics]
 
@@ -71,7 +70,7 @@ def _render_row(row: Row, table: Table, groups: Groups) -> str:
     for column, parts in groups:
         shown = _show(row, column)
         cells += [shown[part] for part in parts]
-    values = (str(row.trials), f"{row.steps:,}", format_duration(row.seconds), _format_cost(row.cost_usd))
+    values = (str(row.trials), format_duration(row.seconds))
     cells += [_cell(value, "first" * (not place)) for place, value in enumerate(values)]
     return f"<tr>{''.join(cells)}</tr>"
 
@@ -81,12 +80,33 @@ def _show(row: Row, column: Column) -> dict[str, str]:
     published = column.format_published(row.experiment)
     mark = "*" if published and row.experiment in SHORTER else ""
     return {
-        MEAN: _cell(column.format_statistic(found), "first main"),
-        GAMES: _cell(column.format_games(found), "small"),
-        TEST: _cell(column.format_statistic(row.test.get(column.metric)), "small"),
+        MEAN: _cell(_show_mean(found, column), "first main"),
         DIFFERENCE: _cell(column.format_difference(difference), _judge(difference, column)),
         PUBLISHED: _cell(published + mark, "small"),
     }
+
+
+def _show_mean(found: Statistic | None, column: Column) -> str:
+    """Mean and interval over seeds; in a second line the interval over games."""
+    if column in (NEAR, ENTROPY, ACTION):
+        return column.format(found.mean if found else None)
+    return "\n".join(text for text in (column.format_statistic(found), column.format_games(found)) if text)
+
+
+def render_test(table: Table) -> str:
+    """The rows on the test games; empty where there are none."""
+    rows = [row for row in table.rows if row.test]
+    if not rows:
+        return ""
+    heads = ["experiment", *(f"{column.heading}{part}" for column in TESTED for part in (" ±", ", difference"))]
+    lines = []
+    for row in rows:
+        cells = [_cell(row.experiment)]
+        for column in TESTED:
+            cells.append(_cell(_show_mean(row.test.get(column.metric), column), "first main"))
+            cells.append(_cell(column.format_difference(row.test_difference.get(column.metric))))
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return _wrap(f"<tr>{''.join(_cell(head, kind='th') for head in heads)}</tr>", lines)
 
 
 def _judge(found: Statistic | None, column: Column) -> str:
@@ -97,7 +117,7 @@ def _judge(found: Statistic | None, column: Column) -> str:
 
 
 def _render_reference(name: str, values: Mapping[str, float], groups: Groups) -> str:
-    cells = [_cell(name)]
+    cells = [_cell(SHORT.get(name, name))]
     for column, parts in groups:
         cells += [
             _cell(hide(column, name, column.format(values.get(column.metric))), "first"),

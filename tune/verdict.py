@@ -124,7 +124,7 @@ def _describe_bar(row: Row, table: Table, metric: str) -> str:
         return f"{verb} the {bar} baseline"
     words = {-1: "is worse than", 0: "is not shown to be better than", 1: "is better than"}
     first, second = (words[side] for side in sides if side is not None)
-    return f"{row.experiment} {first} the {bar} baseline, {table.compared_to} {second.removeprefix('is ')} it"
+    return f"{row.experiment} {first} the {bar} baseline, {_name(table.compared_to)} {second} it"
 
 
 def _describe_test(row: Row, column: Column) -> str:
