@@ -90,7 +90,7 @@ def evaluate(run: Location, checkpoint: Location, data: str = "", tell: Tell = s
     config = loaded.config
     dataset, notes = open_games(run, config, data)
     measure = _make_measure(dataset, config, loaded, tell)
-    validated = measure(dataset.split.validation)
+    validated = measure(dataset.split.validation, "validation")
     test, more = _measure_test(dataset, measure)
     evaluation = Evaluation(
         **vars(validated), run=str(run), checkpoint=loaded.checkpoint, step=loaded.step,
@@ -110,21 +110,21 @@ def _keep(run: Location, evaluation: Evaluation) -> Evaluation:
 
 
 def _measure_test(
-    dataset: Dataset, measure: Callable[[Sequence[GameEntry]], Part]
+    dataset: Dataset, measure: Callable[[Sequence[GameEntry], str], Part]
 ) -> tuple[Part | None, tuple[str, ...]]:
     """Results on the test games, or why there are none."""
     if not dataset.split.test:
         return None, ("no test games: training.test_split takes none of these games",)
     try:
-        return measure(dataset.split.test), ()
+        return measure(dataset.split.test, "test"), ()
     except UserError as error:
         return None, (f"test games not measured: {str(error).replace('validation', 'test')}",)
 
 
 def _make_measure(
     dataset: Dataset, config: ExperimentConfig, loaded: LoadedRun, tell: Tell
-) -> Callable[[Sequence[GameEntry]], Part]:
-    """A function that measures the model and the baselines on some games."""
+) -> Callable[[Sequence[GameEntry], str], Part]:
+    """A function that measures the model and the baselines on some games, and calls its progress by a name."""
     device, layout = loaded.device, config.encoding.layout
     worker = Worker(device=device, resident_bytes=measure_room(device))
     whole = override(config, {"training.validation_games": None, "training.rollout_starts": 0})
@@ -136,15 +136,15 @@ def _make_measure(
         "most frequent next action": partial(frequent.predict, layout=layout),
     }
 
-    def measure(games: Sequence[GameEntry]) -> Part:
+    def measure(games: Sequence[GameEntry], name: str) -> Part:
         chosen = replace(dataset, split=replace(dataset.split, validation=list(games)))
         data = open_validation(chosen, whole, worker, view)
         by_game = {name: GameSums(layout, len(games), device) for name in ("model", *baselines)}
         found = validate(
             loaded.model, data, config.loss_weights, amp=config.training.amp, baselines=baselines, by_game=by_game,
-            tell=tell,
+            tell=lambda _, done, whole: tell(name, done, whole),
         )  # fmt: skip
-        rows = {name: {**found[name].compute(), **sums.average()} for name, sums in by_game.items()}
+        rows = {row: {**found[row].compute(), **sums.average()} for row, sums in by_game.items()}
         return Part(
             games=len(games), targets=int(rows["model"]["metric/targets"]), rows=rows,
             game_names=tuple(game.md5 for game in games), by_game={n: sums.compute() for n, sums in by_game.items()},
