@@ -19,7 +19,7 @@ COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#5a
 CURVES = {
     "batch/loss": ("training loss", 1.0),
     "val_metric/position_mae": ("validation position MAE", 1.0),
-    "val_metric/action_change_acc": ("validation change %", 100.0),
+    "val_metric/action_change_acc_both": ("validation change %", 100.0),
 }
 """Metric of `metrics.jsonl` to title and the factor it is shown with."""
 POINTS = 60

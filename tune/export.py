@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from tune.columns import COLUMNS
 from tune.results import METRICS, PUBLISHED, Row, Statistic, Table, TrialResult
+from tune.verdict import find_cautions, find_verdicts
 from worldmodel.run.card import CARD
 
 STATISTIC = tuple(field.name for field in fields(Statistic))
@@ -23,10 +24,12 @@ CSV_COLUMNS = (
 
 
 def to_json(tables: Sequence[Table], trials: Sequence[TrialResult]) -> dict[str, Any]:
-    """Everything, as plain values: one entry of `trials` per trial, then the tables, then what was published."""
+    """Everything, as plain values: one entry of `trials` per trial, then tables, verdicts and published numbers."""
     found = {
         "trials": [describe_trial(trial) for trial in trials],
         "tables": [asdict(table) for table in tables],
+        "verdicts": [asdict(verdict) for verdict in find_verdicts(tables)],
+        "cautions": find_cautions(tables),
         "published": {name: asdict(numbers) for name, numbers in PUBLISHED.items()},
     }
     return cast(dict[str, Any], drop_non_finite(found))

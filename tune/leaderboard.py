@@ -1,10 +1,10 @@
-"""All that a storage holds of grids and evaluated runs, in tables of what may be compared, best first."""
+"""All that a storage holds of grids and evaluated runs, in tables of what may be compared, by action cross-entropy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 from rich.box import SIMPLE_HEAD
@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from tune.columns import ACTION, CHANGE, POSITION, SHORT, describe_key, shorten_commit
+from tune.columns import ACTION, CHANGE, ENTROPY, POSITION, SHORT, describe_key, hide, shorten_commit
 from tune.export import drop_non_finite
 from tune.record import GRID, TrialName, read_grid
 from tune.results import METRICS, Key, Row, Statistic, TrialResult, key_of, make_tables, read_trial, references_of
@@ -21,7 +21,12 @@ from worldmodel.run.reporter import format_duration, format_usd
 from worldmodel.run.run import EVALUATION, RECORD
 from worldmodel.storage import Location, is_plain_name
 
-SHOWN = (POSITION, CHANGE, ACTION)
+SHOWN = (ENTROPY, CHANGE, POSITION, ACTION)
+LAST = "last"
+NOTE = (
+    "By action cross-entropy. Equal places: the 95 % intervals over seeds (±) cannot tell them apart; one seed has "
+    "none. A checkpoint other than the last was chosen on these validation games, which flatters it."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +42,8 @@ class Entry:
     """Trials (seeds) behind it."""
     steps: int
     """Optimizer steps that were evaluated."""
+    checkpoint: str
+    """"last", or "step N" of an earlier one, which was chosen on these games."""
     metrics: dict[str, Statistic]
     commits: tuple[str, ...]
     seconds: float
@@ -45,11 +52,13 @@ class Entry:
     """Mean dollars of a trial; None: unknown."""
     validated: str = ""
     """As `Row.validated`."""
+    rank: int = 0
+    """Place on its board; entries whose intervals over seeds cannot tell them apart share one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """Entries that may be compared, the smallest position MAE first."""
+    """Entries that may be compared, the smallest action cross-entropy first."""
 
     title: str
     entries: list[Entry]
@@ -112,7 +121,7 @@ def collect(storage: Location) -> Leaderboard:
             f"in its folders; run a grid, or evaluate a run with `worldmodel evaluate`{more}"
         )
     boards = [
-        Board(title=describe_key(key), entries=sorted(entries, key=_rank), references=found.references[key])
+        Board(title=describe_key(key), entries=_rank(entries), references=found.references[key])
         for key, entries in sorted(found.entries.items())
     ]
     return Leaderboard(storage=str(storage), boards=boards, left_out=found.left_out, unreadable=found.unreadable)
@@ -127,9 +136,27 @@ def _find_folders(storage: Location) -> Iterator[Location]:
             yield storage / entry.name
 
 
-def _rank(entry: Entry) -> float:
-    mean = entry.metrics[POSITION.metric].mean if POSITION.metric in entry.metrics else math.nan
+def _rank(entries: list[Entry]) -> list[Entry]:
+    """Sorted, with their places."""
+    found: list[Entry] = []
+    first = None
+    for entry in sorted(entries, key=_read_entropy):
+        if first is None or _is_apart(first, entry):
+            first = replace(entry, rank=len(found) + 1)
+        found.append(replace(entry, rank=first.rank))
+    return found
+
+
+def _read_entropy(entry: Entry) -> float:
+    mean = entry.metrics[ENTROPY.metric].mean if ENTROPY.metric in entry.metrics else math.nan
     return math.inf if math.isnan(mean) else mean
+
+
+def _is_apart(one: Entry, other: Entry) -> bool:
+    """True if the difference leaves the intervals of both over seeds; one seed has none."""
+    pair = [entry.metrics.get(ENTROPY.metric) for entry in (one, other)]
+    halves = [found.half_width for found in pair if found is not None and found.half_width is not None]
+    return len(halves) == 2 and _read_entropy(other) - _read_entropy(one) > math.hypot(*halves)
 
 
 def _add_grid(folder: Location, found: _Collection) -> None:
@@ -150,8 +177,8 @@ def _entry_of(row: Row, folder: Location, trials: Sequence[TrialResult], found: 
     commits = dict.fromkeys(trial.record.commit or "" for trial in trials if trial.record)
     return Entry(
         place=found.name(folder), location=str(folder), experiment=row.experiment, n=row.trials, steps=row.steps,
-        metrics=row.metrics, commits=tuple(commit for commit in commits if commit), seconds=row.seconds,
-        cost_usd=row.cost_usd, validated=row.validated,
+        checkpoint=LAST, metrics=row.metrics, commits=tuple(commit for commit in commits if commit),
+        seconds=row.seconds, cost_usd=row.cost_usd, validated=row.validated,
     )  # fmt: skip
 
 
@@ -178,6 +205,7 @@ def _add_run(folder: Location, found: _Collection) -> None:
         values = evaluation["rows"]["model"]
         entry = Entry(
             place=found.name(folder), location=str(folder), experiment=folder.name, n=1, steps=evaluation["step"],
+            checkpoint=LAST if evaluation["step"] == record.step else f"step {evaluation['step']:,}",
             metrics={metric: Statistic.of([values[metric]]) for metric in METRICS if metric in values},
             commits=(record.commit,) if record.commit else (), seconds=record.seconds.total, cost_usd=record.cost_usd,
             validated=record.validated,
@@ -194,30 +222,32 @@ def render_leaderboard(found: Mapping[str, Any]) -> Group:
     parts: list[Any] = []
     for board in found["boards"]:
         parts.append(table := _start_table(board["title"]))
-        for place, entry in enumerate(board["entries"], 1):
-            table.add_row(str(place), *_cells(entry))
+        for entry in board["entries"]:
+            table.add_row(str(entry["rank"]), *_cells(entry))
         table.add_section()
         notes = [f"{e['place']}: epochs were {e['validated']}; shown: all" for e in board["entries"] if e["validated"]]
         for name, values in board["references"].items():
-            cells = (column.format(values.get(column.metric)) for column in SHOWN)
+            cells = (hide(column, name, column.format(values.get(column.metric))) for column in SHOWN)
             table.add_row("", "", SHORT.get(name, name), *cells, style="dim")
         parts += [*(Text(note, style="dim") for note in dict.fromkeys(notes)), Text()]
+    parts.append(Text(NOTE, style="dim"))
     parts += [Text(f"left out: {text}", style="dim") for text in found["left_out"]]
     return Group(*parts, *(Text(f"unreadable: {text}", style="red") for text in found["unreadable"]))
 
 
 def _start_table(title: str) -> RichTable:
     table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for heading in ("", "where", "experiment", *(c.heading for c in SHOWN), "n", "steps", "time", "cost", "commit"):
+    ends = ("n", "steps", "checkpoint", "time", "cost", "commit")
+    for heading in ("", "where", "experiment", *(c.heading for c in SHOWN), *ends):
         is_text = heading in ("where", "experiment", "commit")
         table.add_column(heading, justify="left" if is_text else "right", overflow="fold")
     return table
 
 
 def _cells(entry: Mapping[str, Any]) -> Iterator[Text]:
-    metrics = {name: Statistic(**values) for name, values in entry["metrics"].items()}
+    metrics = {name: Statistic(**v) for name, v in entry["metrics"].items() if v["mean"] is not None}
     shown = (column.format_statistic(metrics.get(column.metric)) for column in SHOWN)
     cost = "" if entry["cost_usd"] is None else format_usd(entry["cost_usd"])
     commits = ", ".join(shorten_commit(commit) for commit in entry["commits"])
-    counts = (str(entry["n"]), f"{entry['steps']:,}", format_duration(entry["seconds"]))
+    counts = (str(entry["n"]), f"{entry['steps']:,}", entry["checkpoint"], format_duration(entry["seconds"]))
     return map(Text, (entry["place"], entry["experiment"], *shown, *counts, cost, commits))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 from tune.axis_charts import draw_axes
 from tune.charts import Page, draw_curves, draw_intervals, pick_colors
-from tune.columns import CHANGE, FOOTNOTES, POSITION, count_trials, notes_of, title_of
+from tune.columns import FOOTNOTES, count_trials, notes_of, title_of
 from tune.page_settings import render_settings
 from tune.page_style import STYLE
-from tune.page_tables import render_table, render_trials
+from tune.page_tables import render_table, render_test, render_trials
 from tune.record import GridRecord
 from tune.results import Table, TrialResult
+from tune.verdict import describe_verdicts
 from worldmodel.errors import UserError
 from worldmodel.film.page import FILM
 from worldmodel.run.record import State
@@ -41,6 +41,8 @@ def to_html(
     body = [_heading(folder.name, 1), _render_verdict(tables, trials, grid), _render_facts(trials, grid)]
     for table in tables:
         body += [_heading(_capital(title_of(table))), render_table(table), *map(_paragraph, notes_of(table))]
+        test = "" if table.stopped_early else render_test(table)
+        body += [_heading("The same on the test games, on which nothing was chosen", 3), test] if test else []
         if not table.stopped_early:
             body.append(charts.render(draw_intervals(table, trials, colors)))
     body += [_heading("Axes"), *map(charts.render, figures)] if (figures := draw_axes(trials)) else []
@@ -64,14 +66,16 @@ def to_html(
 
 
 def _render_verdict(tables: Sequence[Table], trials: Sequence[TrialResult], grid: GridRecord | None) -> str:
-    """The answer in a few lines: how many trials count, which row is best, and what beats no baseline."""
+    """How many trials count, what beats no baseline, and the answers."""
     lines = [count_trials(trials), *_describe_state(grid)]
     full = [table for table in tables if not table.stopped_early]
-    lines += [text for table in full for text in _praise(table)]
     shortfalls = [f"not better: {text}" for table in full for text in table.shortfalls]
     if full and not shortfalls:
-        lines.append("every row is below persistence in position MAE and above the most frequent next action in change")
-    return _list([_capital(line) for line in lines + shortfalls], style="verdict")
+        lines.append("every row beats kinematic in position MAE and the most frequent next action in change accuracy")
+    parts = [_list([_capital(line) for line in lines + shortfalls], style="verdict")]
+    for title, sentences in describe_verdicts(tables):
+        parts += [_heading(title, 3), _list([_capital(sentence) for sentence in sentences], style="verdict")]
+    return "\n".join(parts)
 
 
 def _describe_state(grid: GridRecord | None) -> Iterator[str]:
@@ -80,19 +84,6 @@ def _describe_state(grid: GridRecord | None) -> Iterator[str]:
     yield f"the grid: {grid.state.value}" + (f": {grid.reason}" if grid.reason else "")
     if grid.resume_command and grid.state is not State.RUNNING:
         yield f"it goes on with: {grid.resume_command}"
-
-
-def _praise(table: Table) -> Iterator[str]:
-    """The best row by each of the two metrics that decide; one that is no number is none."""
-    ahead = "one frame ahead" if table.horizon == 1 else f"{table.horizon} frames ahead"
-    for column in (POSITION, CHANGE):
-        known = [r for r in table.rows if column.metric in r.metrics and not math.isnan(r.metrics[column.metric].mean)]
-        if len(known) > 1:
-            choose = min if column.is_better_small else max
-            best = choose(known, key=lambda row: row.metrics[column.metric].mean)
-            mean, found = column.format_statistic(best.metrics[column.metric]), best.difference.get(column.metric)
-            beside = f", {column.format_difference(found)} against the baseline" if found else ""
-            yield f"{ahead}, best {column.heading}: {best.experiment} with {mean}{beside}"
 
 
 def _render_facts(trials: Sequence[TrialResult], grid: GridRecord | None) -> str:
@@ -130,6 +121,8 @@ def _list_trial_facts(trials: Sequence[TrialResult]) -> Iterator[tuple[str, str]
     yield "parameters", _range([record.parameters for record in records], format_count)
     yield "steps per trial", _range([record.total_steps for record in records], "{:,}".format)
     yield "validation games", _range([*games], "{:,}".format)
+    tested = {(trial.find_part("test")).get("games") for trial in trials}
+    yield "test games", _range([*tested], "{:,}".format) or "none"
     yield "time of all trials", format_duration(sum(record.seconds.total for record in records)) if records else ""
 
 

@@ -17,13 +17,13 @@ dd { margin: 0; overflow-wrap: anywhere }
 .long dd { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .85rem }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem; white-space: nowrap }
-th, td { padding: .3rem .45rem; text-align: right; border-bottom: 1px solid #e3e6ea }
+th, td { padding: .3rem .4rem; text-align: right; border-bottom: 1px solid #e3e6ea }
 th { font-weight: 600; color: #445; border-bottom-color: #b8bec6 }
 thead tr:first-child:not(:last-child) th { border-bottom: 0; text-align: center; padding-bottom: 0 }
 th:first-child, td:first-child, .text { text-align: left }
 td:first-child { font-weight: 600 }
 .first { border-left: 1px solid #e3e6ea }
-.main { font-weight: 600 }
+.main { font-weight: 600; white-space: pre }
 .small { color: #667 }
 .better { color: #00694b; font-weight: 600 } .worse { color: #b3261e; font-weight: 600 }
 .reference td { color: #667; font-style: italic; font-weight: 400; background: #fafbfc }

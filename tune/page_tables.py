@@ -6,22 +6,37 @@ import html
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from urllib.parse import quote
 
-from tune.columns import ACTION, CHANGE, POSITION, PREVIOUS, SHORTER, Column, shorten_commit
+from tune.columns import (
+    ACTION,
+    CHANGE,
+    ENTROPY,
+    NEAR,
+    POSITION,
+    PREVIOUS,
+    SHORT,
+    SHORTER,
+    Column,
+    hide,
+    shorten_commit,
+)
 from tune.export import describe_trial
 from tune.results import Row, Statistic, Table, TrialResult
 from worldmodel.film.page import FILM
 from worldmodel.run.reporter import format_duration, format_usd
 
-MEAN, SPREAD, DIFFERENCE, PUBLISHED = "mean ±", "sd", "vs baseline", "published"
+MEAN, DIFFERENCE, PUBLISHED = "mean ±", "difference", "published"
 Groups = Sequence[tuple[Column, tuple[str, ...]]]
 """Metrics of a result table, and what it shows of each."""
 PARTS = {
-    POSITION: (MEAN, SPREAD, DIFFERENCE, PUBLISHED),
-    CHANGE: (MEAN, SPREAD, DIFFERENCE, PUBLISHED),
+    POSITION: (MEAN, DIFFERENCE, PUBLISHED),
+    NEAR: (MEAN,),
+    CHANGE: (MEAN, DIFFERENCE, PUBLISHED),
     PREVIOUS: (MEAN,),
+    ENTROPY: (MEAN,),
     ACTION: (MEAN, PUBLISHED),
 }
-ENDS = ("n", "steps", "time", "cost")
+TESTED = (POSITION, CHANGE, ENTROPY)
+ENDS = ("n", "time")
 TRIAL_HEADS = (
     "trial", "seed", "state", "steps", POSITION.heading, CHANGE.heading, "time", "estimated", "training", "validation",
     "cost", "estimated", "commit", "card",
@@ -45,11 +60,9 @@ def render_table(table: Table) -> str:
 
 def _choose_groups(table: Table) -> Groups:
     """Without columns that would be empty, and without "previous" where it is the same as "change"."""
-    has_spread = any(row.trials > 1 for row in table.rows)
-    has_difference = any(row.difference for row in table.rows)
-    left_out = ([] if has_spread else [SPREAD]) + ([] if has_difference else [DIFFERENCE])
-    metrics = (POSITION, CHANGE, ACTION) if table.horizon == 1 else (POSITION, CHANGE, PREVIOUS, ACTION)
-    return [(metric, tuple(part for part in PARTS[metric] if part not in left_out)) for metric in metrics]
+    kept = {DIFFERENCE: any(row.difference for row in table.rows)}
+    metrics = [metric for metric in PARTS if table.horizon > 1 or metric is not PREVIOUS]
+    return [(metric, tuple(part for part in PARTS[metric] if kept.get(part, True))) for metric in metrics]
 
 
 def _render_row(row: Row, table: Table, groups: Groups) -> str:
@@ -57,7 +70,7 @@ def _render_row(row: Row, table: Table, groups: Groups) -> str:
     for column, parts in groups:
         shown = _show(row, column)
         cells += [shown[part] for part in parts]
-    values = (str(row.trials), f"{row.steps:,}", format_duration(row.seconds), _format_cost(row.cost_usd))
+    values = (str(row.trials), format_duration(row.seconds))
     cells += [_cell(value, "first" * (not place)) for place, value in enumerate(values)]
     return f"<tr>{''.join(cells)}</tr>"
 
@@ -67,24 +80,49 @@ def _show(row: Row, column: Column) -> dict[str, str]:
     published = column.format_published(row.experiment)
     mark = "*" if published and row.experiment in SHORTER else ""
     return {
-        MEAN: _cell(column.format_statistic(found), "first main"),
-        SPREAD: _cell(column.format(found.spread) if found else "", "small"),
+        MEAN: _cell(_show_mean(found, column), "first main"),
         DIFFERENCE: _cell(column.format_difference(difference), _judge(difference, column)),
         PUBLISHED: _cell(published + mark, "small"),
     }
 
 
+def _show_mean(found: Statistic | None, column: Column) -> str:
+    """Mean and interval over seeds; in a second line the interval over games."""
+    if column in (NEAR, ENTROPY, ACTION):
+        return column.format(found.mean if found else None)
+    return "\n".join(text for text in (column.format_statistic(found), column.format_games(found)) if text)
+
+
+def render_test(table: Table) -> str:
+    """The rows on the test games; empty where there are none."""
+    rows = [row for row in table.rows if row.test]
+    if not rows:
+        return ""
+    heads = ["experiment", *(f"{column.heading}{part}" for column in TESTED for part in (" ±", ", difference"))]
+    lines = []
+    for row in rows:
+        cells = [_cell(row.experiment)]
+        for column in TESTED:
+            cells.append(_cell(_show_mean(row.test.get(column.metric), column), "first main"))
+            cells.append(_cell(column.format_difference(row.test_difference.get(column.metric))))
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return _wrap(f"<tr>{''.join(_cell(head, kind='th') for head in heads)}</tr>", lines)
+
+
 def _judge(found: Statistic | None, column: Column) -> str:
-    """Better or worse where the interval leaves zero out; else neither."""
-    if found is None or found.half_width is None or not abs(found.mean) > found.half_width:
+    """Better or worse where the correction leaves a difference; else neither."""
+    if found is None or not found.is_shown:
         return ""
     return "better" if (found.mean < 0) == column.is_better_small else "worse"
 
 
 def _render_reference(name: str, values: Mapping[str, float], groups: Groups) -> str:
-    cells = [_cell(name)]
+    cells = [_cell(SHORT.get(name, name))]
     for column, parts in groups:
-        cells += [_cell(column.format(values.get(column.metric)), "first"), *[_cell("")] * (len(parts) - 1)]
+        cells += [
+            _cell(hide(column, name, column.format(values.get(column.metric))), "first"),
+            *[_cell("")] * (len(parts) - 1),
+        ]
     cells += [_cell("", "first"), *[_cell("")] * (len(ENDS) - 1)]
     return f'<tr class="reference">{"".join(cells)}</tr>'
 

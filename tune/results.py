@@ -5,40 +5,33 @@ Trials that a scheduler ended early stand in tables of their own, one row each: 
 
 from __future__ import annotations
 
-import json
-import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from scipy.stats import t as student
+from tune.trial_result import TEST, VALIDATION, compare, compare_with, measure
+from tune.trial_result import TRIAL_EVALUATION as TRIAL_EVALUATION
+from tune.trial_result import TrialResult as TrialResult
+from tune.trial_result import read_trial as read_trial
+from worldmodel.statistics import CONFIDENCE as CONFIDENCE
+from worldmodel.statistics import Statistic as Statistic
+from worldmodel.statistics import correct
+from worldmodel.training.game_sums import NO_TELEPORTS
 
-from tune.record import TrialName
-from tune.variants import Trial
-from worldmodel.errors import UserError
-from worldmodel.object_store import MissingError
-from worldmodel.rollout.evaluation import EVALUATION
-from worldmodel.run.record import RunRecord, State
-from worldmodel.run.run_folder import read_record
-from worldmodel.storage import Location
-
-CONFIDENCE = 0.95
-METRICS = ("metric/position_mae", "metric/action_acc", "metric/action_change_acc", "metric/action_change_acc_both",
-           "metric/action_change_acc_previous", "metric/action_ce", "loss/total")  # fmt: skip
-"""Metrics that have statistics; the first are the published ones."""
+METRICS = (
+    "metric/position_mae", NO_TELEPORTS, "metric/action_acc", "metric/action_change_acc",
+    "metric/action_change_acc_both", "metric/action_change_acc_previous", "metric/action_ce", "loss/total",
+)  # fmt: skip
+"""Metrics that have statistics."""
 BASELINE = "baseline"
-TRIAL_EVALUATION = "trial_evaluation.json"
-"""A trial's own evaluation, which its grid's tables hold. `evaluation.json` is the last one that somebody asked for,
-maybe of another checkpoint or other games."""
-NEEDED = {"step", "horizon", "data_fingerprint", "metric_version", "rows"}
-"""Keys without which an `evaluation.json` says nothing."""
+SELECTED = "selected by the scheduler"
 HURDLES = {
-    "metric/position_mae": ("position MAE", "persistence", -1),
-    "metric/action_change_acc": ("change accuracy", "most frequent next action", 1),
+    "metric/position_mae": ("position MAE", "kinematic", -1),
+    "metric/action_change_acc_both": ("change accuracy", "most frequent next action", 1),
 }
-"""Metric to its name, the row without training that any trained one must beat, and the sign of "better"."""
+"""Metric to its name, the row without training that any trained one must beat, and the sign of "better". These are a
+grid's questions too: in each of them, does an experiment differ from the table's first?"""
 Key = tuple[bool, int, str, int, str, int]
 """What rows of a table share: stopped early or not, horizon, data, metric version, target set, target frames."""
 
@@ -66,84 +59,6 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialResult:
-    """One trial, however it ended."""
-
-    name: str
-    experiment: str
-    seed: int
-    record: RunRecord | None
-    evaluation: dict[str, Any] | None
-    """What it was found to be; None where it was not evaluated."""
-    error: str = ""
-    """What ended it, where its run folder may not say so."""
-
-    @property
-    def is_finished(self) -> bool:
-        """Trained to its last step, and evaluated there: an evaluation of an earlier step is none of this trial."""
-        has_ended = self.record is not None and self.record.state is State.FINISHED
-        return self._is_evaluated and has_ended and not self._is_early
-
-    @property
-    def is_stopped_early(self) -> bool:
-        """Ended by a scheduler because others promised more, and evaluated where it stood: comparable with nothing."""
-        return self._is_evaluated and self._is_early
-
-    @property
-    def values(self) -> dict[str, float]:
-        """What its evaluation measured; empty where it counts in no table."""
-        if self.evaluation is None or not (self.is_finished or self.is_stopped_early):
-            return {}
-        found: dict[str, float] = self.evaluation["rows"]["model"]
-        return found
-
-    @property
-    def failure(self) -> str:
-        """Why it counts in no table; empty where it does."""
-        if self.is_finished or self.is_stopped_early:
-            return ""
-        if self.record is None:
-            return self.error or "not started"
-        if self.record.state is State.FINISHED or self._is_early:
-            stopped = "stopped early by the scheduler, " if self._is_early else ""
-            return f"{stopped}not evaluated: {self.error}" if self.error else f"{stopped}not evaluated"
-        return f"{self.record.state.value}: {self.record.reason or self.error or 'not finished'}"
-
-    @property
-    def _is_evaluated(self) -> bool:
-        if self.error or self.record is None or self.evaluation is None:
-            return False
-        return bool(self.evaluation["step"] == self.record.step)
-
-    @property
-    def _is_early(self) -> bool:
-        return self.record is not None and self.record.early_stopped
-
-
-@dataclass(frozen=True, kw_only=True)
-class Statistic:
-    """A metric over seeds."""
-
-    mean: float
-    spread: float | None
-    """Standard deviation over seeds; None with one seed."""
-    half_width: float | None
-    """Half the width of the 95 % confidence interval of the mean (Student's t); None with one seed."""
-    n: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Statistic:
-        """Over one value per seed."""
-        with np.errstate(invalid="ignore"):  # a diverged seed makes the mean nan, not the report fail
-            n, mean = len(values), float(np.mean(values))
-            if n < 2:
-                return cls(mean=mean, spread=None, half_width=None, n=n)
-            spread = float(np.std(values, ddof=1))
-        half = float(student.ppf((1 + CONFIDENCE) / 2, n - 1)) * spread / math.sqrt(n)
-        return cls(mean=mean, spread=spread, half_width=half, n=n)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Row:
     """One experiment; in a table of trials that were stopped early, one trial."""
 
@@ -156,7 +71,16 @@ class Row:
     """Optimizer steps of its longest trial."""
     metrics: dict[str, Statistic]
     difference: dict[str, Statistic]
-    """To the baseline experiment, paired by seed; empty for itself and for other horizons."""
+    """To `Table.compared_to`, paired by seed and game; empty for itself and where trials were selected."""
+    bars: dict[str, Statistic]
+    """Metric of `HURDLES` to its difference from the row that it must beat."""
+    test: dict[str, Statistic]
+    """As `metrics`, on the test games."""
+    test_difference: dict[str, Statistic]
+    """As `difference`, on the test games."""
+    goal: str
+    remarks: tuple[str, ...]
+    """Facts that forbid a verdict on it, in words."""
     seconds: float
     """Mean wall-clock seconds of a trial."""
     cost_usd: float | None
@@ -181,10 +105,12 @@ class Table:
     stopped_early: bool
     """Whether a scheduler ended these trials: they had unlike times to learn, so nothing is averaged or subtracted."""
     rows: list[Row]
+    compared_to: str
+    """Experiment that the others are compared with: the baseline, or the first; empty: none."""
     references: dict[str, dict[str, float]]
     """Rows that need no training: "persistence", "kinematic", "most frequent next action"."""
     shortfalls: list[str]
-    """Rows that do not beat what needs no training, in words; empty: all do, or were stopped early."""
+    """Rows whose 95 % interval does not clear what needs no training, in words; empty: all do, or stopped early."""
 
     @property
     def key(self) -> Key:
@@ -193,31 +119,6 @@ class Table:
             self.stopped_early, self.horizon, self.fingerprint, self.metric_version, self.encoding_targets,
             self.target_frames,
         )  # fmt: skip
-
-
-def read_trial(folder: Location, trial: Trial | TrialName, error: str = "") -> TrialResult:
-    """What a trial's run folder says; `error`: what its own process says of how it ended."""
-    location, record, evaluation = folder / trial.name, None, None
-    try:
-        record = read_record(location)
-        own = location / TRIAL_EVALUATION
-        evaluation = _read_evaluation(own if own.exists() else location / EVALUATION)
-    except MissingError:  # not that far
-        pass
-    except (UserError, ValueError) as unreadable:  # one folder must not cost the table
-        error = error or str(unreadable)
-    return TrialResult(
-        name=trial.name, experiment=trial.experiment, seed=trial.seed, record=record, evaluation=evaluation,
-        error=error,
-    )  # fmt: skip
-
-
-def _read_evaluation(file: Location) -> dict[str, Any]:
-    found = json.loads(file.read_text())
-    is_whole = isinstance(found, dict) and found.keys() >= NEEDED and isinstance(found["rows"], dict)
-    if not is_whole or not isinstance(found["rows"].get("model"), dict):
-        raise UserError(f"{file} cannot be understood: expected {', '.join(sorted(NEEDED))}; evaluate the run again")
-    return dict(found)
 
 
 def make_tables(trials: Sequence[TrialResult]) -> list[Table]:
@@ -229,7 +130,16 @@ def make_tables(trials: Sequence[TrialResult]) -> list[Table]:
     for trial in trials:
         if (trial.is_finished or trial.is_stopped_early) and trial.evaluation:
             groups.setdefault(key_of(trial.evaluation, trial.is_stopped_early), []).append(trial)
-    return [_make_table(key, group, trials) for key, group in sorted(groups.items())]
+    return _correct([_make_table(key, group, trials) for key, group in sorted(groups.items())])
+
+
+def _correct(tables: list[Table]) -> list[Table]:
+    """With Holm's p-values over all questions of the grid."""
+    places = [(row.difference, metric) for table in tables for row in table.rows for metric in HURDLES]
+    places = [(found, metric) for found, metric in places if metric in found and found[metric].p is not None]
+    for (found, metric), p in zip(places, correct([found[m].p or 0.0 for found, m in places]), strict=True):
+        found[metric] = replace(found[metric], adjusted=p, questions=len(places))
+    return tables
 
 
 def key_of(evaluation: Mapping[str, Any], is_stopped_early: bool = False) -> Key:
@@ -248,28 +158,42 @@ def references_of(evaluation: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 def _make_table(key: Key, group: list[TrialResult], everything: Sequence[TrialResult]) -> Table:
     is_early, horizon, fingerprint, version, targets, frames = key
     names = list(dict.fromkeys(trial.experiment for trial in everything))
+    names = [name for name in names if any(trial.experiment == name for trial in group)]
+    references, first = references_of(group[0].evaluation or {}), BASELINE if BASELINE in names else names[0]
     if is_early:
         ranked = sorted(group, key=lambda trial: names.index(trial.experiment))
-        rows = [_make_row(trial.experiment, [trial], ()) for trial in ranked]
+        rows = [_make_row(trial.experiment, [trial], [], ()) for trial in ranked]
     else:
-        rows = [_make_row(name, group, everything) for name in names if any(t.experiment == name for t in group)]
-    references = references_of(group[0].evaluation or {})
+        base = [trial for trial in group if trial.experiment == first]
+        own = {name: [trial for trial in group if trial.experiment == name] for name in names}
+        rows = [_make_row(name, own[name], base if name != first else [], everything) for name in names]
     return Table(
         horizon=horizon, fingerprint=fingerprint, metric_version=version, encoding_targets=targets,
         target_frames=frames, stopped_early=is_early, rows=rows, references=references,
+        compared_to="" if is_early or len(rows) < 2 else first,
         shortfalls=[] if is_early else [text for row in rows for text in _find_shortfalls(row, references)],
     )  # fmt: skip
 
 
-def _make_row(name: str, group: list[TrialResult], everything: Sequence[TrialResult]) -> Row:
-    own = [trial for trial in group if trial.experiment == name]
-    metrics = [metric for metric in METRICS if all(metric in trial.values for trial in own)]
-    records = [trial.record for trial in own if trial.record]
+def _make_row(name: str, own: list[TrialResult], base: list[TrialResult], everything: Sequence[TrialResult]) -> Row:
+    by_seed, records = {t.seed: t for t in base}, [trial.record for trial in own if trial.record]
+    pairs = [(trial, by_seed[trial.seed]) for trial in own if trial.seed in by_seed]
+    remarks = tuple(_find_remarks(own, base, everything)) if everything else ()
+    is_selected = any(SELECTED in remark for remark in remarks)
+    differences = [
+        {} if is_selected or not pairs else _keep({metric: compare(pairs, metric, part) for metric in METRICS})
+        for part in (VALIDATION, TEST)
+    ]
+    if remarks:  # no verdict
+        differences = [{m: replace(d, p=None) for m, d in found.items()} for found in differences]
+    bars = {metric: compare_with(own, reference, metric) for metric, (_, reference, _) in HURDLES.items()}
     return Row(
         experiment=name, names=tuple(trial.name for trial in own), horizon=(own[0].evaluation or {})["horizon"],
         steps=max(record.step for record in records),
-        metrics={metric: Statistic.of([trial.values[metric] for trial in own]) for metric in metrics},
-        difference=_compare(name, own, group),
+        metrics=_keep({metric: measure(own, metric) for metric in METRICS}),
+        test=_keep({metric: measure(own, metric, TEST) for metric in METRICS}),
+        difference=differences[0], test_difference=differences[1], bars=_keep(bars),
+        goal=next((record.goal for record in records if record.goal), ""), remarks=remarks,
         seconds=statistics.fmean(record.seconds.total for record in records),
         cost_usd=_average([record.cost_usd for record in records]), trials=len(own),
         failures=tuple(t.failure for t in everything if t.experiment == name and t.failure),
@@ -277,12 +201,23 @@ def _make_row(name: str, group: list[TrialResult], everything: Sequence[TrialRes
     )  # fmt: skip
 
 
-def _compare(name: str, own: list[TrialResult], group: list[TrialResult]) -> dict[str, Statistic]:
-    """Differences to the baseline trials of the same seeds."""
-    base = {trial.seed: trial for trial in group if trial.experiment == BASELINE}
-    pairs = [(trial, base[trial.seed]) for trial in own if trial.seed in base and name != BASELINE]
-    shared = [m for m in METRICS if pairs and all(m in one.values for pair in pairs for one in pair)]
-    return {metric: Statistic.of([a.values[metric] - b.values[metric] for a, b in pairs]) for metric in shared}
+def _keep(found: Mapping[str, Statistic | None]) -> dict[str, Statistic]:
+    return {metric: statistic for metric, statistic in found.items() if statistic is not None}
+
+
+def _find_remarks(own: list[TrialResult], base: list[TrialResult], everything: Sequence[TrialResult]) -> Iterator[str]:
+    """Reasons why nothing can be concluded from these trials, or from those that they are compared with."""
+    for trials in (own, base) if base else (own,):
+        name = trials[0].experiment
+        early = sum(trial.is_stopped_early for trial in everything if trial.experiment == name)
+        if early:
+            yield f"{name}: {len(trials)} of {len(trials) + early} seeds, {SELECTED}"
+        for place, trial in enumerate(trials):
+            same = next((t for t in trials[:place] if t.seed == trial.seed or t.values == trial.values), None)
+            if same:
+                yield f"{name}: seeds {same.seed} and {trial.seed} coincide ({same.name}, {trial.name}): they are one"
+    if base and [t.values for t in own] == [t.values for t in base]:
+        yield f"{own[0].experiment} has the numbers of {base[0].experiment} to the digit: they trained the same thing"
 
 
 def _average(costs: Sequence[float | None]) -> float | None:
@@ -291,9 +226,31 @@ def _average(costs: Sequence[float | None]) -> float | None:
 
 
 def _find_shortfalls(row: Row, references: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
-    """What a row's means do not beat; a mean that is nan beats nothing."""
+    """Bars that a row's 95 % interval does not clear; a mean that is nan clears nothing."""
     for metric, (words, name, sign) in HURDLES.items():
-        hurdle = references.get(name, {}).get(metric)
-        if metric in row.metrics and hurdle is not None and not sign * (row.metrics[metric].mean - hurdle) > 0:
-            side = "above" if sign > 0 else "below"
-            yield f"{row.experiment}: {words} {row.metrics[metric].mean:.3f} is not {side} {name}'s {hurdle:.3f}"
+        hurdle, found = references.get(name, {}).get(metric), row.bars.get(metric)
+        if hurdle is None or found is None or find_side(found) == sign:
+            continue
+        side = ("above" if sign > 0 else "below") if find_side(found) == 0 else ("below" if sign > 0 else "above")
+        verb = "not shown to be" if find_side(found) == 0 else "is"
+        text = f"{row.experiment}: {words} {row.metrics[metric].mean:.3f}"
+        yield f"{text} {'is ' if verb != 'is' else ''}{verb} {side} {name}'s {hurdle:.3f}{_explain(found)}"
+
+
+def find_side(found: Statistic) -> int:
+    """1 or -1 where the 95 % interval of a difference lies above or below 0, else 0. One seed: over games alone."""
+    if found.total is None:
+        ends = (found.low, found.high) if found.n == 1 else (None, None)
+    else:
+        ends = (found.mean - found.total, found.mean + found.total)
+    if ends[0] is None or ends[1] is None:
+        return 0
+    return int(ends[0] > 0) - int(ends[1] < 0)
+
+
+def _explain(found: Statistic) -> str:
+    if found.total is not None:
+        return f" (difference {found.mean:+.3f} ±{found.total:.3f})"
+    if found.low is not None and found.n == 1:
+        return f" (difference over games {found.low:+.3f} to {found.high:+.3f})"
+    return " (one seed: no interval)" if found.n == 1 else ""

@@ -84,7 +84,7 @@ def test_a_fetched_copy_evaluates_to_the_same_numbers(
     assert json.loads((tmp_path / "copy/evaluation.json").read_text())["rows"] == original["rows"]
     best = read_best(Location.of(finished / "tiny"))
     assert best is not None
-    assert original["rows"]["model"]["metric/position_mae"] == pytest.approx(best.value, rel=1e-6)
+    assert original["rows"]["model"]["metric/action_ce"] == pytest.approx(best.value, rel=1e-6)
     card = (tmp_path / "copy/card.md").read_text()
     assert f"{original['rows']['kinematic']['metric/position_mae']:.5g}" in card
 
@@ -133,7 +133,7 @@ def test_the_end_is_short_for_people_and_complete_as_json(
     shown = capsys.readouterr().out
     end = shown[shown.index("run         a finished") :]
     assert len(end.splitlines()) <= 10
-    assert all(word in end for word in ("step 2 of 2", "val_metric/position_mae", "card.md", "worldmodel evaluate"))
+    assert all(word in end for word in ("step 2 of 2", "val_metric/action_ce", "card.md", "worldmodel evaluate"))
     assert main([*asked, "--run-name", "b", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert RunRecord.model_validate({k: v for k, v in told.items() if k != "location"}) == read_record(

@@ -19,7 +19,7 @@ EXPERIMENT: dict[str, Any] = {
     "model": {"d_model": 32, "d_state": 8, "headdim": 16, "n_layers": 1},
     "training": {
         "sequence_length": 64, "batch_size": 16, "num_epochs": 2, "amp": False, "device": "cpu", "threads": 1,
-        "log_interval": 3,
+        "log_interval": 3, "test_split": 0.0,
     },
 }  # fmt: skip
 

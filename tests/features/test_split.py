@@ -24,15 +24,32 @@ def test_a_game_stays_on_its_side_when_games_are_added(first: int, more: int, sh
         assert {g.md5 for g in small.train} <= {g.md5 for g in large.train}
 
 
-@given(count=st.integers(2, 60), share=st.floats(0, 1), by=st.sampled_from(["md5", "first"]))
-def test_no_game_is_on_both_sides_or_on_none_and_neither_side_is_empty(count: int, share: float, by: str) -> None:
-    split = split_games(POOL[:count], share, by)  # type: ignore[arg-type]
-    assert sorted(g.order for g in (*split.train, *split.validation)) == list(range(count))
+@given(
+    count=st.integers(2, 60), share=st.floats(0.001, 1), by=st.sampled_from(["md5", "first"]), tested=st.floats(0, 0.99)
+)
+def test_each_game_has_one_purpose(count: int, share: float, by: str, tested: float) -> None:
+    split = split_games(POOL[:count], share, by, tested * share)  # type: ignore[arg-type]
+    assert sorted(g.order for g in (*split.train, *split.validation, *split.test)) == list(range(count))
     assert split.train and split.validation
+    assert not (split.test and by == "first")
+
+
+@given(first=st.integers(60, 200), more=st.integers(0, 200))
+def test_test_games_come_out_of_the_training_games(first: int, more: int) -> None:
+    without = split_games(POOL[: first + more], 0.9, "md5")
+    small, large = (split_games(POOL[:count], 0.9, "md5", 0.1) for count in (first, first + more))
+    assert large.validation == without.validation
+    assert {g.md5 for g in small.test} <= {g.md5 for g in large.test} <= {g.md5 for g in without.train}
+
+
+def test_a_test_part_larger_than_what_it_is_taken_from_is_refused() -> None:
+    with pytest.raises(UserError, match=r"training.test_split: found 0.5"):
+        split_games(POOL, 0.5, "md5", 0.5)
 
 
 def test_the_share_holds_over_many_games() -> None:
-    assert abs(len(split_games(POOL, 0.9, "md5").validation) / len(POOL) - 0.1) < 0.04
+    split = split_games(POOL, 0.9, "md5", 0.1)
+    assert all(abs(len(part) / len(POOL) - 0.1) < 0.04 for part in (split.validation, split.test))
 
 
 def test_first_takes_the_first_games_as_the_users_published() -> None:

@@ -95,7 +95,25 @@ def test_an_evaluation_takes_all_games(games: Path, tmp_path: Path) -> None:
     every = measure(games, tmp_path / "all", split)
     sampled = measure(games, tmp_path / "some", {**split, "training.validation_games": 1})
     assert every.games == 2
-    assert (sampled.games, sampled.targets, sampled.rows) == (every.games, every.targets, every.rows)
+    assert (sampled.games, sampled.targets, sampled.by_game) == (every.games, every.targets, every.by_game)
+
+
+def test_test_games_are_measured_apart(games: Path, tmp_path: Path) -> None:
+    found = measure(games, tmp_path, {"training.train_split": 0.8, "training.test_split": 0.7})
+    assert found.test is not None
+    assert not set(found.test.game_names) & set(found.game_names)
+    for part in (found, found.test):
+        assert len(part.game_names) == part.games
+        assert part.targets == part.rows["model"]["metric/targets"]
+        for row, metrics in part.by_game.items():
+            for name, (sums, counts) in metrics.items():
+                assert sum(sums) / sum(counts) == pytest.approx(part.rows[row][name], rel=1e-5)
+    assert found.commit and found.version
+
+
+def test_no_test_games_are_said(games: Path, tmp_path: Path) -> None:
+    found = measure(games, tmp_path, {"training.test_split": 0.0})
+    assert found.test is None and "no test games" in found.notes[-1]
 
 
 def test_other_games_than_the_runs_are_noted(games: Path, tmp_path: Path) -> None:

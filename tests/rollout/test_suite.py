@@ -108,11 +108,11 @@ def test_the_suite_measures_model_and_baselines_twice_the_same(run: Location) ->
     found, again = (evaluate_rollouts(run, run / CHECKPOINT, request) for _ in range(2))
     assert found == again
     assert found.rows.keys() == {"model", "persistence", "kinematic", "real"}
-    names = {f"eval/summary_pos_mae_k{k}" for k in (5, 10, 20, 60)}
+    names = {f"eval/summary_pos_mae_k{k}_n30" for k in (5, 10, 20, 60)}
     for row in ("model", "persistence", "kinematic"):
         assert names <= found.rows[row].keys()
         assert len(found.curves[row]["pos_mae"]) == 60
-    held, moved = (found.rows[row]["eval/summary_pos_mae_k5"] for row in ("persistence", "kinematic"))
+    held, moved = (found.rows[row]["eval/summary_pos_mae_k5_n30"] for row in ("persistence", "kinematic"))
     assert moved < held
     assert found.rows["persistence"]["eval/actions_per_minute"] == 0 < found.rows["real"]["eval/actions_per_minute"]
     assert json.loads((run / "rollouts.json").read_text())["rows"]["model"] == found.rows["model"]
@@ -161,7 +161,7 @@ def test_the_command_prints_and_saves_a_rollout(
 def test_the_command_measures_rollouts(run: Location, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run), "--rollout", "--frames", "20", "--starts", "5"]) == 0
     shown = capsys.readouterr().out
-    assert "summary_pos_mae_k20" in shown
+    assert "summary_pos_mae_k20_n5" in shown
     assert "damage_per_minute" in shown
 
 

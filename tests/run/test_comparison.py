@@ -49,6 +49,19 @@ def test_a_run_does_not_differ_from_its_copy(tmp_path: Path) -> None:
     assert found.effort["cost_usd"] == (pytest.approx(0.1), pytest.approx(0.1))
 
 
+def test_differences_have_an_interval_over_the_same_games(tmp_path: Path) -> None:
+    sums = [[3.0, 8.0, 1.0, 6.0], [10.0, 20.0, 10.0, 20.0]]
+    more = [[value + 0.1 * count for value, count in zip(*sums, strict=True)], sums[1]]
+    one, two, other = (
+        {**MEASURED, "game_names": names, "by_game": {"model": {MAE: pairs}}}
+        for names, pairs in ((["a", "b", "c", "d"], sums), (["a", "b", "c", "d"], more), (["a", "b", "c", "e"], more))
+    )
+    first = write_run(tmp_path / "one", evaluation=one)
+    found = compare_runs(first, write_run(tmp_path / "two", evaluation=two))
+    assert found.intervals == {MAE: (pytest.approx(0.1), pytest.approx(0.1))}
+    assert compare_runs(first, write_run(tmp_path / "other", evaluation=other)).intervals == {}
+
+
 def test_exactly_the_settings_that_differ_are_told_with_both_values(tmp_path: Path) -> None:
     one = {"training.lr": 1e-3, "encoding.press_events": True, "training.seed": 5}
     other = {"training.lr": 5e-4, "training.seed": 5, "model.n_layers": 3}

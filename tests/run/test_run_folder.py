@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from worldmodel.experiment.config import ExperimentConfig
+from worldmodel.experiment.config_file import to_yaml
 from worldmodel.run.record import RunRecord, State
-from worldmodel.run.run import RECORD
-from worldmodel.run.run_folder import read_record, start_run
+from worldmodel.run.run import CONFIG, RECORD
+from worldmodel.run.run_folder import read_config, read_record, start_run
 from worldmodel.run.stop_request import STOP
 from worldmodel.storage import Location
 
@@ -45,3 +46,12 @@ def test_an_end_that_was_written_is_not_explained_again(killed: Location) -> Non
     (killed / RECORD).write_text(written.model_dump_json())
     (killed / STOP).write_text("too late")
     assert (read_record(killed).state, read_record(killed).reason) == (State.FAILED, "a cause")
+
+
+def test_a_run_from_before_the_test_part_has_none(tmp_path: Path) -> None:
+    """Its test games would be games that it was trained on."""
+    text = to_yaml(ExperimentConfig())
+    (tmp_path / CONFIG).write_text("\n".join(line for line in text.splitlines() if "test_split" not in line))
+    assert read_config(Location.of(tmp_path)).training.test_split == 0
+    (tmp_path / CONFIG).write_text(text)
+    assert read_config(Location.of(tmp_path)) == ExperimentConfig()

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from worldmodel.experiment.config import ExperimentConfig
 
-METRICS = st.sampled_from(["val_loss/total", "val_metric/position_mae", "eval/summary_pos_mae_k10"])
+METRICS = st.sampled_from(["val_loss/total", "val_metric/position_mae", "eval/summary_pos_mae_k10_n64"])
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1)
 NUMBERLIKE = st.sampled_from(["5e-4", "1e9", "12", "0x1f", "true", "null", "2024-01-01", "1.5", "no", "1_000"])
 CONSTRAINED: dict[str, st.SearchStrategy[Any]] = {

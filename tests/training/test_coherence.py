@@ -107,19 +107,19 @@ def test_who_holds_still_strays_as_the_files_columns_say(blocks: Path) -> None:
             right.append(now == action[start - 1])
             changes.append(now != before)
     values = found.compute()
-    assert values["eval/summary_pos_mae_k20"] == pytest.approx(np.mean(errors), rel=1e-5)
-    assert values["eval/summary_pos_mae_k5"] == pytest.approx(np.mean(np.array(errors)[:, :5]), rel=1e-5)
-    assert values["eval/summary_action_acc_k10"] == pytest.approx(np.mean(np.array(right)[:, :10]))
+    assert values["eval/summary_pos_mae_k20_n20"] == pytest.approx(np.mean(errors), rel=1e-5)
+    assert values["eval/summary_pos_mae_k5_n20"] == pytest.approx(np.mean(np.array(errors)[:, :5]), rel=1e-5)
+    assert values["eval/summary_action_acc_k10_n20"] == pytest.approx(np.mean(np.array(right)[:, :10]))
     changed = np.array(changes)
-    assert values["eval/summary_change_acc_k20"] == pytest.approx((np.array(right) & changed).sum() / changed.sum())
+    assert values["eval/summary_change_acc_k20_n20"] == pytest.approx((np.array(right) & changed).sum() / changed.sum())
     assert found.curves()["pos_mae"] == pytest.approx(np.mean(errors, 0).tolist(), rel=1e-5)
-    assert values["eval/summary_possible_k20"] == 1
-    assert set(values) <= set(list_metrics())
+    assert values["eval/summary_possible_k20_n20"] == 1
+    assert set(values) <= set(list_metrics(starts=20))
 
 
 def test_two_workers_measure_together_what_one_does(blocks: Path) -> None:
     alone = roll_out(hold(), open_set(blocks))
-    total = RolloutSums(COHERENCE, CPU)
+    total = RolloutSums(COHERENCE, CPU, 20)
     for rank in range(2):
         part = roll_out(hold(), open_set(blocks, world=2, rank=rank))
         total.from_vector(total.to_vector() + part.to_vector())
@@ -129,9 +129,9 @@ def test_two_workers_measure_together_what_one_does(blocks: Path) -> None:
 def test_a_game_that_lacks_a_field_does_not_count_for_it(blocks: Path) -> None:
     data = open_set(blocks)
     sums = roll_out(hold(), data)
-    assert sums.compute().keys() >= {"eval/summary_vel_mae_k20", "eval/summary_stocks_mae_k20"}
+    assert sums.compute().keys() >= {"eval/summary_vel_mae_k20_n20", "eval/summary_stocks_mae_k20_n20"}
     data.store.recorded[:, :, [n for n, name in enumerate(FIELDS) if name.startswith("speed")]] = 0
-    assert "eval/summary_vel_mae_k20" not in roll_out(hold(), data).compute()
+    assert "eval/summary_vel_mae_k20_n20" not in roll_out(hold(), data).compute()
 
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -154,7 +154,7 @@ def test_validation_rolls_out_twice_the_same_to_the_digit_and_leaves_the_model_a
 
 
 def test_every_epoch_says_how_far_rollouts_stray_and_can_choose_the_best_by_it(blocks: Path) -> None:
-    metric = "eval/summary_pos_mae_k20"
+    metric = "eval/summary_pos_mae_k20_n8"
     log = Log()
     log.run(begin(configure({**HALF, "training.best_metric": metric, "training.rollout_starts": 8}), blocks))
     values = {step: found[metric] for step, found in log.epochs.items()}
@@ -168,7 +168,7 @@ def test_every_epoch_says_how_far_rollouts_stray_and_can_choose_the_best_by_it(b
 
 
 def test_a_best_metric_of_rollouts_is_refused_where_none_are_measured(blocks: Path, tmp_path: Path) -> None:
-    config = configure({**HALF, "training.best_metric": "eval/summary_pos_mae_k20"})
+    config = configure({**HALF, "training.best_metric": "eval/summary_pos_mae_k20_n64"})
     check_metric(config)
     for wrong in ({"training.rollout_starts": 0}, {"training.best_metric": "eval/summary_pos_mae_k60"}):
         with pytest.raises(UserError, match=r"training\.best_metric"):

@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tune.record import GridRecord, TrialName, write_grid
 from tune.results import METRICS, TrialResult
 from tune.variants import Trial
@@ -22,6 +24,19 @@ def make_evaluation(values: dict[str, float], **changes: Any) -> dict[str, Any]:
     rows = {"model": values, **{name: dict.fromkeys(METRICS, 0.5) for name in REFERENCES}}
     facts = {"step": 10, "horizon": 1, "data_fingerprint": "f" * 16, "metric_version": 1}
     return {**facts, "encoding_targets": "all", "games": 4, "targets": 900, "rows": rows, **changes}
+
+
+def add_games(result: TrialResult, values: dict[str, np.ndarray], part: str = "validation") -> TrialResult:
+    """With values by game of one metric for each row ("model" and references), as `evaluate` keeps them."""
+    assert result.evaluation is not None
+    home = result.evaluation if part == "validation" else result.evaluation.setdefault(part, {"rows": {}})
+    games = len(next(iter(values.values()))[0])
+    home |= {"games": games, "game_names": [f"{n:032x}" for n in range(games)]}
+    for name, pairs in values.items():
+        row, _, metric = name.partition(":")
+        home.setdefault("by_game", {}).setdefault(row, {})[metric] = pairs.tolist()
+        home["rows"].setdefault(row, {})[metric] = float(pairs[0].sum() / pairs[1].sum())
+    return result
 
 
 def make_result(experiment: str, seed: int, value: float = 0.25, **changes: Any) -> TrialResult:

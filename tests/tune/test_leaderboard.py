@@ -45,6 +45,8 @@ def test_grids_and_runs_share_a_board_best_first(tmp_path: Path) -> None:
     write_run(tmp_path / "alone", 0.3)
     write_run(tmp_path / "folder" / "inside", 0.1, step=4)  # its best checkpoint, not its last
     [board] = collect(storage).boards
+    assert [e.checkpoint for e in board.entries] == ["step 4", *["last"] * 4]
+    assert {e.rank for e in board.entries} == {1}  # all but one have one seed
     assert [(e.place, e.experiment, e.n, e.steps) for e in board.entries] == [
         ("folder/inside", "inside", 1, 4), ("two", "baseline", 1, 10), ("alone", "alone", 1, 10),
         ("one", "baseline", 3, 10), ("two", "1a", 1, 10),
@@ -53,6 +55,14 @@ def test_grids_and_runs_share_a_board_best_first(tmp_path: Path) -> None:
     assert all((entry.seconds, entry.cost_usd) == (60.0, pytest.approx(0.1)) for entry in board.entries)
     assert board.references["kinematic"][MAE] == 0.5
     assert [Location(entry.location) for entry in board.entries[:2]] == [storage / "folder/inside", storage / "two"]
+
+
+def test_places_differ_only_where_intervals_do(tmp_path: Path) -> None:
+    values = {"baseline": 0.1, "1a": 0.11, "2a": 0.5}
+    trials = [make_result(name, n, value + 0.01 * n) for name, value in values.items() for n in range(3)]
+    write_grid_of(Location.of(tmp_path / "grid"), trials)
+    [board] = collect(Location.of(tmp_path)).boards
+    assert [(entry.experiment, entry.rank) for entry in board.entries] == [("baseline", 1), ("1a", 1), ("2a", 3)]
 
 
 @settings(deadline=None, max_examples=20)

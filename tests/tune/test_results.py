@@ -182,8 +182,11 @@ def test_the_fingerprint_that_keeps_tables_apart_names_the_games_and_their_split
 
 
 @pytest.mark.parametrize(("value", "expected"), [(0.49, 1), (0.5, 2), (0.51, 1), (math.nan, 2)])
-def test_a_row_is_not_better_unless_it_is_strictly_so(value: float, expected: int) -> None:
-    [table] = make_tables([make_result("1a", 0, value)])  # its references are 0.5 everywhere
+def test_a_row_is_not_better_unless_its_interval_is(value: float, expected: int) -> None:
+    trials = [make_result("1a", seed, value + 1e-4 * seed) for seed in range(2)]
+    [table] = make_tables(trials)  # its references are 0.5 everywhere
+    wide = make_tables([make_result("1a", seed, value + 0.1 * seed) for seed in range(2)])
+    assert len(wide[0].shortfalls) == len(make_tables(trials[:1])[0].shortfalls) == 2
     assert len(table.shortfalls) == expected
     assert all(text.startswith(("1a: position MAE", "1a: change accuracy")) for text in table.shortfalls)
 
@@ -247,7 +250,7 @@ def test_tables_do_not_change_when_somebody_evaluates_a_trial_once_more(tmp_path
 def test_a_trial_keeps_its_evaluation_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Evaluation(
         run="", checkpoint="", step=10, data_fingerprint="f", metric_version=1, horizon=1, encoding_targets="all",
-        games=4, targets=9, rows={"model": {"loss/total": 0.5}}, notes=(),
+        games=4, targets=9, rows={"model": {"loss/total": 0.5}}, notes=(), game_names=(), by_game={}, test=None,
     )  # fmt: skip
     monkeypatch.setattr("worldmodel.run.train.train", lambda request, report: make_record("1a", 0))
     monkeypatch.setattr("worldmodel.training.checkpoint_list.find_checkpoint", lambda run, which: run)

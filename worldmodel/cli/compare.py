@@ -13,8 +13,8 @@ from worldmodel.cli.runs import RunVerb, StorageVerb
 from worldmodel.cli.verb import Result, as_result, metavar
 
 SHOWN = (
-    "metric/position_mae", "metric/action_change_acc", "metric/action_acc", "metric/action_ce", "metric/velocity_mae",
-    "metric/damage_mae", "loss/total",
+    "metric/position_mae", "metric/action_change_acc_both", "metric/action_ce", "metric/position_mae_no_teleports",
+    "metric/action_acc", "metric/velocity_mae", "metric/damage_mae", "loss/total",
 )  # fmt: skip
 """Metrics of the table; `--json` has all."""
 WIDTH = 120
@@ -53,7 +53,12 @@ def _render_parts(result: Result) -> Iterator[Any]:
     yield from (f"warning: {text}" for text in result["warnings"])
     for title, name in (("settings that differ", "settings"), ("state, code and data that differ", "facts")):
         yield _render_table(title, heads, result[name].items()) if result[name] else f"{title}: none\n"
-    yield _render_table(f"results ({' | '.join(result['sources'])})", heads, _choose_results(result), is_number=True)
+    yield _render_table(
+        f"results ({' | '.join(result['sources'])})", heads, _choose_results(result), is_number=True,
+        intervals=result["intervals"],
+    )  # fmt: skip
+    if result["intervals"]:
+        yield "[ ]: 95 % interval over games of the difference (paired bootstrap); it says nothing of other seeds\n"
     yield _render_table("seconds and dollars", heads, result["effort"].items(), is_number=True)
 
 
@@ -65,7 +70,9 @@ def _choose_results(result: Result) -> Iterator[tuple[str, Any]]:
             yield from ((f"  {row}", values[name]) for row, values in result["baselines"].items() if name in values)
 
 
-def _render_table(title: str, heads: Any, rows: Iterable[tuple[str, Any]], *, is_number: bool = False) -> Any:
+def _render_table(
+    title: str, heads: Any, rows: Iterable[tuple[str, Any]], *, is_number: bool = False, intervals: Any = None
+) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -75,7 +82,14 @@ def _render_table(title: str, heads: Any, rows: Iterable[tuple[str, Any]], *, is
         table.add_column(Text(head), justify="right" if is_number and place else "left", overflow="fold")
     for name, (one, other) in rows:
         known = is_number and one is not None and other is not None
-        cells = (name, _show(one), _show(other), *([f"{other - one:+.4g}" if known else ""] if is_number else []))
+        ends = (intervals or {}).get(name)
+        reach = f" [{ends[0]:+.4g}, {ends[1]:+.4g}]" if ends else ""
+        cells = (
+            name,
+            _show(one),
+            _show(other),
+            *([f"{other - one:+.4g}{reach}" if known else ""] if is_number else []),
+        )
         table.add_row(*map(Text, cells))
     return table
 

@@ -1,4 +1,4 @@
-"""`worldmodel evaluate`: a run's checkpoint on the validation games."""
+"""`worldmodel evaluate`: a run's checkpoint on the validation and the test games."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from worldmodel.cli.runs import RunVerb, choose_checkpoint
 from worldmodel.cli.verb import Result, Verb, as_result, metavar, showing_stages
 
 SHOWN = (
-    "metric/position_mae", "metric/velocity_mae", "metric/damage_mae", "metric/action_acc", "metric/action_ce",
+    "metric/position_mae", "metric/position_mae_no_teleports",
+    "metric/velocity_mae", "metric/damage_mae", "metric/action_acc", "metric/action_ce",
     "metric/action_change_acc", "metric/action_change_acc_both", "metric/action_change_acc_previous",
     "metric/binary_acc", "loss/total",
 )  # fmt: skip
 """Metrics of the table; `--json` has all."""
+HIDDEN = {"most frequent next action": ("metric/action_acc", "metric/action_ce")}
+"""Row to metrics that would mislead: it predicts a change in every frame."""
+NO_FACTS = ("rows", "notes", "by_game", "game_names", "test", "games", "targets")
+"""Keys of an evaluation that the tables show, or that are for machines."""
 SHOWN_OF_ROLLOUTS = (
     "summary_pos_mae", "summary_vel_mae", "summary_action_acc", "summary_change_acc", "summary_percent_mae",
     "summary_stocks_mae", "summary_possible",
@@ -24,7 +29,7 @@ SHOWN_OF_ROLLOUTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(RunVerb):
-    """Evaluate a run's best checkpoint on its validation games, beside the baselines that need no training."""
+    """Evaluate a run's best checkpoint on its validation and test games, beside baselines that need no training."""
 
     checkpoint: Annotated[str | None, metavar("best|newest|STEP")] = None
     """Which one; None: the best where one has been named, else the newest."""
@@ -63,17 +68,10 @@ class Evaluate(RunVerb):
     def render(self, result: Result) -> str:
         if self.rollout:
             return self.render_rollouts(result)
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table("metric", *result["rows"])
-        for name in SHOWN:
-            values = (row.get(name) for row in result["rows"].values())
-            table.add_row(name, *("" if value is None else f"{value:.4f}" for value in values))
-        page = io.StringIO()
-        Console(file=page, width=120).print(table)
-        facts = {key: value for key, value in result.items() if key not in ("rows", "notes")}
-        return "\n".join([page.getvalue().rstrip(), super().render(facts), *result["notes"]])
+        tables = [_render_part("validation", result)]
+        tables += [_render_part("test, on which nothing is chosen", result["test"])] if result["test"] else []
+        facts = {key: value for key, value in result.items() if key not in NO_FACTS}
+        return "\n".join([*tables, super().render(facts), *result["notes"]])
 
     def render_rollouts(self, result: Result) -> str:
         """A table of horizons, and one of how players behave."""
@@ -91,3 +89,18 @@ class Evaluate(RunVerb):
         Console(file=page, width=120).print(table)
         facts = {key: value for key, value in result.items() if key not in ("rows", "curves", "notes")}
         return "\n".join([page.getvalue().rstrip(), Verb.render(self, facts), *result["notes"]])
+
+
+def _render_part(name: str, part: Result) -> str:
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{name}: {part['games']:,} games, {part['targets']:,} targets"
+    table = Table("metric", *part["rows"], title=title, title_justify="left")
+    for metric in SHOWN:
+        values = ((row, found.get(metric)) for row, found in part["rows"].items())
+        shown = ("" if v is None or metric in HIDDEN.get(row, ()) else f"{v:.4f}" for row, v in values)
+        table.add_row(metric, *shown)
+    page = io.StringIO()
+    Console(file=page, width=120).print(table)
+    return page.getvalue().rstrip()

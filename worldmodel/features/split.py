@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from worldmodel.blocks.index import GameEntry, split_position
@@ -40,29 +40,43 @@ def _passes(game: GameEntry, chosen: GameFilter) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Games by purpose; no game is in both."""
+    """Games by purpose; no game has two."""
 
     train: list[GameEntry]
     validation: list[GameEntry]
+    """Settings and checkpoints are chosen on these."""
+    test: list[GameEntry] = field(default_factory=list)
+    """Nothing is chosen on these."""
 
 
-def split_games(games: Sequence[GameEntry], train_share: float, by: Literal["md5", "first"]) -> Split:
-    """Cut games into training and validation.
+def split_games(
+    games: Sequence[GameEntry], train_share: float, by: Literal["md5", "first"], test_share: float = 0.0
+) -> Split:
+    """Cut games into training, validation and test.
 
-    "md5": a game's own hash decides, so it is on the same side in every data set that holds it. "first": the first
-    `train_share` of the games in the data's own order train, as the users published. Both sides get at least one game.
+    "md5": a game's own hash decides, so it is on the same side in every data set that holds it; the test part comes out
+    of the training games and may be empty in a small data set. "first": the first `train_share` of the games in the
+    data's own order train, as the users published, without a test part. Training and validation get at least one game.
     """
     if len(games) < 2:
         raise UserError(f"{len(games)} game cannot be split: one is needed to train on and another to validate on")
     if by == "first":
         cut = min(max(1, int(len(games) * train_share)), len(games) - 1)
         return check_disjoint(Split(train=list(games[:cut]), validation=list(games[cut:])))
+    if test_share and test_share >= train_share:
+        raise UserError(
+            f"training.test_split: found {test_share}, expected less than training.train_split {train_share}: the test "
+            "games are taken from those"
+        )
     ranked = sorted(games, key=lambda game: split_position(game.md5))
     count = sum(split_position(game.md5) < 1 - train_share for game in games)
-    validation = {game.md5 for game in ranked[: min(max(1, count), len(games) - 1)]}
+    count = min(max(1, count), len(games) - 1)
+    validation = {game.md5 for game in ranked[:count]}
+    test = {game.md5 for game in ranked[count + 1 :] if split_position(game.md5) >= 1 - test_share}
     found = Split(
-        train=[game for game in games if game.md5 not in validation],
+        train=[game for game in games if game.md5 not in validation | test],
         validation=[game for game in games if game.md5 in validation],
+        test=[game for game in games if game.md5 in test],
     )
     return check_disjoint(found)
 
@@ -74,13 +88,18 @@ def sample_games(games: Sequence[GameEntry], count: int | None) -> list[GameEntr
 
 
 def check_disjoint(split: Split) -> Split:
-    """The split; UserError where a game that validates also trains, under its own md5 or, value for value, another."""
-    trained = {game.md5 for game in split.train} | {game.digest for game in split.train if game.digest}
-    for game in split.validation:
-        if game.md5 in trained or game.digest in trained:
-            names = [other.md5 for other in split.train if game.md5 == other.md5 or game.digest == other.digest]
-            raise UserError(
-                f"game {game.md5} validates and trains as well (as {names[0]}): results would look better than they "
-                "are; remove one of the two from the games and encode again"
-            )
+    """The split; UserError where a game has two purposes, under its own md5 or, value for value, under another."""
+    trained = {name: game.md5 for game in split.train for name in _names(game)}
+    for part, games in (("validates", split.validation), ("tests", split.test)):
+        for game in games:
+            other = next((trained[name] for name in _names(game) if name in trained), None)
+            if other is not None:
+                raise UserError(
+                    f"game {game.md5} {part} and trains as well (as {other}): results would look better than they "
+                    "are; remove one of the two from the games and encode again"
+                )
     return split
+
+
+def _names(game: GameEntry) -> list[str]:
+    return [game.md5, *([game.digest] if game.digest else [])]

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 import torch
 
+from worldmodel import __version__
 from worldmodel.encoding import EncodingConfig
 from worldmodel.errors import UserError
 from worldmodel.features.facts import FactReader
@@ -23,9 +24,10 @@ from worldmodel.model.unroll import NoMemory, Unroller, make_memory
 from worldmodel.object_store import StorageError
 from worldmodel.rollout.habits import Habits
 from worldmodel.rollout.loading import LoadedRun, load_model, open_games
+from worldmodel.run.record import read_commit
 from worldmodel.storage import Location
 from worldmodel.training.baselines import kinematic, persistence
-from worldmodel.training.coherence import VERSION, RolloutSet, RolloutSums, Step, open_rollouts, roll_out
+from worldmodel.training.coherence import STARTS, VERSION, RolloutSet, RolloutSums, Step, open_rollouts, roll_out
 from worldmodel.training.data import Dataset
 from worldmodel.training.feed import Worker, measure_room, open_store
 from worldmodel.training.meeting import Tell, say_nothing
@@ -34,7 +36,7 @@ from worldmodel.training.validation import find_context
 
 ROLLOUTS = "rollouts.json"
 """What the suite found, in the run's folder."""
-STARTS, MOST_STARTS = 300, 100_000
+MOST_STARTS = 100_000
 MODEL, REAL = "model", "real"
 BASELINES = {"persistence": persistence, "kinematic": kinematic}
 
@@ -90,6 +92,9 @@ class RolloutEvaluation:
     curves: dict[str, dict[str, list[float | None]]]
     """Row to metric to its value in each frame; None: nothing counts there."""
     notes: tuple[str, ...]
+    commit: str | None = field(default_factory=read_commit)
+    """Of the code that evaluated."""
+    version: str = __version__
 
 
 def evaluate_rollouts(

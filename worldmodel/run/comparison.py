@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from worldmodel.errors import UserError
 from worldmodel.experiment.config import ExperimentConfig
@@ -15,6 +17,7 @@ from worldmodel.object_store import MissingError
 from worldmodel.run.record import RunRecord, State
 from worldmodel.run.run import EVALUATION
 from worldmodel.run.run_folder import read_config, read_record
+from worldmodel.statistics import Statistic, resample
 from worldmodel.storage import Location
 
 FACTS = (
@@ -49,6 +52,9 @@ class Measured:
     """Metric name to value."""
     baselines: Mapping[str, Mapping[str, float]]
     """Rows that need no training, on the same targets."""
+    game_names: Sequence[str] = ()
+    by_game: Mapping[str, Any] = field(default_factory=dict)
+    """The model's sums and counts, see `rollout.evaluation.Part`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +81,9 @@ class Comparison:
     """Where the results come from."""
     results: dict[str, tuple[float | None, float | None]]
     """Metric to its two values."""
+    intervals: dict[str, tuple[float, float]]
+    """Metric to the 95 % interval over games of its difference, second minus first (paired bootstrap). It says nothing
+    of other seeds."""
     baselines: dict[str, dict[str, tuple[float | None, float | None]]]
     """Name of a row that needs no training to the same of it."""
     effort: dict[str, tuple[float | None, float | None]]
@@ -98,6 +107,7 @@ def compare_runs(first: Location, second: Location) -> Comparison:
         facts=_find_differences(*({name: _plain(getattr(record, name)) for name in FACTS} for record in records)),
         sources=(_describe_source(measured[0]), _describe_source(measured[1])),
         results=_pair(*(found.values for found in measured)),
+        intervals=_find_intervals(*measured),
         baselines={
             name: _pair(*(found.baselines.get(name, {}) for found in measured))
             for name in dict.fromkeys(name for found in measured for name in found.baselines)
@@ -120,6 +130,7 @@ def _measure(location: Location, record: RunRecord, config: ExperimentConfig) ->
         rows = dict(found["rows"])
         return Measured(
             source="evaluation", step=found["step"], values=_drop_non_finite(rows.pop("model")), baselines=rows,
+            game_names=found.get("game_names", ()), by_game=found.get("by_game", {}).get("model", {}),
             facts={name: found[name] for name in MUST_AGREE if name in found},
         )  # fmt: skip
     except MissingError:
@@ -137,6 +148,18 @@ def _measure(location: Location, record: RunRecord, config: ExperimentConfig) ->
     part = record.validated.removeprefix("validated")
     source = f"last validation{part}" if values else "none"
     return Measured(source=source, step=None, facts=facts, values=values, baselines={})
+
+
+def _find_intervals(first: Measured, second: Measured) -> dict[str, tuple[float, float]]:
+    if first.game_names != second.game_names or len(first.game_names) < 2:
+        return {}
+    found = {}
+    for metric in (name for name in first.by_game if name in second.by_game):
+        one, other = (resample(np.array([side.by_game[metric]], dtype=np.float64)) for side in (first, second))
+        statistic = Statistic.of([0.0], other - one)
+        if statistic.low is not None and statistic.high is not None:
+            found[metric] = statistic.low, statistic.high
+    return found
 
 
 def _drop_non_finite(values: Mapping[str, float]) -> dict[str, float | None]:

@@ -6,10 +6,13 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from worldmodel.experiment.config import TrainingConfig
 from worldmodel.features.plan import Plan, SampleShape
 from worldmodel.run.record import RunRecord, State
 from worldmodel.run.reporter import format_duration, format_error, format_usd
+from worldmodel.training.coherence import COHERENCE
 from worldmodel.training.interval import Interval
+from worldmodel.training.starts import WARM_UP
 
 WARMUP_STEPS = 5
 """First steps that are not measured: they make caches, compile and allocate."""
@@ -32,15 +35,18 @@ class Work:
     """Frames that are a target in an epoch."""
     validation_targets: int
     """Frames that are predicted in a validation."""
+    rollout_frames: int = 0
+    """Frames that its rollouts see and make besides."""
 
     @classmethod
-    def of(cls, plan: Plan, total_steps: int, validation_targets: int) -> Work:
+    def of(cls, plan: Plan, total_steps: int, validation_targets: int, rollout_frames: int = 0) -> Work:
         """That of a run in the order of `plan`."""
         return cls(
             total_steps=total_steps,
             steps_per_epoch=plan.steps_per_epoch,
             epoch_targets=plan.epoch_targets,
             validation_targets=validation_targets,
+            rollout_frames=rollout_frames,
         )
 
     @property
@@ -62,13 +68,20 @@ def count_predicted(games: Sequence[int], shape: SampleShape) -> int:
     return sum(windows.count_targets(frames) for frames in games)
 
 
+def count_rolled(training: TrainingConfig) -> int:
+    """Frames that a validation's rollouts see and make. A frame made alone costs more than one in a sequence: the
+    estimate counts it as one."""
+    return training.rollout_starts * (WARM_UP + COHERENCE)
+
+
 def estimate_left(work: Work, step: int, step_seconds: float, validation_seconds: float | None = None) -> float:
     """Seconds that a run needs from step `step` to its end.
 
     `validation_seconds`: of one validation; None: `FORWARD_SHARE` of what its targets would take in training.
     """
     if validation_seconds is None:
-        validation_seconds = FORWARD_SHARE * step_seconds * work.validation_targets / work.targets_per_step
+        frames = work.validation_targets + work.rollout_frames
+        validation_seconds = FORWARD_SHARE * step_seconds * frames / work.targets_per_step
     return (work.total_steps - step) * step_seconds + work.count_validations(step) * validation_seconds
 
 

@@ -19,7 +19,7 @@ from worldmodel.games.parsed import read_game
 from worldmodel.games.replay_source import holds_replays
 from worldmodel.games.shard import iterate_shard
 from worldmodel.games.source import Reading, Unit, list_source, read_games
-from worldmodel.run.estimate import Work, count_predicted
+from worldmodel.run.estimate import Work, count_predicted, count_rolled
 from worldmodel.storage import Location
 from worldmodel.training.data import Dataset, choose_validated, filter_of
 from worldmodel.training.feed import sample_shape
@@ -70,7 +70,7 @@ def measure_extent(source: Location, config: ExperimentConfig, scratch: Path) ->
 def _count(where: Location, config: ExperimentConfig) -> Extent:
     index = read_index(where)
     games = select_games(index.games, filter_of(config.data))
-    split = split_games(games, config.training.train_split, config.data.split)
+    split = split_games(games, config.training.train_split, config.data.split, config.training.test_split)
     plan = Plan(split.train, sample_shape(config), config.training.batch_size, config.training.seed)
     validation = count_predicted([game.frames for game in choose_validated(split, config)], plan.shape)
     frames = sum(game.frames for game in games)
@@ -79,7 +79,12 @@ def _count(where: Location, config: ExperimentConfig) -> Extent:
         games=len(games),
         frames=frames,
         block_bytes=round(frames * index.bytes_per_frame),
-        work=Work.of(plan, Schedule.of(config.training, plan.steps_per_epoch).total_steps, validation),
+        work=Work.of(
+            plan,
+            Schedule.of(config.training, plan.steps_per_epoch).total_steps,
+            validation,
+            count_rolled(config.training),
+        ),
         dataset=_take_part(where, index, split),
     )
 
@@ -184,7 +189,8 @@ def _scale(sample: _Sample, where: Location, config: ExperimentConfig) -> Extent
     factor = kept / sample.share
     split = split_games(games, config.training.train_split, "first")
     everything = Plan(games, sample_shape(config), config.training.batch_size, config.training.seed)
-    train = factor * config.training.train_split
+    test_share = config.training.test_split if chosen.split == "md5" else 0.0
+    train = factor * (config.training.train_split - test_share)
     steps = ceil(train * everything.samples / config.training.batch_size)
     validation = count_predicted([game.frames for game in games], everything.shape)
     unseen = found * kept * (1 - config.training.train_split)
@@ -200,6 +206,7 @@ def _scale(sample: _Sample, where: Location, config: ExperimentConfig) -> Extent
             steps_per_epoch=steps,
             epoch_targets=round(train * everything.epoch_targets),
             validation_targets=round(part * factor * (1 - config.training.train_split) * validation),
+            rollout_frames=count_rolled(config.training),
         ),
         dataset=_take_part(where, index, split),
     )

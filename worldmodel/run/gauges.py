@@ -115,7 +115,7 @@ def describe_progress(trainer: Trainer, record: RunRecord) -> dict[str, float | 
         "epoch": trainer.step / trainer.schedule.steps_per_epoch,
         "step": float(trainer.step),
         "best_metric": trainer.best.value if trainer.best else None,
-        "coherence": record.metrics.get(name_metric("pos_mae", COHERENCE)),
+        "coherence": record.metrics.get(name_metric("pos_mae", COHERENCE, trainer.config.training.rollout_starts)),
         "cost_usd": record.cost_usd,
         "seconds": record.seconds.total,
     }

@@ -28,10 +28,9 @@ from worldmodel.training.interval import Interval
 from worldmodel.training.loop import Hooks, Trainer
 
 SHOWN = (
-    "val_loss/total", "val_metric/position_mae", "val_metric/action_acc", "val_metric/action_change_acc",
-    name_metric("pos_mae", COHERENCE),
+    "val_loss/total", "val_metric/action_ce", "val_metric/position_mae", "val_metric/action_change_acc_both",
 )  # fmt: skip
-"""Metrics that an epoch's line shows."""
+"""Metrics that an epoch's line shows, before the rollouts' position error."""
 
 
 BY_TIME, EPOCH = "minutes", "epoch"
@@ -151,7 +150,8 @@ class Journal:
 
     def _note_epoch(self, values: dict[str, float], checkpoint: Checkpoint) -> None:
         self.tracker.log(values, checkpoint.state.step)
-        shown = "  ".join(f"{name.split('/')[1]} {values[name]:.4f}" for name in SHOWN if name in values)
+        names = (*SHOWN, name_metric("pos_mae", COHERENCE, self.config.training.rollout_starts))
+        shown = "  ".join(f"{name.split('/')[1]} {values[name]:.4f}" for name in names if name in values)
         self.say(f"epoch {self.trainer.epoch} validated: {shown}")
         if self.config.training.best_metric not in values:
             self.run.note(f"nothing of the validation games counts for {self.config.training.best_metric}: no best")

@@ -211,7 +211,7 @@ def _make_row(
 
 def measure_hours(work: Work, probe: Probe) -> float:
     """Hours of a run on this machine, by its probe."""
-    validation = probe.validation_target_seconds * work.validation_targets
+    validation = probe.validation_target_seconds * (work.validation_targets + work.rollout_frames)
     return estimate_left(work, 0, probe.step_seconds, validation) / 3600
 
 

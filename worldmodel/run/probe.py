@@ -90,7 +90,7 @@ def _measure_validation(trainer: Trainer) -> float:
     model.eval()
     with torch.inference_mode(), torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.training.amp):
         began = time.perf_counter()
-        for _, targets, predictions in predict_all(model, data):
+        for _, targets, predictions, _ in predict_all(model, data):
             found.update(predictions, targets)
             count = int(targets.valid.sum())  # waits for the device
             rates.append((time.perf_counter() - began) / max(1, count))

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from worldmodel.errors import UserError, nearest
 from worldmodel.experiment.config import ExperimentConfig
-from worldmodel.experiment.config_file import describe_changes, read_experiment, to_yaml
+from worldmodel.experiment.config_file import describe_changes, override, read_experiment, to_yaml
 from worldmodel.experiment.layers import complete_origins
 from worldmodel.machine.process import is_gone, is_this_boot, read_uptime
 from worldmodel.object_store import MissingError
@@ -109,7 +109,9 @@ def read_config(location: Location) -> ExperimentConfig:
     Raises:
         UserError: there is none, or it does not fit this version.
     """
-    return read_experiment((location / CONFIG).read_text(), source=str(location / CONFIG), name=location.name)
+    text = (location / CONFIG).read_text()
+    config = read_experiment(text, source=str(location / CONFIG), name=location.name)
+    return config if "test_split:" in text else override(config, {"training.test_split": 0.0})  # an older run had none
 
 
 def judge_life(record: Record, now: datetime | None = None) -> Record:

@@ -20,7 +20,7 @@ from worldmodel.machine.fused import explain_missing_compiler, reset_fusing
 from worldmodel.machine.gpu_memory import limit_memory
 from worldmodel.machine.process import identify
 from worldmodel.run.crew import LineStream, attach
-from worldmodel.run.estimate import Estimator, Work, count_predicted, describe_spent
+from worldmodel.run.estimate import Estimator, Work, count_predicted, count_rolled, describe_spent
 from worldmodel.run.interruption import Notices, describe_interruption, find_interruption
 from worldmodel.run.journal import Journal
 from worldmodel.run.pause import is_pause
@@ -131,7 +131,12 @@ def add_estimate(hooks: Hooks, trainer: Trainer, run: Run, say: Report) -> Hooks
     plan, validation = trainer.feed.plan, trainer.validation
     every = np.arange(validation.store.game_count)
     lengths = validation.store.game_lengths(Samples(every, every))
-    work = Work.of(plan, trainer.schedule.total_steps, count_predicted(lengths.tolist(), plan.shape))
+    work = Work.of(
+        plan,
+        trainer.schedule.total_steps,
+        count_predicted(lengths.tolist(), plan.shape),
+        count_rolled(trainer.config.training),
+    )
     estimator = Estimator(work, trainer.step)
 
     def note_interval(interval: Interval, values: dict[str, float]) -> None:

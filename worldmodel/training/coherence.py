@@ -1,8 +1,9 @@
 """How far rollouts stray: errors by frame over many starts, and the summaries of them that decide.
 
 *Rollout coherence* is the position MAE over the first 20 frames, `eval/summary_pos_mae_k20`. Names are the users' with
-the number of frames at the end, so that two horizons never share one. `VERSION` grows when starts, warm-up or a
-metric's meaning change; from 2 on it is part of the names.
+the number of frames at the end, so that two horizons never share one; a set of other than 300 starts is named too
+(`eval/summary_pos_mae_k20_n64` in training), for other starts give other values. `VERSION` grows when starts, warm-up
+or a metric's meaning change; from 2 on it is part of the names.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from worldmodel.training.starts import WARM_UP, choose_starts
 
 VERSION = 1
 """Of all that is measured here."""
+STARTS = 300
+"""Starts of the suite, which are not part of a name."""
 COHERENCE = 20
 """Frames of rollout coherence."""
 HORIZONS = (5, 10, 20, 60, 300)
@@ -55,6 +58,8 @@ class RolloutSet:
     """Game, and the first frame that a model makes itself; this worker's of them."""
     horizon: int
     """Frames of each rollout."""
+    starts: int
+    """Rollouts over all workers."""
     short: int = 0
     """Games that are too short for one."""
 
@@ -77,14 +82,14 @@ def open_rollouts(
     found = choose_starts(games, number, horizon, context)
     own = [partition_of(games[game].md5) in partitions for game in found.samples.games.tolist()]
     samples = found.samples.take(np.array(own))
-    return RolloutSet(store=store, reader=reader, samples=samples, horizon=horizon, short=found.short)
+    return RolloutSet(store=store, reader=reader, samples=samples, horizon=horizon, starts=number, short=found.short)
 
 
 class RolloutSums:
     """Sums and counts for each frame of the rollouts, over all of them; workers' vectors add up."""
 
-    def __init__(self, horizon: int, device: torch.device) -> None:
-        self.horizon = horizon
+    def __init__(self, horizon: int, device: torch.device, starts: int = STARTS) -> None:
+        self.horizon, self._starts = horizon, starts
         precise = torch.float32 if device.type == "mps" else torch.float64
         self._names = (*ERRORS, *RATES, "possible")
         self._values = torch.zeros(len(self._names), 2, horizon, dtype=precise, device=device)
@@ -117,19 +122,20 @@ class RolloutSums:
                 part = slice(horizon - 1, horizon) if name == "possible" else slice(0, horizon)
                 total, count = totals[n, part].sum(), counts[n, part].sum()
                 if count > 0:
-                    found[name_metric(name, horizon)] = float(total / count)
+                    found[name_metric(name, horizon, self._starts)] = float(total / count)
         return found
 
 
-def name_metric(name: str, horizon: int) -> str:
+def name_metric(name: str, horizon: int, starts: int = STARTS) -> str:
     """`eval/summary_pos_mae_k20` and its like."""
-    return f"eval/summary_{name}_k{horizon}" + (f"_v{VERSION}" if VERSION > 1 else "")
+    number = f"_n{starts}" if starts != STARTS else ""
+    return f"eval/summary_{name}_k{horizon}{number}" + (f"_v{VERSION}" if VERSION > 1 else "")
 
 
-def list_metrics(horizon: int = COHERENCE) -> list[str]:
+def list_metrics(horizon: int = COHERENCE, starts: int = STARTS) -> list[str]:
     """Names of all summaries of rollouts of that many frames."""
     names = (*ERRORS, *RATES, "possible")
-    return [name_metric(name, h) for h in HORIZONS if h <= horizon for name in names]
+    return [name_metric(name, h, starts) for h in HORIZONS if h <= horizon for name in names]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +165,7 @@ def roll_out(
 
     `watch`: receives every step. `tell`: receives the progress after every step, in frames.
     """
-    sums, done = RolloutSums(data.horizon, data.store.device), 0
+    sums, done = RolloutSums(data.horizon, data.store.device, data.starts), 0
     for samples in _group(data.samples, unroller.context):
         for step in _roll(unroller, data, samples):
             _measure(sums, step, data.store.present(samples))

@@ -32,7 +32,8 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """16 hex digits that name the games and how they are split."""
-        sides = ["\n".join(sorted(game.md5 for game in side)) for side in (self.split.train, self.split.validation)]
+        parts = [self.split.train, self.split.validation, *([self.split.test] if self.split.test else [])]
+        sides = ["\n".join(sorted(game.md5 for game in part)) for part in parts]
         return hashlib.sha256("\n\n".join([self.index.fingerprint, *sides]).encode()).hexdigest()[:16]
 
 
@@ -75,7 +76,7 @@ def open_dataset(blocks: str, config: ExperimentConfig) -> Dataset:
     where = Location.of(blocks)
     index = read_index(where)
     games = select_games(index.games, filter_of(config.data))
-    split = split_games(games, config.training.train_split, config.data.split)
+    split = split_games(games, config.training.train_split, config.data.split, config.training.test_split)
     shelf, needed = open_shelf(where), {game.block for game in games}
     shelf.check([block for block in index.blocks if block.name in needed])
     return Dataset(blocks=blocks, shelf=shelf, index=index, split=split)

@@ -28,6 +28,7 @@ from worldmodel.model.world_model import WorldModel
 from worldmodel.training.coherence import COHERENCE, RolloutSet, RolloutSums, list_metrics, open_rollouts, roll_out
 from worldmodel.training.data import Dataset, choose_validated
 from worldmodel.training.feed import Worker, open_store, sample_shape
+from worldmodel.training.game_sums import GameSums
 from worldmodel.training.meeting import Tell, say_nothing
 from worldmodel.training.metrics import METRIC_VERSION as METRIC_VERSION
 from worldmodel.training.metrics import Metrics
@@ -114,7 +115,7 @@ def check_metric(config: ExperimentConfig) -> None:
     empty = Metrics(config.encoding.layout, config.loss_weights)
     empty.from_vector(torch.ones_like(empty.to_vector()))  # a metric is named once something was counted for it
     known, asked = [f"val_{name}" for name in empty.compute()], config.training.best_metric
-    known += list_metrics() if config.training.rollout_starts else []
+    known += list_metrics(starts=config.training.rollout_starts) if config.training.rollout_starts else []
     if asked not in known:
         raise UserError(
             f"training.best_metric: found {asked!r}{nearest(asked, known)}, expected one of {', '.join(sorted(known))}"
@@ -128,17 +129,23 @@ def validate(
     *,
     amp: bool,
     baselines: Mapping[str, Predictor] = {},
+    by_game: Mapping[str, GameSums] = {},
     tell: Tell = say_nothing,
 ) -> dict[str, Metrics]:
-    """Metrics of the model ("model") and of baselines by name, over this worker's games. Calls `tell` per batch."""
+    """Metrics of the model ("model") and of baselines by name, over this worker's games. Calls `tell` per batch.
+
+    `by_game`: takes the sums by game of the rows that it names.
+    """
     device, done, whole = data.view.device, 0, count_positions(data)
     found = {name: Metrics(data.view.layout, weights, device) for name in ("model", *baselines)}
     tell("validation", done, whole)
     with evaluating(model), torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
-        for inputs, targets, predictions in predict_all(model, data):
-            found["model"].update(predictions, targets)
-            for name, predict in baselines.items():
-                found[name].update(predict(inputs), targets)
+        for inputs, targets, predictions, games in predict_all(model, data):
+            rows = {"model": predictions} | {name: predict(inputs) for name, predict in baselines.items()}
+            for name, predicted in rows.items():
+                found[name].update(predicted, targets)
+                if name in by_game:
+                    by_game[name].update(predicted, targets, games)
             done += targets.valid.size(0) * targets.valid.size(1)
             tell("validation", done, whole)
     return found
@@ -171,16 +178,20 @@ def count_positions(data: ValidationSet) -> int:
     return sum(-(-data.shape.count_targets(length) // at_a_time) for length in lengths) * at_a_time
 
 
-def predict_all(model: WorldModel, data: ValidationSet) -> Iterator[tuple[Inputs, Targets, Predictions]]:
-    """Inputs, targets and what the model predicts, batch by batch, until every validation game is measured."""
+Predicted = tuple[Inputs, Targets, Predictions, np.ndarray]
+"""Of a batch; the last: the game of each sample, by its place in the store."""
+
+
+def predict_all(model: WorldModel, data: ValidationSet) -> Iterator[Predicted]:
+    """All batches, until every validation game is measured."""
     return _predict_windows(model, data) if data.shape.mode == "window" else _predict_games(model, data)
 
 
-def _predict_windows(model: WorldModel, data: ValidationSet) -> Iterator[tuple[Inputs, Targets, Predictions]]:
+def _predict_windows(model: WorldModel, data: ValidationSet) -> Iterator[Predicted]:
     for samples in iterate_windows(data):
         inputs, targets = data.view.view(data.store, samples, data.shape)
         predictions, _ = model(inputs, wants_state=False)
-        yield inputs, targets, predictions
+        yield inputs, targets, predictions, samples.games
 
 
 def iterate_windows(data: ValidationSet) -> Iterator[Samples]:
@@ -194,7 +205,7 @@ def iterate_windows(data: ValidationSet) -> Iterator[Samples]:
         yield Samples(games[rows], starts[rows])
 
 
-def _predict_games(model: WorldModel, data: ValidationSet) -> Iterator[tuple[Inputs, Targets, Predictions]]:
+def _predict_games(model: WorldModel, data: ValidationSet) -> Iterator[Predicted]:
     """Games of like length side by side; each leaves when it has ended, the others' state goes on."""
     shape = replace(data.shape, length=CHUNK)
     lengths = data.store.game_lengths(Samples(data.games, data.games))
@@ -211,7 +222,7 @@ def _predict_games(model: WorldModel, data: ValidationSet) -> Iterator[tuple[Inp
             games, left = games[alive], left[alive]
             inputs, targets = data.view.view(data.store, Samples(games, np.full(len(games), start)), shape)
             predictions, state = model(inputs, state)
-            yield inputs, skip_first(targets, start, shape.context), predictions
+            yield inputs, skip_first(targets, start, shape.context), predictions, games
 
 
 def skip_first(targets: Targets, start: int, context: int) -> Targets:
