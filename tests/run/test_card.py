@@ -31,9 +31,9 @@ RECORD = RunRecord(
     notes=["W&B is offline"],
 )
 METRICS = [
-    {"step": 10, "loss/total": 3.0, "val_metric/position_mae": 0.7, "val_loss/total": None},
-    {"step": 20, "loss/total": 2.0, "val_metric/position_mae": 0.2, "val_loss/total": 2.5},
-    {"step": 30, "loss/total": 1.0, "val_metric/position_mae": 0.3},
+    {"step": 10, "loss/total": 3.0, "val_metric/action_ce": 0.7, "val_loss/total": None},
+    {"step": 20, "loss/total": 2.0, "val_metric/action_ce": 0.2, "val_loss/total": 2.5},
+    {"step": 30, "loss/total": 1.0, "val_metric/action_ce": 0.3},
 ]
 
 
@@ -69,23 +69,23 @@ def test_the_table_says_which_version_of_the_metrics_it_shows() -> None:
 
 
 def test_results_are_first_best_and_last_beside_the_baselines() -> None:
-    baselines = {"persistence": {"val_metric/position_mae": 0.68}, "kinematic": {"val_metric/position_mae": 0.19}}
+    baselines = {"persistence": {"val_metric/action_ce": 0.68}, "kinematic": {"val_metric/action_ce": 0.19}}
     tables = read_tables(render_card(RECORD, CONFIG, METRICS, baselines))
     assert tables["metric"] == ["first", "best (min)", "last", "persistence", "kinematic"]
-    assert tables["val_metric/position_mae"] == ["0.7", "0.2 (step 20)", "0.3", "0.68", "0.19"]
+    assert tables["val_metric/action_ce"] == ["0.7", "0.2 (step 20)", "0.3", "0.68", "0.19"]
     assert tables["val_loss/total"] == ["2.5", "", "2.5", ABSENT, ABSENT]
     assert "loss/total" not in tables
 
 
 def test_best_is_the_largest_where_larger_is_better() -> None:
     config = replace(CONFIG, training=TrainingConfig(best_mode="max"))
-    assert read_tables(render_card(RECORD, config, METRICS))["val_metric/position_mae"][1] == "0.7 (step 10)"
+    assert read_tables(render_card(RECORD, config, METRICS))["val_metric/action_ce"][1] == "0.7 (step 10)"
 
 
 def test_what_was_not_measured_is_said_to_be() -> None:
     bare = RunRecord(name="trial")
     card = render_card(bare, CONFIG, [])
-    assert read_tables(card)["val_metric/position_mae"] == [ABSENT, ABSENT, ABSENT]
+    assert read_tables(card)["val_metric/action_ce"] == [ABSENT, ABSENT, ABSENT]
     assert f"- Cost: {ABSENT} (price unknown)" in card
     assert f"- Time: {ABSENT}" in card
     assert read_front(card)["parameters"] is None
@@ -129,9 +129,9 @@ def test_a_failure_shows_its_reason_its_error_and_how_to_go_on(name: str) -> Non
 def test_the_card_of_a_folder_is_that_of_its_files(tmp_path: object) -> None:
     run = start_run(Location.of(str(tmp_path)), CONFIG, total_steps=2)
     with run.recording(), Tracker(run.location, TrackingConfig(wandb="disabled"), {}, run.note) as tracker:
-        tracker.log({"val_metric/position_mae": 0.25}, 2)
+        tracker.log({"val_metric/action_ce": 0.25}, 2)
         run.note_step(2)
     write_card(run.location)
     card = (run.location / "card.md").read_text()
-    assert read_tables(card)["val_metric/position_mae"] == ["0.25", "0.25 (step 2)", "0.25"]
+    assert read_tables(card)["val_metric/action_ce"] == ["0.25", "0.25 (step 2)", "0.25"]
     assert read_front(card)["state"] == "finished"

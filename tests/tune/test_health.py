@@ -75,7 +75,7 @@ def test_a_grid_whose_trials_would_fail_does_not_begin_unless_told_to(
     monkeypatch.setattr(Cluster, "find", classmethod(lambda cls: ONE))
     monkeypatch.setattr(grid, "run_trials", lambda trials, how: ran.extend(trials) or {})
     monkeypatch.setattr(health, "examine_quickly", lambda request: [BAD])
-    write_games(tmp_path / "games", range(6))
+    write_games(tmp_path / "games", range(6), frames=80)
     encode_here(tmp_path / "games", tmp_path / "blocks")
     line = ["--data", str(tmp_path / "blocks"), "--storage", str(tmp_path / "runs"), "--experiments", "baseline"]
     assert round1.main(line) == 2
