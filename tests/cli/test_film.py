@@ -29,7 +29,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Location:
 
 
 def film(run: Location, *options: str) -> int:
-    return main(["film", str(run.local_path()), "--frames", "12", *options])
+    frames = () if "--frames" in options else ("--frames", "12")
+    return main(["film", str(run.local_path()), *frames, *options])
 
 
 def test_the_page_is_in_the_runs_folder(run: Location, capsys: pytest.CaptureFixture[str]) -> None:
