@@ -36,7 +36,7 @@ def write_experiment(folder: Path, name: str, **training: Any) -> Path:
         "model": {"d_model": 32, "d_state": 8, "headdim": 16, "n_layers": 1, "dropout": 0.0},
         "training": {
             "sequence_length": 64, "batch_size": 8, "num_epochs": 2, "device": "cpu", "threads": 1, "log_interval": 4,
-            "amp": False, **training,
+            "amp": False, "test_split": 0.0, **training,
         },
         "tracking": {"wandb": training.pop("wandb", "disabled")},
     }  # fmt: skip
