@@ -50,7 +50,7 @@ def ask(folder: Path, name: str, workers: int, **training: Any) -> list[str]:
         },
         "training": {
             "sequence_length": 64, "batch_size": 16, "num_epochs": 1, "device": "cpu", "threads": 1, "log_interval": 4,
-            "amp": False, **training,
+            "amp": False, "test_split": 0.0, **training,
         },
         "tracking": {"wandb": "disabled"},
     }  # fmt: skip
