@@ -89,7 +89,7 @@ def test_a_file_that_is_no_cluster_ends_with_one_message(
 
 def test_fix_needs_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--fix", "--no-rehearse"]) == 2
-    assert "--cluster FILE" in capsys.readouterr().err
+    assert "--cluster cluster/a100.yaml" in capsys.readouterr().err
 
 
 def test_fix_makes_the_token_and_shows_the_rest(

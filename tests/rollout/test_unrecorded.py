@@ -109,7 +109,7 @@ def test_a_suite_says_what_cannot_be_believed(stripped: Path, tmp_path: Path) ->
     found = evaluate_rollouts(run, run / CHECKPOINT, RolloutRequest(starts=4, frames=20))
     assert any("not recorded in all games: " in note and "stocks" in note for note in found.notes)
     assert not any(name.startswith("eval/summary_vel_mae") for name in found.rows["model"])
-    assert np.isfinite(found.rows["model"]["eval/summary_pos_mae_k20"])
+    assert np.isfinite(found.rows["model"]["eval/summary_pos_mae_k20_n4"])
 
 
 def test_swapped_players_take_their_lacks_along() -> None:
