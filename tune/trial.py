@@ -23,11 +23,10 @@ from worldmodel.errors import UserError
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.experiment.config_file import read_experiment
 from worldmodel.machine.mps import use_mps
-from worldmodel.machine.notice import read_notice
 from worldmodel.machine.process import release_memory
 from worldmodel.object_store import MissingError, StorageError
 from worldmodel.run.lock import LOCK
-from worldmodel.run.pause import NOTICE, is_pause
+from worldmodel.run.pause import find_notice, is_pause
 from worldmodel.run.record import Attempt, RunRecord, State
 from worldmodel.run.run import RECORD, Run
 from worldmodel.run.run_folder import LIVE, LOST_SECONDS, read_record, read_written, request_stop
@@ -210,10 +209,8 @@ def evaluate_trial(folder: Location, location: Location) -> Evaluation | None:
     from worldmodel.training.workers import Workers
 
     def find_reason() -> str | None:
-        if notice := read_notice():
-            return f"{NOTICE}: {notice.reason}"
         with suppress(StorageError):
-            return read_stop(folder)
+            return find_notice() or read_stop(folder)
         return None
 
     watch = Meeting(Workers(device=torch.device("cpu")), find_reason)
