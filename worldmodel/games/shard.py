@@ -172,9 +172,9 @@ def _group(archive: tarfile.TarFile, size: int, waiting: _Waiting) -> Iterator[M
 
 
 def _is_hidden(name: str) -> bool:
-    """True in hidden folders, and for what macOS adds to an archive: a `._` file beside each file, and its own views."""
+    """True in hidden folders, and for files that macOS adds to an archive."""
     *folders, file = name.split("/")
-    is_inside = any(folder == "__MACOSX" or folder.strip(".") and folder.startswith(".") for folder in folders)
+    is_inside = any(folder == "__MACOSX" or (folder.strip(".") and folder.startswith(".")) for folder in folders)
     return is_inside or file.startswith(("._", ".DS_Store"))
 
 
