@@ -1,11 +1,7 @@
 """A model for other programs: its weights as safetensors, or one step of it as a program that torch runs alone.
 
-    program = torch.export.load("step.pt2", extra_files=(extra := {"worldmodel.json": ""}))
-    about = json.loads(extra["worldmodel.json"])
-    states = tuple(torch.zeros(B, *s["shape"], dtype=getattr(torch, s["dtype"])) for s in about["states"])
-    predictions, states = program.module()(floats, classes, controls, states)      # frame by frame
-
-Neither needs this package. What the columns mean stands in the file, see `describe_layout`.
+Neither needs this package (the README has the lines that run a step). What the columns mean stands in the file, see
+`describe_layout`.
 """
 
 from __future__ import annotations
