@@ -58,7 +58,7 @@ def read_axes(options: Sequence[str]) -> dict[str, tuple[Any, ...]]:
         if not values:
             raise UserError(f"--vary {option}: found no value, expected values between commas")
         if twice := [value for place, value in enumerate(values) if value in values[:place]]:
-            raise UserError(f"--vary {option}: {show_value(twice[0])} stands there twice, expected once")
+            raise UserError(f"--vary {option}: found {show_value(twice[0])} twice, expected once")
         found[key] = tuple(values)
     return found
 

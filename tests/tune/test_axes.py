@@ -36,7 +36,7 @@ def test_the_points_are_all_combinations(sizes: list[int]) -> None:
         ("lr=1,2", "lr: unknown key"),
         ("training.lr", "there is no '='"),
         ("training.lr=", "found no value"),
-        ("training.lr=0.001,2,1e-3", "0.001 stands there twice"),
+        ("training.lr=0.001,2,1e-3", "found 0.001 twice"),
         ("training.lr=1,,2", "is no YAML"),
         ("training.seed=1,2", "use --seeds"),
         ("name=a,b", "the grid's own"),
