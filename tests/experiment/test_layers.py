@@ -31,7 +31,7 @@ from worldmodel.redaction import hide_secrets
 
 FREE = [
     key for key in list_keys()
-    if key not in ("name", "model.arch", "training.mode") and not key.startswith("self_forcing.")
+    if key not in ("name", "model.arch", "training.mode", "training.best_mode") and not key.startswith("self_forcing.")
 ]  # fmt: skip
 """Keys whose values are valid whatever the others are."""
 
