@@ -110,7 +110,7 @@ def list_ends(spaces: Mapping[str, Space]) -> list[Point]:
         low, high = space.bounds[0], space.bounds[-1]
         inside = space.bounds if space.kind == "choice" else (low, high - 1)
         if "uniform" in space.kind:  # an end itself may be excluded
-            inside = (low + (high - low) / 1000, high - (high - low) / 1000)
+            inside = (low + (high - low) / 1e6, high - (high - low) / 1e3)
         found += [{key: round_value(value)} for value in inside]
     return found
 

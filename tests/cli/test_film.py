@@ -125,7 +125,8 @@ def test_play_serves_its_page_until_ctrl_c(run: Location, tmp_path: Path) -> Non
         [*command, "--out", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr and process.stdout
-    found = re.search(r"http://127\.0\.0\.1:\d+", process.stderr.readline())
+    said = next(line for line in process.stderr if "http://" in line)
+    found = re.search(r"http://127\.0\.0\.1:\d+", said)
     assert found
     with urllib.request.urlopen(found[0]) as answer:
         assert b"<canvas" in answer.read()

@@ -32,6 +32,7 @@ LATER_KEYS = ("state_flags", "hitstun", "hitstun_scale")
 
 OURS = "targets"
 """The key of `EncodingConfig` that their `EncodingConfig` does not know."""
+_OTHERS = "for other programs: `worldmodel export --format torch` or `worldmodel export --format safetensors`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +58,12 @@ def export_checkpoint(model: WorldModel, path: Path, *, epoch: int) -> None:
         raise UserError(
             "the users' model classes know no kinematic_head, output_scale, copy_prior or rule_prior: only a model "
             "trained without them (kinematic_head: false, output_scale: 1, copy_prior: 0, rule_prior: false) means the "
-            "same there; --format torch or safetensors takes this one to other programs"
+            "same there; " + _OTHERS
         )
     if model.layout.config.targets != "all":
         raise UserError(
             "the users' model classes have heads for speeds, dynamics and combat, which a model of encoding.targets "
-            "'published' lacks: --format torch or safetensors takes this one to other programs"
+            "'published' lacks; " + _OTHERS
         )
     content = {
         "epoch": epoch,
