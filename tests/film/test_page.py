@@ -51,6 +51,16 @@ def test_every_action_of_the_clip_has_a_name_and_a_pose(clip: Clip) -> None:
     assert all(pose in content["look"]["poses"] for _, pose in content["actions"].values())
 
 
+@pytest.mark.parametrize("far", [0.3, 7.0, 143.0, 2500.0])
+def test_the_error_axis_ends_above_both_curves(clip: Clip, far: float) -> None:
+    """Otherwise a curve is cut off where it is largest."""
+    moved = {**clip.kinematic, "x": clip.truth["x"] + 2 * far}
+    for changed in (replace(clip, kinematic=moved), replace(clip, predicted={**clip.predicted, "x": moved["x"]})):
+        shown = read_content(to_html([changed], HEADING))["clips"][0]
+        highest = max(*shown["error"], *shown["baseline"])
+        assert highest <= shown["most"] <= max(1.0, 3 * highest)
+
+
 def test_the_page_may_fetch_nothing_and_asks_for_nothing(clip: Clip) -> None:
     page = to_html([clip], HEADING)
     assert "default-src 'none'" in page and "connect-src" not in page
