@@ -71,7 +71,7 @@ def find_stage(stage: int, entry: dict[str, object]) -> int:
 
 
 def find_disputes(stage: int, characters: Sequence[int], entry: dict[str, object]) -> tuple[str, ...]:
-    """What an entry says otherwise than the game: "stage 3 (Pokemon Stadium)", "character 5 (Bowser or Kirby)"."""
+    """Statements of an entry that its game contradicts, such as "stage 3 (Pokemon Stadium)"."""
     said, found = read_whole(entry.get("stage")), []
     if said is not None and said != stage and INTERNAL_STAGES.get(said) != stage:
         found.append(f"stage {said} ({name_stage(said)})")
