@@ -26,6 +26,8 @@ DIGITS = 4
 """Significant digits of a sampled number: what a name shows is what is trained."""
 TRIES = 100
 """Draws for each point that is wanted; a space with fewer different points is refused."""
+LARGEST = 2**53
+"""Largest bound of randint and lograndint: above it, sampling would round whole numbers."""
 Point = dict[str, Any]
 """Dotted keys and values."""
 
@@ -55,6 +57,8 @@ def read_axes(options: Sequence[str]) -> dict[str, tuple[Any, ...]]:
         values = _read_list(text, f"--vary {option}")
         if not values:
             raise UserError(f"--vary {option}: found no value, expected values between commas")
+        if twice := [value for place, value in enumerate(values) if value in values[:place]]:
+            raise UserError(f"--vary {option}: found {show_value(twice[0])} twice, expected once")
         found[key] = tuple(values)
     return found
 
@@ -99,6 +103,18 @@ def round_value(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else float(f"{float(value):.{DIGITS}g}")
 
 
+def list_ends(spaces: Mapping[str, Space]) -> list[Point]:
+    """Points near both ends of each range, one setting at a time: a search may go there."""
+    found: list[Point] = []
+    for key, space in spaces.items():
+        low, high = space.bounds[0], space.bounds[-1]
+        inside = space.bounds if space.kind == "choice" else (low, high - 1)
+        if "uniform" in space.kind:  # an end itself may be excluded
+            inside = (low + (high - low) / 1000, high - (high - low) / 1000)
+        found += [{key: round_value(value)} for value in inside]
+    return found
+
+
 def describe_point(point: Mapping[str, Any]) -> str:
     """For a table: "lr=0.001 d_model=128"."""
     return " ".join(f"{shorten(key, point)}={show_value(value)}" for key, value in point.items())
@@ -124,9 +140,9 @@ def show_value(value: Any) -> str:
 
 
 def _split(name: str, option: str, found: Mapping[str, Any], example: str) -> tuple[str, str]:
-    key, equals, text = option.partition("=")
+    key, equals, text = (part.strip() for part in option.partition("="))
     if not equals:
-        raise UserError(f"{name} {option}: expected KEY=VALUES, as {example}: there is no '='")
+        raise UserError(f"{name} {option}: expected a key and its values, as {example}: there is no '='")
     if key in OWN:
         raise UserError(f"{name} {option}: {key} is the grid's own to set: {OWN[key]}")
     check_key(key, name)
@@ -154,6 +170,8 @@ def _check_bounds(option: str, kind: str, bounds: tuple[Any, ...]) -> None:
         raise UserError(f"--sample {option}: expected {kind}(LOW,HIGH) with two {what}")
     if kind.startswith("log") and bounds[0] <= 0:
         raise UserError(f"--sample {option}: a logarithmic range needs a lower end above 0, found {bounds[0]}")
+    if "int" in kind and max(map(abs, bounds)) > LARGEST:
+        raise UserError(f"--sample {option}: expected whole numbers of at most {LARGEST}")
     if bounds[0] >= bounds[1]:
         raise UserError(
             f"--sample {option}: an empty range, expected LOW below HIGH, found {bounds[0]} and {bounds[1]}"

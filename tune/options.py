@@ -162,12 +162,14 @@ def plan_grid(request: GridRequest, blocks: str, toy_settings: Mapping[str, Any]
         raise UserError(f"--set {own[0]}: it is the grid's own to set: {OWN[own[0]]}")
     options = _list_options(request)
     check_once(settings, options, ("--set", "an option of its own"))
+    axes, spaces = read_axes(join(request.vary)), read_spaces(join(request.sample))
+    check_once({**axes, **spaces}, options, ("--vary or --sample", "an option of its own"))
     place = {"data.dataset_dir": blocks, "save_dir": str(request.folder), "tracking.group": request.name}
     if "tracking.group" in settings:
         del place["tracking.group"]
     return GridPlan(
         experiments=request.names, seeds=request.seeds, scale=scale, below=below, settings=settings,
-        options=options, place=place, axes=read_axes(join(request.vary)), spaces=read_spaces(join(request.sample)),
+        options=options, place=place, axes=axes, spaces=spaces,
         trials=request.trials, is_adaptive=request.is_adaptive,
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tune.axes import OWN, Point, Space, describe_point, draw_points, name_point, show_value, span
+from tune.axes import OWN, Point, Space, describe_point, draw_points, list_ends, name_point, show_value, span
 from worldmodel.errors import UserError, nearest
 from worldmodel.experiment.config import ExperimentConfig
 from worldmodel.experiment.config_file import as_values, flatten, override
@@ -100,6 +100,8 @@ def make_trials(plan: GridPlan) -> list[Trial]:
     ]
     if not plan.is_adaptive:
         _check_different(trials)
+    for end in list_ends(plan.spaces) if plan.is_adaptive else ():
+        place_trial(trials[0], {**trials[0].axes, **end})
     return trials
 
 

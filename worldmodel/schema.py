@@ -255,7 +255,7 @@ PLAYER_FIELDS: tuple[Field, ...] = (
     _speed("speed_attack_x", "knockback_x", "from knockback"),
     _speed("speed_attack_y", "knockback_y", "from knockback, upwards"),
     _continuous("state_age", 0.01, "frames within the action, fractional where an animation is slowed",
-                largest=100_000.0, vocabulary=150, embedding=8, rule=Rule.COUNT_UP, since="0.2.0",
+                smallest=-100.0, largest=100_000.0, vocabulary=150, embedding=8, rule=Rule.COUNT_UP, since="0.2.0",
                 peppi="post.state_age",
                 absence=Evidence.ALWAYS),
     _continuous("hitlag", 0.1, "frames of hitlag that remain", tight=Storage.UINT8, target=Target.VALUE,

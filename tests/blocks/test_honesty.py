@@ -10,12 +10,8 @@ import pytest
 
 from tests.games_on_disk import as_file, encode_here, name_of, toy_columns, write_folder
 from worldmodel.blocks.verification import verify_blocks
-from worldmodel.encoding import EncodingConfig
 from worldmodel.errors import UserError
 from worldmodel.games.tar import pack_games
-from worldmodel.model.build import build_model
-from worldmodel.model.config import ModelConfig
-from worldmodel.model.exchange import export_checkpoint
 
 
 def write(folder: Path, x: float | None = None) -> list[str]:
@@ -75,10 +71,3 @@ def test_only_parsed_games_are_packed(tmp_path: Path) -> None:
         pack_games(str(tmp_path / "tar"), str(tmp_path / "again"))
     with pytest.raises(UserError, match="more than 0"):
         pack_games(str(tmp_path / "games"), str(tmp_path / "again"), shard_mb=0.0)
-
-
-def test_an_export_names_the_place_it_cannot_write(tmp_path: Path) -> None:
-    model = build_model(ModelConfig(d_model=32, n_layers=1, d_state=8, headdim=16), EncodingConfig().layout)
-    for place in (tmp_path, tmp_path / "absent" / "x.pt"):
-        with pytest.raises(UserError, match="cannot be written"):
-            export_checkpoint(model, place, epoch=0)

@@ -17,11 +17,12 @@ from worldmodel import schema
 from worldmodel.cli import main as command_line
 from worldmodel.cli.blocks import Audit, Encode
 from worldmodel.cli.evaluate import Evaluate
+from worldmodel.cli.export import Export
 from worldmodel.cli.fields import Schema
 from worldmodel.cli.follow import Stop, Tail
 from worldmodel.cli.games import Pack, Parse, Toy
 from worldmodel.cli.main import main, parse
-from worldmodel.cli.runs import Export, Fetch, Runs, Show
+from worldmodel.cli.runs import Fetch, Runs, Show
 from worldmodel.cli.train import Train, introduce
 from worldmodel.cli.verb import Verb
 from worldmodel.errors import UserError

@@ -12,7 +12,6 @@ import torch
 from worldmodel.cli.main import main
 from worldmodel.experiment.config import ExperimentConfig, ModelConfig
 from worldmodel.model.build import build_model
-from worldmodel.model.exchange import load_users_checkpoint
 from worldmodel.run.run_folder import start_run
 from worldmodel.storage import Location
 from worldmodel.training.checkpoint import Best, Checkpoint, CheckpointState, load_checkpoint, save_checkpoint
@@ -181,12 +180,3 @@ def test_a_fetch_overwrites_nothing_else(
     assert main(["fetch", str(storage / "tiny"), str(storage / there)]) == 2
     assert named in capsys.readouterr().err
     assert {path: path.read_bytes() for path in (storage / there).rglob("*") if path.is_file()} == before
-
-
-def test_export_gives_the_users_format_the_runs_weights(trained: tuple[Path, Checkpoint]) -> None:
-    storage, newest = trained
-    assert main(["export", str(storage / "tiny"), str(storage / "tiny.pt"), "--checkpoint", "newest"]) == 0
-    exported = load_users_checkpoint(storage / "tiny.pt")
-    assert exported.epoch == 1
-    assert exported.weights.keys() == newest.weights.keys()
-    assert all(torch.equal(exported.weights[name], value) for name, value in newest.weights.items())

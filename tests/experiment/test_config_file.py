@@ -104,6 +104,7 @@ def test_a_key_in_the_wrong_section_is_sent_home() -> None:
         ("training.batch_size", 0), ("training.train_split", 0), ("training.train_split", 1), ("training.clip", 0),
         ("training.warmup_pct", 1), ("training.weight_decay", -1e-5), ("training.checkpoint_minutes", 0),
         ("training.sequence_length", 0), ("model.dropout", 1), ("model.n_layers", 0), ("model.headdim", 7),
+        ("model.output_scale", float("inf")), ("model.copy_prior", float("inf")), ("model.chunk_size", 10**9),
         ("data.max_games", -1), ("data.stage_filter", -1), ("data.stage_filter", [2, -1]), ("encoding.lookahead", -1),
         ("loss_weights.action", -1), ("name", "a/b"), ("name", ""), ("name", ".."), ("self_forcing.curriculum", [0]),
     ],

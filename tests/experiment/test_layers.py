@@ -27,10 +27,11 @@ from worldmodel.experiment.layers import (
     resolve_layers,
 )
 from worldmodel.experiment.scales import SCALES
+from worldmodel.redaction import hide_secrets
 
 FREE = [
     key for key in list_keys()
-    if key not in ("name", "model.arch", "training.mode") and not key.startswith("self_forcing.")
+    if key not in ("name", "model.arch", "training.mode", "training.best_mode") and not key.startswith("self_forcing.")
 ]  # fmt: skip
 """Keys whose values are valid whatever the others are."""
 
@@ -156,8 +157,27 @@ def test_settings_are_read_as_in_a_file_and_each_once() -> None:
     assert found == {"training.lr": 1e-3, "training.amp": False, "data.stage_filter": [2, 3], "tracking.group": "a=b"}
     with pytest.raises(UserError, match="found twice"):
         read_settings(["training.lr=1", "training.lr=2"])
-    with pytest.raises(UserError, match="there is no '='"):
-        read_settings(["training.lr"])
+    assert read_settings([" training.lr = 1e-3"]) == {"training.lr": 1e-3}
+    for wrong, said in (("training.lr", "there is no '='"), ("=3", "there is nothing before '='")):
+        with pytest.raises(UserError, match=said) as refused:
+            read_settings([wrong])
+        assert hide_secrets(str(refused.value)) == str(refused.value)
+
+
+def test_a_long_chain_of_files_is_refused(tmp_path: Path) -> None:
+    for number in range(100):
+        write(tmp_path, f"a{number}", extends=f"a{number + 1}.yaml")
+    with pytest.raises(UserError, match=r"a0\.yaml: more than \d+ files extend one another"):
+        read_layers(tmp_path / "a0.yaml")
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("val_metric/action_acc", "max"), ("val_loss/total", "min")])
+def test_the_best_metric_decides_the_best_mode(tmp_path: Path, metric: str, mode: str) -> None:
+    other = {"best_metric": "val_action/cat_edge", "best_mode": "max"}
+    path, change = write(tmp_path, "a", training=other), {"training.best_metric": metric}
+    assert resolve_file(path, more=[Layer.of("--set", change)]).config.training.best_mode == mode
+    both = change | {"training.best_mode": "max"}
+    assert resolve_file(path, more=[Layer.of("--set", both)]).config.training.best_mode == "max"
 
 
 def test_layers_of_a_file_begin_with_what_it_extends(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from worldmodel.training.checkpoint_list import list_checkpoints
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("disk")]
 DISK_BYTES = 8 << 20
-QUOTA_BYTES = 16 << 10
+QUOTA_BYTES = 32 << 10
 """Enough for a record and a log, and too little for the smallest of checkpoints."""
 EVERY_STEP = 1e-6
 """Minutes between two checkpoints."""

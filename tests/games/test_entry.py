@@ -14,8 +14,12 @@ from worldmodel.games.parsed import read_game
 
 
 @pytest.mark.parametrize(
-    "version", ["3.7.0", [3, 7, 0], (3, 7), "v3.7.0-beta", {"major": 3, "minor": 7}, ["3", "7", "0"], " 3.7 "]
-)
+    "version",
+    [
+        "3.7.0", [3, 7, 0], (3, 7), "v3.7.0-beta", {"build": 0, "major": 3, "minor": 7}, ["3", "7", "0"], " 3.7 ",
+        "(3, 7, 0)", "[3, 7]", "3,7",
+    ],
+)  # fmt: skip
 def test_a_version_before_a_field_masks_it_in_every_form(version: object) -> None:
     columns = toy_columns(1, 60)
     columns["p0", "hitlag"] = np.zeros(60, dtype=np.float32)

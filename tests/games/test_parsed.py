@@ -138,6 +138,14 @@ def test_a_column_that_stands_twice_is_refused_rather_than_lost() -> None:
         read(table_as_file(pa.table({"root": root})))
 
 
+def test_a_column_of_nulls_is_not_recorded() -> None:
+    nulls = pa.nulls(FRAMES, pa.float32())
+    columns = {**replaced("p0.hitlag", nulls), ("p1", "on_ground"): nulls}
+    assert {"p0.hitlag", "p1.on_ground"} <= read(as_file(columns)).missing
+    with pytest.raises(GameError, match=r"no column p0\.percent"):
+        read(as_file(replaced("p0.percent", nulls)))
+
+
 def test_null_frames_reject_the_game() -> None:
     root = nest(GOOD)
     holes = pa.array([n == 4 for n in range(FRAMES)])

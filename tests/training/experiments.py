@@ -70,7 +70,8 @@ def _bounded(kind: type, bounds: FieldInfo) -> st.SearchStrategy[Any]:
     limits = {name: getattr(m, name) for m in bounds.metadata for name in ("ge", "gt", "lt") if hasattr(m, name)}
     low, high = limits.get("ge", limits.get("gt")), limits.get("lt")
     if kind is int:
-        return st.integers(low, 2**40)
+        most = next((m.le for m in bounds.metadata if hasattr(m, "le")), 2**40)
+        return st.integers(low, most)
     if kind is float:
         more = {"exclude_min": "gt" in limits, "exclude_max": high is not None}
         return st.floats(low, high, allow_nan=False, allow_infinity=False, **more)

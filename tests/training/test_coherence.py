@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,12 @@ from worldmodel.blocks.index import GameEntry
 from worldmodel.encoding import EncodingConfig
 from worldmodel.errors import UserError
 from worldmodel.experiment.config_file import override
+from worldmodel.features.batch import Predictions
 from worldmodel.features.facts import CATEGORIES, CONTROL_PLACES, NUMBER_PLACES, FactReader, Facts
 from worldmodel.features.feedback import Feedback
 from worldmodel.model.unroll import NoMemory, Unroller
 from worldmodel.schema import FIELDS
-from worldmodel.training.baselines import persistence
+from worldmodel.training.baselines import kinematic, persistence
 from worldmodel.training.coherence import COHERENCE, RolloutSet, RolloutSums, list_metrics, open_rollouts, roll_out
 from worldmodel.training.feed import Worker, open_store
 from worldmodel.training.plausibility import Watch
@@ -86,9 +88,9 @@ def open_set(blocks: Path, number: int = 20, world: int = 1, rank: int = 0) -> R
     )  # fmt: skip
 
 
-def hold() -> Unroller:
+def hold(predict: Callable[..., Predictions] = persistence) -> Unroller:
     layout = EncodingConfig().layout
-    return Unroller(NoMemory(partial(persistence, layout=layout)), Feedback(layout))
+    return Unroller(NoMemory(partial(predict, layout=layout)), Feedback(layout))
 
 
 def test_who_holds_still_strays_as_the_files_columns_say(blocks: Path) -> None:
@@ -151,6 +153,16 @@ def test_validation_rolls_out_twice_the_same_to_the_digit_and_leaves_the_model_a
     assert first.compute() == second.compute()
     assert trainer.model.training
     assert np.isfinite(list(first.compute().values())).all()
+
+
+def test_every_epochs_rollouts_have_the_kinematic_baseline_beside_them(blocks: Path) -> None:
+    for kind in ("sequence", "ahead", "published"):
+        trainer, log = begin(configure({**HALF, **KINDS[kind], "training.rollout_starts": 12}), blocks), Log()
+        log.run(trainer)
+        data = trainer.validation.rollouts
+        assert data is not None
+        expected = roll_out(hold(kinematic), data).compute()["eval/summary_pos_mae_k20_n12"]
+        assert {found["eval/kinematic_pos_mae_k20_n12"] for found in log.epochs.values()} == {expected}
 
 
 def test_every_epoch_says_how_far_rollouts_stray_and_can_choose_the_best_by_it(blocks: Path) -> None:

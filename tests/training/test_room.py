@@ -16,6 +16,7 @@ from worldmodel.training.room import check_lengths, check_memory, count_bytes
 HUGE = {
     "a batch": {"training.batch_size": 10**9},
     "a width": {"model.d_model": 10**7},
+    "a state": {"model.d_state": 10**9},
     "layers": {"model.n_layers": 10**9},
     "a sequence": {"training.sequence_length": 10**9},
 }
@@ -45,6 +46,8 @@ def test_a_sequence_longer_than_every_game_is_refused(tmp_path: Path, capsys: py
     check_lengths(configure({"training.sequence_length": longest}), games)
     with pytest.raises(UserError, match=rf"found {longest + 1}, but the longest of 6 games has {longest} frames"):
         check_lengths(configure({"training.sequence_length": longest + 1}), games)
+    with pytest.raises(UserError, match=r"encoding\.lookahead: found 100,000, but"):
+        check_lengths(configure({"encoding.lookahead": 100_000}), games)
     (tmp_path / "long.yaml").write_text(
         "training: {sequence_length: 100000, device: cpu}\ntracking: {wandb: disabled}\n"
     )

@@ -171,7 +171,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         (["--epochs", "0"], "num_epochs"),
         (["--set", "training.lern_rate=1"], "training.lern_rate: unknown key"),
         (["--set", "training.seed=1"], "use --seeds"),
-        (["--set", "training.lr"], "expected KEY=VALUE"),
+        (["--set", "training.lr"], "expected a key and its value"),
         (["--scale", "laptob"], "did you mean 'laptop'"),
         (["--vary", "training.lern_rate=1,2"], "training.lern_rate: unknown key"),
         (["--vary", "training.lr="], "found no value"),

@@ -82,6 +82,8 @@ def test_toy_settings_stand_below_the_file() -> None:
     [
         ("--set training.lr=1 --set training.lr=2", "found twice"),
         ("--set training.num_epochs=2 --epochs 3", "expected one of them"),
+        ("--vary training.num_epochs=1,2 --epochs 3", "expected one of them"),
+        ("--sample model.arch=choice(mlp,mamba2) --arch mlp", "expected one of them"),
         ("--set training.seed=1", "use --seeds"),
         ("--set training.lr", "there is no '='"),
         ("--scale laptop --preset a100", "expected one of them"),

@@ -12,6 +12,7 @@ from tune.axes import read_spaces
 from tune.search import Search, make_searcher
 from tune.trial import POINT, VALUE, config_of
 from tune.variants import GridPlan, make_trials
+from worldmodel.errors import UserError
 from worldmodel.experiment.config_file import to_yaml
 from worldmodel.run.run import RECORD
 from worldmodel.storage import Location
@@ -30,6 +31,15 @@ def test_each_point_is_one_trial_that_the_grid_hears_of() -> None:
     assert search.add({"training.lr": 0.00512345}) is first
     assert search.add({"training.lr": 0.01}).name == "baseline-lr_0.01-seed0"
     assert heard == ["baseline-lr_0.005123-seed0", "baseline-lr_0.01-seed0"] == [t.name for t in search.trials]
+
+
+@pytest.mark.parametrize("space", ["training.lr=uniform(-0.001,1)", "model.headdim=choice(64,100)"])
+def test_a_range_that_leaves_what_can_be_trained_is_refused_at_once(space: str) -> None:
+    plan = GridPlan(experiments=["baseline"], spaces=read_spaces([space]), trials=1, is_adaptive=True)
+    with pytest.raises(UserError, match=r"lr: found -|headdim 100 does not divide"):
+        make_trials(plan)
+    fine = read_spaces(["training.lr=uniform(0,1)", "model.dropout=uniform(0,1)", "model.n_layers=randint(1,3)"])
+    assert make_trials(GridPlan(experiments=["baseline"], spaces=fine, trials=1, is_adaptive=True))
 
 
 def test_a_worker_trains_what_the_grid_named() -> None:

@@ -27,6 +27,7 @@ from worldmodel.cli.compare import Compare
 from worldmodel.cli.config import Config
 from worldmodel.cli.doctor import Doctor
 from worldmodel.cli.evaluate import Evaluate
+from worldmodel.cli.export import Export
 from worldmodel.cli.fields import Schema
 from worldmodel.cli.film import Film
 from worldmodel.cli.follow import Stop, Tail
@@ -35,7 +36,7 @@ from worldmodel.cli.leaderboard import Leaderboard
 from worldmodel.cli.plan import Plan
 from worldmodel.cli.play import Play
 from worldmodel.cli.rollout import RollOut
-from worldmodel.cli.runs import Export, Fetch, Runs, Show
+from worldmodel.cli.runs import Fetch, Runs, Show
 from worldmodel.cli.train import Train
 from worldmodel.cli.upload import Upload
 from worldmodel.cli.verb import Verb, to_json

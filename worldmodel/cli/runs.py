@@ -1,4 +1,4 @@
-"""`worldmodel runs`, `show`, `fetch`, `export`: what was trained, and how to take it away."""
+"""`worldmodel runs`, `show`, `fetch`: what was trained, and how to take it away."""
 
 from __future__ import annotations
 
@@ -211,30 +211,6 @@ class Fetch(RunVerb):
         files = fetch_run(location, chosen, self.dest, self.expect)
         sha256 = read_manifest(Location.of(self.dest) / FOLDER / chosen.name).sha256
         return {"checkpoint": str(chosen), "sha256": sha256, "files": [str(path) for path in files], "verified": True}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Export(RunVerb):
-    """Write a run's best weights as a .pt that the users' model classes load."""
-
-    out: Annotated[Positional[Path], metavar("FILE")]
-    """The .pt file to write."""
-    checkpoint: Annotated[str | None, metavar("best|newest|STEP")] = None
-    """Which one; None: the best where one has been named, else the newest."""
-
-    def run(self) -> Result:
-        from worldmodel.model.build import build_model
-        from worldmodel.model.exchange import export_checkpoint
-        from worldmodel.run.run_folder import read_config
-        from worldmodel.training.checkpoint import load_checkpoint
-
-        location, _ = self.find()
-        chosen = choose_checkpoint(location, self.checkpoint)
-        config, checkpoint = read_config(location), load_checkpoint(chosen)
-        model = build_model(config.model, config.encoding.layout)
-        model.load_state_dict(dict(checkpoint.weights))
-        export_checkpoint(model, self.out, epoch=checkpoint.state.epoch - 1)  # theirs count from 0
-        return {"checkpoint": str(chosen), "step": checkpoint.state.step, "file": str(self.out)}
 
 
 def render_timeline(result: Result) -> str:

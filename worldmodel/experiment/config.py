@@ -117,7 +117,7 @@ class TrainingConfig:
     """Validation metric that names the best checkpoint and drives ASHA. Not position MAE: few teleports (62 of 221,452
     coordinates) make a quarter of it, and a model with a third of the change accuracy can have the better one."""
     best_mode: Literal["min", "max"] = "min"
-    """Whether a smaller or a larger `best_metric` is better."""
+    """Whether a smaller or a larger `best_metric` is better; where `best_metric` alone is set, it decides."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,11 @@ from worldmodel.experiment.config import ExperimentConfig, find_conflicts
 from worldmodel.experiment.config_keys import REFUSED, RENAMED, find_fixed_keys
 
 _FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+_SHARE = re.compile("_acc|/cat_|_possible")
+"""In the names of metrics of which a larger one is better."""
 _TEXT_RULES = {
     "string_pattern_mismatch": "letters, digits, '.', '_' and '-', the first a letter or digit (a file that gives no "
-    "`name:` is called by its own name; `worldmodel train FILE --run-name NAME` gives another)",
+    "`name:` is called by its own name: write `name: NAME` into it; one run: `worldmodel train FILE --run-name NAME`)",
     "string_too_short": "a text that is not empty",
 }
 
@@ -235,7 +237,7 @@ def _judge_unknown(section: str, key: Any) -> str:
 
 def infer(values: Mapping[str, Any], *, is_file: bool = True) -> dict[str, Any]:
     """The values with what a users' file implies: no device, no limit, an MLP by its sizes (only in a file), windows by
-    the MLP."""
+    the MLP, the best mode by the best metric."""
     known = dict(values)
     data, model, training = (known.get(name) or {} for name in ("data", "model", "training"))
     if not all(isinstance(section, dict) for section in (data, model, training)):
@@ -245,6 +247,8 @@ def infer(values: Mapping[str, Any], *, is_file: bool = True) -> dict[str, Any]:
     sizes = set(model) if is_file and "arch" not in model else set()
     if {"hidden_dim", "trunk_dim"} & sizes and not {"d_model", "n_layers"} & sizes:
         known["model"] = model = {**model, "arch": "mlp"}
+    if "best_mode" not in training and isinstance(metric := training.get("best_metric"), str):
+        training = {**training, "best_mode": "max" if _SHARE.search(metric) else "min"}
     if training.get("device", "") is None:
         training = {**training, "device": "auto"}
     if model.get("arch") == "mlp" and "mode" not in training:

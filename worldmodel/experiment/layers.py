@@ -27,6 +27,8 @@ DEFAULT = "default"
 """Origin of a value that no layer sets."""
 EXTENDS = "extends"
 """Key of an experiment file that names the file whose values hold where it says nothing itself."""
+DEEPEST = 20
+"""Files that an experiment may extend, one after another."""
 SCALE = "scale"
 """Key of an experiment file that names the scale of `train`, `plan` and `config` if the command names none."""
 _SHOWN = 3
@@ -133,6 +135,8 @@ def read_layers(path: str | Path, above: tuple[Path, ...] = ()) -> list[Layer]:
     if path.resolve() in [other.resolve() for other in above]:
         circle = " -> ".join(map(str, (*above, path)))
         raise UserError(f"{above[0]}: `extends` goes in a circle: {circle}; remove one of them")
+    if len(above) > DEEPEST:
+        raise UserError(f"{above[0]}: more than {DEEPEST} files extend one another: expected a few")
     values, problems = parse_experiment(_read(path, above), source=str(path))
     base = values.pop(EXTENDS, None)
     if not isinstance(base, str | None) or base == "":
@@ -153,9 +157,10 @@ def read_settings(settings: Iterable[str], option: str = "--set") -> dict[str, A
     """Dotted keys and values of "KEY=VALUE"s, read as in a file. UserError for other texts, and for a repeated key."""
     found: dict[str, Any] = {}
     for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise UserError(f"{option} {setting}: expected KEY=VALUE, as training.lr=0.001: there is no '='")
+        key, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals or not key:
+            lack = "nothing before '='" if equals else "no '='"
+            raise UserError(f"{option} {setting}: expected a key and its value, as training.lr=0.001: there is {lack}")
         value = read_value(text, source=f"{option} {setting}")
         if key in found:
             raise UserError(f"{option} {key}: found twice ({found[key]!r} and {value!r}), expected once")

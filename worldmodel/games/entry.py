@@ -57,11 +57,12 @@ def read_whole(found: object) -> int | None:
 
 
 def read_version(found: object) -> tuple[int, ...]:
-    """The numbers of "3.7.0", "v3.7.0-beta", [3, 7, 0] or {"major": 3, ...}; none where it is something else."""
-    parts = list(found.values()) if isinstance(found, dict) else found
-    text = ".".join(map(str, parts)) if isinstance(parts, list | tuple) else str(parts or "")
-    numbers = re.match(r"v?(\d{1,9}(?:\.\d{1,9})*)", text.strip())
-    return tuple(map(int, numbers[1].split("."))) if numbers else ()
+    """The numbers of "3.7.0", "v3.7.0-beta", [3, 7, 0], "(3, 7, 0)" or {"major": 3, ...}; none of something else."""
+    if isinstance(found, dict):
+        found = [found[name] for name in ("major", "minor", "patch", "build", "revision") if name in found]
+    text = ".".join(map(str, found)) if isinstance(found, list | tuple) else str(found or "")
+    numbers = re.match(r"[(\[\s]*v?(\d{1,9}(?:(?:\.|\s*,\s*)\d{1,9})*)", text)
+    return tuple(map(int, re.findall(r"\d+", numbers[1]))) if numbers else ()
 
 
 def find_stage(stage: int, entry: dict[str, object]) -> int:

@@ -76,10 +76,11 @@ def _read(raw: bytes, is_whole: bool) -> Leaves:
     # Batches: `read_all` would join the parts of each column, and there is but one.
     batches = list(file.iter_batches(rows, groups, column_indices=chosen, use_threads=False))
     parts = [batch.column(0) for batch in batches]
-    read: list[np.ndarray] = []
+    read: list[np.ndarray | None] = []
     _collect(parts[0] if len(parts) == 1 else pa.concat_arrays(parts), (), read)
     values = dict(zip(chosen, read, strict=True))
-    return Leaves(rows, {path: values[twin] for path, twin in zip(shape.paths, twins, strict=True)})
+    found = ((path, values[twin]) for path, twin in zip(shape.paths, twins, strict=True))
+    return Leaves(rows, {path: column for path, column in found if column is not None})
 
 
 def explain(error: Exception) -> str:
@@ -205,8 +206,8 @@ def _stored_bytes(chunk: pq.ColumnChunkMetaData, raw: bytes) -> bytes:
     return stored
 
 
-def _collect(array: pa.StructArray, at: ColumnPath, read: list[np.ndarray]) -> None:
-    """Append the values of every column below a struct, in the file's order."""
+def _collect(array: pa.StructArray, at: ColumnPath, read: list[np.ndarray | None]) -> None:
+    """Append the values of every column below a struct, in the file's order; None: nothing but nulls, not recorded."""
     if array.null_count:
         raise GameError(f"{'.'.join(at) or 'root'} has {array.null_count} null values")
     for number, name in enumerate(array.type.names):
@@ -214,8 +215,11 @@ def _collect(array: pa.StructArray, at: ColumnPath, read: list[np.ndarray]) -> N
         if isinstance(child, pa.StructArray):
             _collect(child, (*at, name), read)
             continue
-        if child.null_count:
+        if child.null_count and child.null_count < len(child):
             raise GameError(f"{'.'.join((*at, name))} has {child.null_count} null values")
+        if child.null_count:
+            read.append(None)
+            continue
         read.append(_read_bits(child) if isinstance(child, pa.BooleanArray) else child.to_numpy(zero_copy_only=False))
 
 

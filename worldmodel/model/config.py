@@ -36,8 +36,9 @@ class ModelConfig:
     """Mamba-2: width of a head (P); divides 2 x d_model."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the input (Mamba-2) or of each hidden layer (MLP) that is dropped in training."""
-    chunk_size: Size = 32
-    """Mamba-2: frames per matrix product of the scan. Speed only: the result does not depend on it."""
+    chunk_size: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Mamba-2: frames per matrix product of the scan. Speed only: the result does not depend on it.
+    Its square is held in memory."""
     hidden_dim: Size = 512
     """MLP: width of the first layer."""
     trunk_dim: Size = 256
@@ -45,10 +46,10 @@ class ModelConfig:
     kinematic_head: bool = False
     """Whether a predicted change of position adds to where the predicted speeds lead (see `features/context.py`),
     instead of standing alone as published."""
-    output_scale: Annotated[float, Field(gt=0)] = 1.0
+    output_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Factor on predicted deltas. Below 1 their heads start at zero: a step of Adam then moves a position by little.
     1: as published."""
-    copy_prior: Annotated[float, Field(ge=0)] = 0.0
+    copy_prior: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Where a learned number starts that is added to the logit of the present action: most frames change nothing.
     0: no such number, as published."""
     rule_prior: bool = False

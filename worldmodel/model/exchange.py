@@ -57,15 +57,13 @@ def export_checkpoint(model: WorldModel, path: Path, *, epoch: int) -> None:
         raise UserError(
             "the users' model classes know no kinematic_head, output_scale, copy_prior or rule_prior: only a model "
             "trained without them (kinematic_head: false, output_scale: 1, copy_prior: 0, rule_prior: false) means the "
-            "same there"
+            "same there; --format torch or safetensors takes this one to other programs"
         )
     if model.layout.config.targets != "all":
         raise UserError(
             "the users' model classes have heads for speeds, dynamics and combat, which a model of encoding.targets "
-            "'published' lacks: train one with 'all' to export it"
+            "'published' lacks: --format torch or safetensors takes this one to other programs"
         )
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"{path} cannot be written: name a file, in a folder that exists")
     content = {
         "epoch": epoch,
         "model_state_dict": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},

@@ -16,11 +16,10 @@ from functools import partial
 import torch
 
 from worldmodel import __version__
-from worldmodel.encoding import EncodingConfig
 from worldmodel.errors import UserError
 from worldmodel.features.facts import FactReader
 from worldmodel.features.feedback import Choice, Feedback
-from worldmodel.model.unroll import NoMemory, Unroller, make_memory
+from worldmodel.model.unroll import Unroller, make_memory
 from worldmodel.object_store import StorageError
 from worldmodel.rollout.habits import Habits
 from worldmodel.rollout.loading import LoadedRun, load_model, open_games
@@ -32,7 +31,7 @@ from worldmodel.training.data import Dataset
 from worldmodel.training.feed import Worker, measure_room, open_store
 from worldmodel.training.meeting import Tell, say_nothing
 from worldmodel.training.starts import LONGEST
-from worldmodel.training.validation import find_context
+from worldmodel.training.validation import find_context, roll_baseline
 
 ROLLOUTS = "rollouts.json"
 """What the suite found, in the run's folder."""
@@ -144,10 +143,7 @@ def list_contestants(loaded: LoadedRun, request: RolloutRequest) -> dict[str, Un
     config, device = loaded.config, loaded.device
     memory = make_memory(loaded.model, config.training.mode)
     found = {MODEL: Unroller(memory, Feedback(config.encoding.layout, device, request.make_choice()))}
-    layout = EncodingConfig().layout
-    for name, predict in BASELINES.items():
-        found[name] = Unroller(NoMemory(partial(predict, layout=layout)), Feedback(layout, device))
-    return found
+    return found | {name: roll_baseline(predict, device) for name, predict in BASELINES.items()}
 
 
 def summarise(sums: RolloutSums, habits: Habits) -> dict[str, float]:

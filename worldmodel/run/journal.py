@@ -23,7 +23,7 @@ from worldmodel.run.tracking import Tracker
 from worldmodel.training.checkpoint import Best, Checkpoint, CheckpointState, name_folder, save_checkpoint
 from worldmodel.training.checkpoint_files import CheckpointError
 from worldmodel.training.checkpoint_list import Recovery, Retention, apply_retention, mark_best, read_best
-from worldmodel.training.coherence import COHERENCE, name_metric
+from worldmodel.training.coherence import COHERENCE, name_bar, name_metric
 from worldmodel.training.interval import Interval
 from worldmodel.training.loop import Hooks, Trainer
 
@@ -150,7 +150,8 @@ class Journal:
 
     def _note_epoch(self, values: dict[str, float], checkpoint: Checkpoint) -> None:
         self.tracker.log(values, checkpoint.state.step)
-        names = (*SHOWN, name_metric("pos_mae", COHERENCE, self.config.training.rollout_starts))
+        strays = name_metric("pos_mae", COHERENCE, self.config.training.rollout_starts)
+        names = (*SHOWN, strays, name_bar(strays))
         shown = "  ".join(f"{name.split('/')[1]} {values[name]:.4f}" for name in names if name in values)
         self.say(f"epoch {self.trainer.epoch} validated: {shown}")
         if self.config.training.best_metric not in values:

@@ -132,6 +132,11 @@ def name_metric(name: str, horizon: int, starts: int = STARTS) -> str:
     return f"eval/summary_{name}_k{horizon}{number}" + (f"_v{VERSION}" if VERSION > 1 else "")
 
 
+def name_bar(name: str) -> str:
+    """The kinematic baseline's value of a metric of rollouts: `eval/kinematic_pos_mae_k20`."""
+    return name.replace("summary", "kinematic", 1)
+
+
 def list_metrics(horizon: int = COHERENCE, starts: int = STARTS) -> list[str]:
     """Names of all summaries of rollouts of that many frames."""
     names = (*ERRORS, *RATES, "possible")

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -13,6 +14,7 @@ from worldmodel.experiment.config import ExperimentConfig, TrainingConfig
 from worldmodel.model.world_model import WorldModel
 from worldmodel.training.ahead import Ahead
 from worldmodel.training.checkpoint import Best, Checkpoint, CheckpointState, name_folder
+from worldmodel.training.coherence import name_bar
 from worldmodel.training.feed import Feed
 from worldmodel.training.interval import Interval, Sums
 from worldmodel.training.meeting import Meeting, StopRequest, Tell, say_nothing
@@ -22,7 +24,7 @@ from worldmodel.training.optimizer_state import restore_optimizer
 from worldmodel.training.pulse import Pulse
 from worldmodel.training.schedule import Schedule, compute_learning_rate
 from worldmodel.training.step import Learner, Made
-from worldmodel.training.validation import ValidationSet, measure_rollouts, validate
+from worldmodel.training.validation import ValidationSet, measure_kinematic, measure_rollouts, validate
 from worldmodel.training.workers import Workers
 
 ASK_EVERY = 16
@@ -267,8 +269,16 @@ class Trainer:
         values |= {f"val_{name}": value for name, value in self._reduce(found).items()}
         if rollouts is not None:
             rollouts.from_vector(self.workers.sum(rollouts.to_vector()))
-            values |= rollouts.compute()
+            values |= rollouts.compute() | self._bar
         return {**values, "epoch": self.step / self.schedule.steps_per_epoch}
+
+    @cached_property
+    def _bar(self) -> dict[str, float]:
+        """The kinematic baseline's position errors in the same rollouts, which no training changes."""
+        sums = measure_kinematic(self.validation)
+        assert sums is not None, "there are rollouts"
+        sums.from_vector(self.workers.sum(sums.to_vector()))
+        return {name_bar(name): value for name, value in sums.compute().items() if "pos_mae" in name}
 
     def _reduce(self, metrics: Metrics) -> dict[str, float]:
         metrics.from_vector(self.workers.sum(metrics.to_vector()))

@@ -24,11 +24,16 @@ _KEPT_BYTES = 4
 def check_lengths(config: ExperimentConfig, games: Sequence[GameEntry]) -> None:
     """UserError where a training sample is longer than every game: nothing would fill it."""
     longest = max((game.frames for game in games), default=0)
-    length = config.training.sequence_length
-    if config.training.mode == "sequence" and games and length + config.encoding.lookahead > longest:
+    length, ahead = config.training.sequence_length, config.encoding.lookahead
+    if games and ahead >= longest:
+        raise UserError(
+            f"encoding.lookahead: found {ahead:,}, but the longest of {len(games):,} games has {longest:,} frames: "
+            f"expected at most {max(0, longest - 1):,}"
+        )
+    if config.training.mode == "sequence" and games and length + ahead > longest:
         raise UserError(
             f"training.sequence_length: found {length:,}, but the longest of {len(games):,} games has {longest:,} "
-            f"frames: expected at most {max(1, longest - config.encoding.lookahead):,}"
+            f"frames: expected at most {longest - ahead:,}"
         )
 
 
@@ -41,8 +46,8 @@ def check_memory(config: ExperimentConfig, samples: int, device: str, workers: i
     if needed > room:
         raise UserError(
             f"these settings take more memory than there is: at least {needed / 2**30:,.0f} GiB, found "
-            f"{room / 2**30:,.0f} GiB: lower training.batch_size, training.sequence_length, model.d_model or "
-            "model.n_layers, or raise training.batch_parts"
+            f"{room / 2**30:,.0f} GiB: lower training.batch_size, training.sequence_length, model.d_model, "
+            "model.n_layers or model.d_state, or raise training.batch_parts"
         )
 
 
@@ -53,7 +58,7 @@ def count_bytes(config: ExperimentConfig, samples: int, workers: int = 1) -> int
         weights = model.hidden_dim * (100 * model.context_len + model.trunk_dim)
         kept = model.hidden_dim + 100 * model.context_len
     else:
-        weights = 6 * model.n_layers * model.d_model**2
+        weights = 2 * model.n_layers * model.d_model * (3 * model.d_model + model.d_state)
         frames = training.sequence_length if training.mode == "sequence" else model.context_len
         kept = frames * model.n_layers * 4 * model.d_model
     batch = max(1, min(training.batch_size, samples) // (training.batch_parts * workers))

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 
 from worldmodel.blocks.index import GameEntry, partition_of
+from worldmodel.encoding import EncodingConfig
 from worldmodel.errors import UserError, nearest
 from worldmodel.experiment.config import ExperimentConfig, LossWeights
 from worldmodel.features.batch import Inputs, Predictions, Targets
@@ -23,8 +25,9 @@ from worldmodel.features.feedback import Feedback
 from worldmodel.features.plan import Samples, SampleShape
 from worldmodel.features.store import FrameStore
 from worldmodel.features.view import FeatureView
-from worldmodel.model.unroll import Unroller, make_memory
+from worldmodel.model.unroll import NoMemory, Unroller, make_memory
 from worldmodel.model.world_model import WorldModel
+from worldmodel.training.baselines import kinematic
 from worldmodel.training.coherence import COHERENCE, RolloutSet, RolloutSums, list_metrics, open_rollouts, roll_out
 from worldmodel.training.data import Dataset, choose_validated
 from worldmodel.training.feed import Worker, open_store, sample_shape
@@ -158,6 +161,19 @@ def measure_rollouts(model: WorldModel, data: ValidationSet, tell: Tell = say_no
     with evaluating(model):
         unroller = Unroller(make_memory(model, data.shape.mode), Feedback(data.view.layout, data.view.device))
         return roll_out(unroller, data.rollouts, tell=tell)
+
+
+def roll_baseline(predict: Callable[..., Predictions], device: torch.device) -> Unroller:
+    """What rolls a baseline out, which sees and predicts everything, whatever the experiment does."""
+    layout = EncodingConfig().layout
+    return Unroller(NoMemory(partial(predict, layout=layout)), Feedback(layout, device))
+
+
+def measure_kinematic(data: ValidationSet) -> RolloutSums | None:
+    """`measure_rollouts` of the kinematic baseline."""
+    if data.rollouts is None:
+        return None
+    return roll_out(roll_baseline(kinematic, data.view.device), data.rollouts)
 
 
 @contextmanager
