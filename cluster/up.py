@@ -33,7 +33,7 @@ if __package__ in (None, ""):  # run as a script: its own package lies one folde
 from cluster.launch_errors import explain
 from worldmodel.cli.arguments import parse_arguments
 from worldmodel.errors import UserError
-from worldmodel.machine.launcher import TOKEN, check_files, check_settings, name_cloud
+from worldmodel.machine.launcher import ASKS, TOKEN, check_files, check_settings, name_cloud
 from worldmodel.ray_session import make_token
 
 TUNNELS = Path("~/.worldmodel")
@@ -89,7 +89,7 @@ def run(options: Up) -> int:
         return status
     if options.tunnel_port:
         open_tunnel(options.file, config["cluster_name"], options.tunnel_port)
-        say(f"the dashboard: http://127.0.0.1:{options.tunnel_port}")
+        say(f"the dashboard: http://127.0.0.1:{options.tunnel_port} ; it {ASKS}")
     say(
         f"now: export RAY_ADDRESS=http://127.0.0.1:{options.tunnel_port or 8265} RAY_AUTH_MODE=token\n"
         f"     ray job submit -- python tune/round1.py\nend: ray down {options.file}"

@@ -115,7 +115,7 @@ FOOTNOTES = (
     "parts.",
     "Published: the users' Round 1, one run each on 2,000 other games, no seeds, fewer prediction heads: it says which "
     f"way, not how far. * {', '.join(SHORTER)} was published after one epoch, the others after two. Published action "
-    "and change accuracies are player 0's, from a log that mixes training and validation; change under lookahead is "
+    "and change accuracies are P1's, from a log that mixes training and validation; change under lookahead is "
     "against the last context frame, two frames before the target.",
     "Rows that predict two frames ahead (lookahead, 3a) are another task: they have baselines of their own and compare "
     "with no one-step row.",

@@ -88,7 +88,7 @@ def test_sound_games_raise_no_alarm(tmp_path: Path) -> None:
         (
             throw_one_far,
             "x",
-            r"5 values that no game reaches \(-2000 to 2000\), in 5 columns, the first in p1.x in [0-9a-f]{32}",
+            r"5 values that no game reaches \(-2000 to 2000\), in 5 columns, the first in P2 x in [0-9a-f]{32}",
         ),
     ],
 )
@@ -200,10 +200,10 @@ def test_an_internal_stage_is_mapped_where_meta_json_tells(tmp_path: Path, inter
 @pytest.mark.parametrize(
     ("held", "said", "text"),
     [
-        (3, 31, "hold another stage than their meta.json says"),
+        (3, 31, r"holds Pokemon Stadium, meta.json says stage 31 \(Battlefield\)"),
         (8, 32, "hold another stage than their meta.json says"),
         (25, None, "look like the game's internal numbers"),
-        (9, None, "no tournament stage"),
+        (9, None, "Onett in all games, which is no tournament stage"),
     ],
 )
 def test_a_stage_in_doubt_stops_encoding(tmp_path: Path, held: int, said: int | None, text: str) -> None:
@@ -222,7 +222,8 @@ def test_games_of_other_characters_than_meta_json_says_are_named(tmp_path: Path)
     for number, said in enumerate((22, 20, 5)):  # ours, the start block's number of Falco, and Bowser
         write_games(tmp_path / str(number), play, count=1, frames=50, players=[{"character": said}] * 2)
         summary = encode_here(tmp_path / str(number) / "games", tmp_path / str(number) / "blocks")
-        assert any("hold another character" in text for text in summary.warnings) == (said == 5)
+        named = "it holds Falco and Falco, meta.json says character 5 (Bowser)"
+        assert any(named in text for text in summary.warnings) == (said == 5)
 
 
 def test_refused_games_do_not_remain_as_if_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

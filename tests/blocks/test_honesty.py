@@ -31,8 +31,8 @@ def test_the_fingerprint_follows_the_values_and_not_only_the_names(tmp_path: Pat
 def test_a_value_that_no_game_reaches_is_named_with_its_game(tmp_path: Path) -> None:
     names = write(tmp_path / "games", x=1e30)
     summary = encode_here(tmp_path / "games", tmp_path / "out")
-    assert any(f"p0.x in {names[0]}: 1 values" in warning for warning in summary.warnings)
-    assert not any(f"p0.x in {names[1]}" in warning for warning in summary.warnings)
+    assert any(f"P1 x in {names[0]}: 1 values" in warning for warning in summary.warnings)
+    assert not any(f"P1 x in {names[1]}" in warning for warning in summary.warnings)
 
 
 def test_games_that_the_blocks_lack_without_a_word_are_found(tmp_path: Path) -> None:

@@ -277,7 +277,11 @@ def test_a_head_that_takes_jobs_without_a_token_is_an_error(
     assert up.main([file, "--tunnel-port", str(port)]) == (0 if status == 401 else 2)
     assert f"dashboard {file} --port {port}" in laptop.calls
     said = capsys.readouterr().err
-    assert ("RAY_AUTH_MODE=token" in said) if status == 401 else ("without a token" in said)
+    assert (
+        ("RAY_AUTH_MODE=token" in said and "`ray get-auth-token` prints" in said)
+        if status == 401
+        else ("without a token" in said)
+    )
     assert up.main([file, "--tunnel-port", str(port)]) == (0 if status == 401 else 2), "in place of the older tunnel"
     [note] = (laptop.home / ".worldmodel").glob("tunnel-*.pid")
     os.killpg(int(note.read_text()), 15)

@@ -1,26 +1,10 @@
-"""Names and poses: every action that a frame can hold has both."""
+"""Poses: every action that a frame can hold has one."""
 
 from __future__ import annotations
 
 from worldmodel.film.look import GONE, POSES, describe_look, find_pose
-from worldmodel.film.names import FIRST_SPECIAL, find_action, name_action, name_character
 from worldmodel.film.page import read_asset
 from worldmodel.games.toy_tables import ATTACKS, Action
-
-
-def test_names_stand_at_the_numbers_that_the_game_gives_them() -> None:
-    known = {
-        0: "DeadDown", 14: "Wait", 20: "Dash", 44: "Attack11", 65: "AttackAirN", 88: "DamageFlyN", 179: "Guard",
-        199: "Passive", 212: "Catch", 236: "EscapeAir", 253: "CliffWait", 322: "Entry", 340: "BarrelCannonWait",
-    }  # fmt: skip
-    assert {number: find_action(number) for number in known} == known
-    assert (FIRST_SPECIAL, find_action(341), find_action(450)) == (341, "Special341", "Special450")
-
-
-def test_names_are_words_for_people() -> None:
-    assert name_action(66) == "attack air F"
-    assert name_action(233) == "escape F"
-    assert (name_character(1), name_character(22), name_character(200)) == ("Fox", "Falco", "character 200")
 
 
 def test_every_action_has_a_pose_and_every_pose_is_some_actions() -> None:

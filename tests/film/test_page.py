@@ -46,9 +46,19 @@ def test_the_page_shows_the_clip_to_two_decimals(clip: Clip) -> None:
 
 def test_every_action_of_the_clip_has_a_name_and_a_pose(clip: Clip) -> None:
     content = read_content(to_html([clip], HEADING))
-    used = {int(a) for columns in (clip.truth, clip.predicted) for a in columns["action"].ravel()}
-    assert {int(action) for action in content["actions"]} == used
+    shown = [zip(c["character"].ravel(), c["action"].ravel(), strict=True) for c in (clip.truth, clip.predicted)]
+    assert content["actions"].keys() == {f"{who} {action}" for pairs in shown for who, action in pairs}
     assert all(pose in content["look"]["poses"] for _, pose in content["actions"].values())
+
+
+@pytest.mark.parametrize("far", [0.3, 7.0, 143.0, 2500.0])
+def test_the_error_axis_ends_above_both_curves(clip: Clip, far: float) -> None:
+    """Otherwise a curve is cut off where it is largest."""
+    moved = {**clip.kinematic, "x": clip.truth["x"] + 2 * far}
+    for changed in (replace(clip, kinematic=moved), replace(clip, predicted={**clip.predicted, "x": moved["x"]})):
+        shown = read_content(to_html([changed], HEADING))["clips"][0]
+        highest = max(*shown["error"], *shown["baseline"])
+        assert highest <= shown["most"] <= max(1.0, 3 * highest)
 
 
 def test_the_page_may_fetch_nothing_and_asks_for_nothing(clip: Clip) -> None:
@@ -72,7 +82,7 @@ def test_a_name_cannot_keep_the_page_s_script_from_running(clip: Clip) -> None:
 def test_a_stage_without_a_drawing_is_neutral_ground_and_the_page_says_so(clip: Clip) -> None:
     shown = read_content(to_html([replace(clip, stage_id=13, played_on="dolphin")], HEADING))["clips"][0]
     assert shown["stage"] is None
-    assert shown["ground_note"] == "stage 13 has no drawing: neutral ground at height 0"
+    assert shown["ground_note"] == "Great Bay has no drawing: neutral ground at height 0"
 
 
 def test_a_toy_game_is_said_to_be_one_wherever_it_is_drawn(clip: Clip) -> None:
@@ -83,7 +93,7 @@ def test_a_toy_game_is_said_to_be_one_wherever_it_is_drawn(clip: Clip) -> None:
     assert "toy game, not Melee" in shown["about"]
     assert "toy game, not Melee" in page.split("<option")[1]
     strange = read_content(to_html([replace(clip, stage_id=13)], HEADING))["clips"][0]
-    assert strange["ground_note"] == "toy game, not Melee; stage 13 has no drawing: neutral ground at height 0"
+    assert strange["ground_note"] == "toy game, not Melee; Great Bay has no drawing: neutral ground at height 0"
 
 
 @pytest.mark.parametrize("ident", STAGES)

@@ -189,7 +189,7 @@ REFUSALS = {
     r"port 2 is a computer player \(cpu\)": lambda: _with(
         lambda game: setattr(game.start.players[1], "type", SimpleNamespace(name="CPU"))
     ),
-    "stage 25 is none of the six": lambda: fake_game(stage=25),
+    "Icicle Mountain is none of the six": lambda: fake_game(stage=25),
     "no Game End event": lambda: _with(lambda game: setattr(game, "end", None)),
     "end method unresolved": lambda: _with(lambda game: setattr(game.end.method, "name", "UNRESOLVED")),
     "too short: 299 frames": lambda: fake_game(np.arange(-123, 299 - 123)),
@@ -197,7 +197,7 @@ REFUSALS = {
     "idle player: port 1 never presses": lambda: _with(
         lambda game: setattr(game.frames.ports[0], "leader", fake_data(FRAMES, 0, buttons=0))
     ),
-    "p0.x has 1 values that are no numbers": lambda: _with(
+    "P1 x has 1 values that are no numbers": lambda: _with(
         lambda game: setattr(
             game.frames.ports[0].leader.post.position, "x", pa.array([np.nan] + [0.0] * (FRAMES - 1), pa.float32())
         )

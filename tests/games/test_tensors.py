@@ -192,7 +192,7 @@ def test_a_game_with_impossible_values_is_rejected_alone(toys: tuple[Path, Index
     summary = encode_here(save(tmp_path / "games.pt", payload), tmp_path / "out", max_rejected=0.9)
     assert [game.frames for game in summary.index.games] == [LENGTHS[2]]
     assert [(r.file, r.reason.split(",")[0]) for r in summary.rejected] == [
-        ("games.pt/game 0", "p0.x has 1 non-finite values"),
+        ("games.pt/game 0", "P1 x has 1 non-finite values"),
         ("games.pt/game 1", "its stage is not one class below 33 in all frames"),
     ]
 

@@ -79,6 +79,14 @@ def test_each_wait_for_spot_is_counted_anew(monkeypatch: pytest.MonkeyPatch) -> 
     assert case.ask(MINUTE) and is_spot(case.provider.asked[-1]), "the next is spot again"
 
 
+def test_a_new_head_comes_with_the_way_to_its_token(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = Case("a100", 0, monkeypatch)
+    case.tags, case.provider.has_spot = {"ray-node-type": "head"}, True
+    assert case.ask(0) and "`ray get-auth-token` prints" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("minutes", ["soon", -1])
 def test_a_wrong_wait_is_named(minutes: Any) -> None:
     config = prepare("a100")

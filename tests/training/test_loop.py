@@ -236,7 +236,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_step_and_games(
         log.run(trainer)
     game = trainer.feed.plan.games[trainer.feed.plan.global_batch(at).games[0]].md5
     assert f"at step {at + 1} (not finite: loss, " in str(caught.value)
-    assert f"no numbers in p0.percent, in game {game}. The last good checkpoint stays" in str(caught.value)
+    assert f"no numbers in P1 percent, in game {game}. The last good checkpoint stays" in str(caught.value)
     kept = newest_good(Location.of(tmp_path)).checkpoint
     assert kept is not None
     assert kept.state.step == trainer.schedule.steps_per_epoch

@@ -56,7 +56,7 @@ def test_a_bad_value_in_any_workers_part_is_named_with_its_game(blocks: Path, tm
     record = place.read(config)
     assert record.state is State.FAILED
     assert f"at step {at + 1} (not finite: loss, " in record.reason
-    assert f"no numbers in p0.y, in game {game}. " in record.reason
+    assert f"no numbers in P1 y, in game {game}. " in record.reason
     kept = newest_good(Location.of(tmp_path) / config.name).checkpoint
     assert kept is not None
     assert kept.state.step == trainer.schedule.steps_per_epoch

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from worldmodel.blocks.index import GameEntry, Index
 from worldmodel.errors import UserError, nearest
 from worldmodel.games.entry import INTERNAL_STAGES
+from worldmodel.games.names import name_character, name_players, name_stage
 from worldmodel.schema import FIELDS, LEGAL_STAGES, STAGE
 
 ENOUGH_FRAMES = 10_000
@@ -80,7 +81,7 @@ def _find_implausible(index: Index) -> list[Alarm]:
         places.setdefault(name, []).append(place)
     return [
         Alarm(field=name, text=f"{count} values that no game reaches ({_show_bounds(name)}), in {len(places[name])} "
-              f"columns, the first in {places[name][0]}") for name, count in sorted(values.items())
+              f"columns, the first in {name_players(places[name][0])}") for name, count in sorted(values.items())
     ]  # fmt: skip
 
 
@@ -101,7 +102,7 @@ def _describe_dispute(games: Sequence[GameEntry], field: str) -> str:
     if not said:
         return ""
     game, text = list(said.values())[-1]
-    held = game.stage if field == STAGE.name else " and ".join(map(str, game.characters))
+    held = name_stage(game.stage) if field == STAGE.name else " and ".join(map(name_character, game.characters))
     return (
         f"{len(said)} games hold another {field} than their meta.json says, the first {game.md5}: it holds {held}, "
         f"meta.json says {text}"
@@ -116,17 +117,21 @@ def note_disputes(games: Sequence[GameEntry]) -> list[str]:
 
 def _find_stages(index: Index) -> list[Alarm]:
     names = list(index.audit.get("stages", {}))
-    numbers = {stage: number for number, stage in LEGAL_STAGES.items()}
+    numbers = {name_stage(number): number for number in range(33)}
     found = {numbers[name] if name in numbers else int(name.removeprefix("stage ")) for name in names}
     legal = found & set(LEGAL_STAGES)
     if not found or (legal == found) or (legal and not found <= set(INTERNAL_STAGES)):
         return []
-    listed = ", ".join(map(str, sorted(found)))
     if found <= set(INTERNAL_STAGES):
         meant = ", ".join(f"{number} {LEGAL_STAGES[INTERNAL_STAGES[number]]}" for number in sorted(found))
-        return [Alarm(field=STAGE.name, text=f"{listed} look like the game's internal numbers ({meant}): give each "
-                      "game's stage in meta.json, by the numbers of its start block")]  # fmt: skip
-    return [Alarm(field=STAGE.name, text=f"{listed} in all games, which is no tournament stage")]
+        return [Alarm(field=STAGE.name, text=f"they look like the game's internal numbers ({meant}): give each game's "
+                      "stage in meta.json, by the numbers of its start block")]  # fmt: skip
+    return [
+        Alarm(
+            field=STAGE.name,
+            text=f"{', '.join(map(name_stage, sorted(found)))} in all games, which is no tournament stage",
+        )
+    ]
 
 
 def check_allowed(allowed: Collection[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.games.game import Game
+from worldmodel.games.names import name_players, name_stage
 from worldmodel.schema import LEGAL_STAGES, PLAYER_FIELDS, PLAYERS, Field, Kind
 
 
@@ -144,13 +145,16 @@ class Audit:
             "implausible": dict(sorted(self.implausible.items())),
             "missing_in_games": dict(sorted(self.missing.items())),
             "repeats": dict(self.repeats),
-            "stages": {LEGAL_STAGES.get(int(k), f"stage {k}"): v for k, v in sorted(self.stages.items())},
+            "stages": {name_stage(int(k)): v for k, v in sorted(self.stages.items())},
             "characters": dict(self.characters.most_common()),
         }
 
     def warnings(self) -> list[str]:
         """What should be said aloud."""
-        found = [f"{place}: {count} values that no game reaches" for place, count in sorted(self.implausible.items())]
+        found = [
+            name_players(f"{place}: {count} values that no game reaches")
+            for place, count in sorted(self.implausible.items())
+        ]
         if self.repeats["unknown"]:
             found.append(
                 f"rollback repeats are unknown in {self.repeats['unknown']} of {self.games} games (no frame ids): they "
@@ -167,7 +171,7 @@ class Audit:
             games = max(self.missing[f"p{p}.{name}"] for p in range(PLAYERS))
             found.append(f"{name}: not recorded in {games} games; masked there in loss and metrics")
         if others := {int(stage): games for stage, games in self.stages.items() if int(stage) not in LEGAL_STAGES}:
-            listed = ", ".join(f"{stage} ({games} games)" for stage, games in sorted(others.items()))
+            listed = ", ".join(f"{name_stage(stage)} ({games} games)" for stage, games in sorted(others.items()))
             found.append(f"stages that are no tournament stages, so nothing says what is possible there: {listed}")
         return found
 

@@ -30,7 +30,7 @@ class GameEntry:
     frames: int
     stage: int
     characters: tuple[int, ...]
-    """Internal character ids of player 0 and 1: those that they play most."""
+    """Internal character ids of P1 and P2: those that they play most."""
     end_method: int | None
     """Slippi's `game_end_method`: 2 by stocks, 7 a player quit; None: unknown."""
     block: str

@@ -15,6 +15,7 @@ from worldmodel.blocks.block import Block, local_copy, unpack_game
 from worldmodel.blocks.index import REJECTED, BlockEntry, GameEntry, Index, hash_file, read_index
 from worldmodel.errors import UserError
 from worldmodel.games.game import Game, SparseRows
+from worldmodel.games.names import name_stage
 from worldmodel.games.planes import view_bits
 from worldmodel.games.source import Reading, Unit, list_source, read_games
 from worldmodel.storage import Location
@@ -175,7 +176,8 @@ class _StoredGames:
 def _compare_game(fresh: Game, stored: Game, report: VerificationReport) -> None:
     report.games_checked += 1
     if (fresh.frames, fresh.stage) != (stored.frames, stored.stage):
-        detail = f"{fresh.frames} frames on stage {fresh.stage}; the block has {stored.frames} on {stored.stage}"
+        held = f"the block has {stored.frames} on {name_stage(stored.stage)}"
+        detail = f"{fresh.frames} frames on {name_stage(fresh.stage)}; {held}"
         report.add(Difference(game=fresh.md5, field="frames", frame=None, detail=detail))
         return
     for name in ("absent", "missing", "repeats"):

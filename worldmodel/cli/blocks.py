@@ -75,9 +75,11 @@ class Audit(Verb):
         return 0 if result["is_clean"] else 1
 
     def render(self, result: Result) -> str:
-        audit = result["audit"]
-        counts = {
-            name: audit[name] for name in ("stages", "characters", "repeats", "missing_in_games") if name in audit
-        }
+        from worldmodel.games.names import name_character, name_players
+
+        audit = dict(result["audit"])
+        audit["characters"] = {name_character(int(k)): v for k, v in audit.get("characters", {}).items()}
+        names = ("stages", "characters", "repeats", "missing_in_games")
+        counts = {name: ", ".join(f"{key} {count}" for key, count in audit.get(name, {}).items()) for name in names}
         shown = {k: v for k, v in result.items() if k != "audit" and (v or k != "differences")}
-        return super().render({**shown, **counts})
+        return name_players(super().render({**shown, **{name: text for name, text in counts.items() if text}}))

@@ -38,6 +38,7 @@ class RollOut(RunVerb):
 
     def run(self) -> Result:
         from worldmodel.features.feedback import Choice
+        from worldmodel.games.names import name_character, name_stage
         from worldmodel.rollout.loading import load_model, open_games
         from worldmodel.rollout.roller import Roller
         from worldmodel.rollout.saving import save_rollout
@@ -58,6 +59,8 @@ class RollOut(RunVerb):
         short = [f"the game ends after {length} of the {self.frames} frames"] if length < self.frames else []
         return {
             "run": str(location), "checkpoint": loaded.checkpoint, "game": rollout.md5[0], "frame": self.frame,
+            "stage": name_stage(int(rollout.stages[0])),
+            "players": {f"P{n + 1}": name_character(int(c)) for n, c in enumerate(rollout.true["character"][0, 0])},
             "true_frames": length, "predicted": _to_lists(rollout.predicted), "true": _to_lists(rollout.true),
             "saved": str(saved), "notes": [*notes, *short],
         }  # fmt: skip
@@ -66,14 +69,15 @@ class RollOut(RunVerb):
         """Every so many frames, a line for each player: own value, and the true one where it differs."""
         from rich.table import Table
 
-        table = Table("frame", "player", *SHOWN)
+        table = Table("frame", "", *SHOWN, box=None, padding=(0, 1, 0, 0))
         frames = len(result["predicted"]["x"])
         step = max(1, frames // 20)
         for time in [*range(0, frames, step), *([frames - 1] if (frames - 1) % step else [])]:
-            for player, name in enumerate(("0", "1")):
+            for player, name in enumerate(result["players"]):
                 values = (_show(result, field, time, player) for field in SHOWN)
                 table.add_row(str(result["frame"] + time), name, *values)
-        facts = {key: result[key] for key in ("run", "checkpoint", "game", "true_frames", "saved") if result[key]}
+        listed = ("run", "checkpoint", "game", "stage", "true_frames", "saved")
+        facts = {**result["players"], **{key: result[key] for key in listed if result[key]}}
         notes = [f"note: {note}" for note in result["notes"]]
         return "\n".join([_print(table), "own value (true value, where it differs)", super().render(facts), *notes])
 
@@ -83,7 +87,7 @@ def _to_lists(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show(result: Result, field: str, time: int, player: int) -> str:
-    own, true = (result[row][field][time][player] for row in ("predicted", "true"))
+    own, true = (_read(result[row], field, time, player) for row in ("predicted", "true"))
     if time >= result["true_frames"]:
         return f"{own:.1f}" if isinstance(own, float) else str(own)
     if isinstance(own, float):
@@ -91,11 +95,20 @@ def _show(result: Result, field: str, time: int, player: int) -> str:
     return str(own) if own == true else f"{own} ({true})"
 
 
+def _read(fields: dict[str, Any], field: str, time: int, player: int) -> Any:
+    """A value; the action by its name."""
+    from worldmodel.games.names import name_action
+
+    value = fields[field][time][player]
+    return name_action(value, fields["character"][time][player]) if field == "action" else value
+
+
 def _print(table: Any) -> str:
     import io
+    import shutil
 
     from rich.console import Console
 
     page = io.StringIO()
-    Console(file=page, width=120).print(table)
+    Console(file=page, width=shutil.get_terminal_size((120, 24)).columns).print(table)
     return page.getvalue().rstrip()

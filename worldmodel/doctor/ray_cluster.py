@@ -94,7 +94,8 @@ def explain_joining(address: str, error: BaseException) -> Check:
     if "token" in text.lower() or "unauthenticated" in text.lower():
         return failed(
             NAME, f"Ray at {address} refuses: it wants a token ({text[:200]})",
-            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or ~/.ray/auth_token) to the cluster's token",
+            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or ~/.ray/auth_token) to the cluster's token, which "
+            "`ray get-auth-token` prints where the cluster was started",
         )  # fmt: skip
     return failed(NAME, f"Ray at {address} cannot be joined: {type(error).__name__}: {text[:300]}", "see the message")
 

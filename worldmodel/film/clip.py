@@ -14,8 +14,8 @@ from worldmodel.games.writer import FIRST_FRAME_ID
 from worldmodel.schema import PLAYERS, Kind, fields
 
 DRAWN = (
-    "x", "y", "percent", "stocks", "facing", "action", "state_age", "shield_strength", "hitlag", "invulnerable",
-    "on_ground", "ground",
+    "x", "y", "percent", "stocks", "facing", "character", "action", "state_age", "shield_strength", "hitlag",
+    "invulnerable", "on_ground", "ground",
 )  # fmt: skip
 """Fields of a player that a picture shows; controls besides."""
 POSITION = ("x", "y")

@@ -14,7 +14,7 @@ const clip = () => FILM.clips[state.clip];
 const frame = () => Math.min(clip().frames - 1, Math.floor(state.time));
 
 function playerAt(columns, player, time) {
-  const [name, pose] = FILM.actions[columns.action[player][time]];
+  const [name, pose] = FILM.actions[`${columns.character[player][time]} ${columns.action[player][time]}`];
   return {
     x: columns.x[player][time],
     y: columns.y[player][time],
@@ -91,12 +91,12 @@ const chartX = (width, time) => CHART_LEFT + ((width - CHART_LEFT - 8) * time) /
 function drawChart(it, now) {
   const [ctx, width] = fitCanvas(el("chart"), CHART_HEIGHT);
   const bottom = CHART_HEIGHT - 20, top = 10, most = it.most;
-  const y = (value) => bottom - ((bottom - top) * Math.min(value, most)) / most;
+  const y = (value) => bottom - (bottom - top) * Math.sqrt(value / most);
   ctx.font = "11px system-ui, 'DejaVu Sans', sans-serif";
   ctx.fillStyle = LOOK.colors.faint;
   ctx.textAlign = "right";
-  for (const value of [0, most / 2, most]) {
-    ctx.fillText(value.toFixed(most < 4 ? 1 : 0), CHART_LEFT - 6, y(value) + 4);
+  for (const value of [0, most / 4, most]) {
+    ctx.fillText(value, CHART_LEFT - 6, y(value) + 4);
     trace(ctx, [[CHART_LEFT, y(value)], [width - 8, y(value)]], "#222c45", 1);
   }
   ctx.textAlign = "center";
@@ -104,13 +104,8 @@ function drawChart(it, now) {
     ctx.fillText(`${second} s`, chartX(width, it.lead - 1 + second * 60), CHART_HEIGHT - 5);
   }
   const curve = (values, color, thick) => trace(ctx, values.map((v, t) => [chartX(width, t), y(v)]), color, thick);
-  ctx.save();
-  ctx.beginPath();
-  ctx.rect(CHART_LEFT, 0, width - CHART_LEFT, bottom + 1);
-  ctx.clip();
   curve(it.baseline, LOOK.colors.baseline, 1.5);
   curve(it.error, LOOK.colors.error, 2);
-  ctx.restore();
   const begin = chartX(width, it.lead - 1);
   ctx.setLineDash([3, 3]);
   trace(ctx, [[begin, top - 6], [begin, bottom]], LOOK.colors.faint, 1);

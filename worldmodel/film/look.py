@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-from worldmodel.film.names import find_action
+from worldmodel.games.names import find_action
 
 Point = tuple[float, float]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,7 +15,7 @@ import numpy as np
 from worldmodel.film.camera import ASPECT
 from worldmodel.film.clip import CONTROLS, DRAWN, PLACES, Clip, Columns
 from worldmodel.film.look import describe_look, find_pose
-from worldmodel.film.names import name_action, name_character
+from worldmodel.games.names import name_action, name_character, name_stage
 from worldmodel.games.stages import Platform, Stage
 from worldmodel.schema import PLAYERS, Storage, field_named
 
@@ -25,8 +26,6 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 BUTTONS = tuple(name.removeprefix("button_") for name in CONTROLS if field_named(name).storage is Storage.BIT)
 BODY_DEPTH, BODY_TAPER = 42.0, 0.55
 """How the rock below a floor is drawn: so many units deep, its lower side that share as wide. Decoration."""
-HIGHEST_ERROR = 60.0
-"""Melee units from which on an error's size does not matter: about the way from a stage's centre to its end."""
 PRETENDED = {"toy": "toy game, not Melee", "world model": "played inside a model"}
 """What to say of a game that was not played in Melee, by `GameEntry.played_on`."""
 UNUSED = ("on_ground", "ground")
@@ -137,10 +136,10 @@ def _describe_clip(clip: Clip) -> dict[str, Any]:
 
 
 def choose_scale(clip: Clip) -> float:
-    """The upper end of the error's axis: a round number, Melee units. What lies beyond is drawn at its border."""
-    highest = min(HIGHEST_ERROR, 1.25 * float(clip.error.max()))
-    steps = [step * ten for ten in (1, 10, 100, 1000) for step in (1, 2, 4, 6, 10)]
-    return float(next((step for step in steps if step >= highest), steps[-1]))
+    """The upper end of the error's axis: a round number of Melee units that neither curve exceeds."""
+    highest = max(float(clip.error.max()), float(clip.baseline.max()), 0.5)
+    power = 10.0 ** math.floor(math.log10(highest))
+    return next(step * power for step in (1, 2, 4, 10) if step * power >= highest)
 
 
 def describe_clip(clip: Clip) -> str:
@@ -153,13 +152,12 @@ def describe_clip(clip: Clip) -> str:
 
 def describe_ground(ident: int, stage: Stage | None, played_on: str = "") -> str:
     """What to say of a stage that is not drawn, and of a game that is none of Melee's; empty: nothing."""
-    pretended, drawn = PRETENDED.get(played_on, ""), f"stage {ident} has no drawing: neutral ground at height 0"
+    pretended, drawn = PRETENDED.get(played_on, ""), f"{name_stage(ident)} has no drawing: neutral ground at height 0"
     return "; ".join(note for note in (pretended, "" if stage else drawn) if note)
 
 
 def _name_stage(clip: Clip) -> str:
-    place = clip.stage.name if clip.stage else f"stage {clip.stage_id}"
-    return ", ".join(note for note in (place, PRETENDED.get(clip.played_on)) if note)
+    return ", ".join(note for note in (name_stage(clip.stage_id), PRETENDED.get(clip.played_on)) if note)
 
 
 def _name_clip(clip: Clip) -> str:
@@ -167,10 +165,11 @@ def _name_clip(clip: Clip) -> str:
 
 
 def _list_actions(clips: Sequence[Clip]) -> dict[str, tuple[str, str]]:
-    """Every action in some clips: for people, and its pose."""
-    parts = [columns["action"].ravel() for clip in clips for columns in (clip.truth, clip.predicted)]
-    used = np.unique(np.concatenate(parts)).astype(int)
-    return {str(action): (name_action(int(action)), find_pose(int(action))) for action in used}
+    """Every "character action" in some clips: its name for people, and its pose."""
+    shown = [columns for clip in clips for columns in (clip.truth, clip.predicted)]
+    pairs = {pair for c in shown for pair in zip(c["character"].ravel(), c["action"].ravel(), strict=True)}
+    used = sorted((int(character), int(action)) for character, action in pairs)
+    return {f"{who} {action}": (name_action(action, who), find_pose(action)) for who, action in used}
 
 
 def _pack(columns: Columns, names: Sequence[str]) -> dict[str, list[list[float | int]]]:

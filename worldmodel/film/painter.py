@@ -162,7 +162,8 @@ def draw_player(paper: Paper, lens: Lens, player: Mapping[str, float], number: i
     if is_ghost:
         return
     _draw_marks(paper, body, name, color)
-    paper.text((foot[0], foot[1] - (FIGURE + 7) * lens.unit), f"P{number + 1}", read_color(color), 12.0, "ms")
+    label = (foot[0], max(lens.box.y + 14, foot[1] - (FIGURE + 7) * lens.unit))
+    paper.text(label, f"P{number + 1}", read_color(color), 12.0, "ms")
 
 
 def _draw_marks(paper: Paper, body: Body, name: str, color: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -11,9 +12,9 @@ from PIL import Image
 from worldmodel.film.camera import ASPECT, View
 from worldmodel.film.clip import CONTROLS, DRAWN, Clip, Columns
 from worldmodel.film.look import COLORS
-from worldmodel.film.names import name_action, name_character
 from worldmodel.film.page import BUTTONS, choose_scale, describe_ground
 from worldmodel.film.painter import Box, Lens, Paper, draw_player, draw_stage, read_color
+from worldmodel.games.names import name_action, name_character
 from worldmodel.schema import PLAYERS
 
 Values = Mapping[str, float]
@@ -97,23 +98,25 @@ class Picture:
         for stock in range(max(0, min(9, round(player["stocks"])))):
             paper.disc((x + 58 + 10 * stock, y - 4), 3.5, off if is_off else text)
         is_off = player["action"] != truth["action"]
-        paper.text((x + 108, y), name_action(int(player["action"]))[:20], off if is_off else text, 13.0)
+        name = name_action(int(player["action"]), int(player["character"]))[:22]
+        paper.text((x + 108, y), name, off if is_off else text, 13.0)
 
     def _add_chart(self, paper: Paper, box: Box, time: int) -> None:
         clip, most = self.clip, choose_scale(self.clip)
         paper.rectangle(box, read_color(COLORS["panel"]), 9.0)
-        label = f"position error of the model: {clip.error[time]:.2f} units      grey: both go on at their speeds"
+        error = f"position error of the model: {clip.error[time]:.2f} units (square-root scale)"
+        label = f"{error}      grey: both go on at their speeds"
         paper.text((box.x + 14, box.y + 18), label, read_color(COLORS["error"]), 12.0)
         left, right, top, bottom = box.x + 44, box.x + box.width - 10, box.y + 28, box.y + box.height - 20
 
         def place(at: int, value: float) -> tuple[float, float]:
-            share = at / max(1, clip.frames - 1)
-            return left + (right - left) * share, bottom - (bottom - top) * min(1.0, value / most)
+            across, up = at / max(1, clip.frames - 1), math.sqrt(value / most)
+            return left + (right - left) * across, bottom - (bottom - top) * up
 
-        for value in (0.0, most / 2, most):
+        for value in (0.0, most / 4, most):
             y = place(0, value)[1]
             paper.line([(left, y), (right, y)], read_color("#222c45"), 1.0)
-            paper.text((left - 6, y + 4), f"{value:.{int(most < 4)}f}", read_color(COLORS["faint"]), 10.0, "rs")
+            paper.text((left - 6, y + 4), f"{value:g}", read_color(COLORS["faint"]), 10.0, "rs")
         for second in range(-(-(clip.frames - clip.lead) // 60)):
             x = place(clip.lead - 1 + 60 * second, 0.0)[0]
             paper.text((x, box.y + box.height - 6), f"{second} s", read_color(COLORS["faint"]), 10.0, "ms")

@@ -96,7 +96,7 @@ function drawPlayer(ctx, box, camera, player, number, ghost) {
     ctx.scale(player.facing ? unit : -unit, -unit);
     drawFigure(ctx, player, color, ghost);
     ctx.restore();
-    if (!ghost) drawLabel(ctx, x, y - (FIGURE + 7) * unit, `P${number + 1}`, color);
+    if (!ghost) drawLabel(ctx, x, Math.max(box.y + 14, y - (FIGURE + 7) * unit), `P${number + 1}`, color);
   }
   ctx.restore();
 }

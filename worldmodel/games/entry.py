@@ -14,6 +14,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from worldmodel.games.names import name_character, name_stage
+
 INTERNAL_STAGES = {6: 8, 8: 2, 18: 3, 24: 31, 25: 32, 26: 28}
 """The inside's number of each tournament stage to ours."""
 START_CHARACTERS = (
@@ -70,18 +72,22 @@ def find_stage(stage: int, entry: dict[str, object]) -> int:
 
 
 def find_disputes(stage: int, characters: Sequence[int], entry: dict[str, object]) -> tuple[str, ...]:
-    """What an entry says otherwise than the game: "stage 3", "character 2"."""
+    """Statements of an entry that its game contradicts, such as "stage 3 (Pokemon Stadium)"."""
     said, found = read_whole(entry.get("stage")), []
     if said is not None and said != stage and INTERNAL_STAGES.get(said) != stage:
-        found.append(f"stage {said}")
+        found.append(f"stage {said} ({name_stage(said)})")
     players = entry.get("players")
     for player, character in zip(players if isinstance(players, list) else (), characters, strict=False):
         named = read_whole(player.get("character")) if isinstance(player, dict) else None
         if named is not None and not _is_same(character, named):
-            found.append(f"character {named}")
+            found.append(f"character {named} ({' or '.join(dict.fromkeys(map(name_character, _read(named))))})")
     return tuple(found)
 
 
 def _is_same(character: int, named: int) -> bool:
-    meant = {named, START_CHARACTERS[named] if 0 <= named < len(START_CHARACTERS) else named}
-    return bool(meant & {character, _ALIASES.get(character, character)})
+    return bool({*_read(named)} & {character, _ALIASES.get(character, character)})
+
+
+def _read(named: int) -> tuple[int, int]:
+    """The inside's number of a character by either numbering."""
+    return named, START_CHARACTERS[named] if 0 <= named < len(START_CHARACTERS) else named

@@ -65,7 +65,7 @@ class Game:
 
 def check_column(field: Field, player: int, values: np.ndarray) -> np.ndarray:
     """`values` (T,) in the field's storage type; GameError names the first value that it cannot hold."""
-    where = f"p{player}.{field.name}"
+    where = f"P{player + 1} {field.name}"
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         bad = np.flatnonzero(~np.isfinite(values))
         raise GameError(f"{where} has {len(bad)} non-finite values, the first ({values[bad[0]]}) at row {bad[0]}")

@@ -98,7 +98,7 @@ def _load_ids(data: bytes) -> np.ndarray:
 def _note_absent(field: Field, player: int, leaves: Leaves) -> str:
     players = sorted({path[0] for path in leaves if len(path) > 1 and path[0][0] == "p"})
     if f"p{player}" not in players:
-        raise GameError(f"no player p{player}: the file has {', '.join(players) or 'no player'}, expected two")
+        raise GameError(f"no P{player + 1}: the file has {', '.join(players) or 'no player'}, expected p0 and p1")
     if field.core:
         raise GameError(f"no column p{player}.{'.'.join(field.column)}")
     return f"p{player}.{field.name}"

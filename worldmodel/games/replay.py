@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from worldmodel.errors import GameError
+from worldmodel.games.names import name_stage
 from worldmodel.games.replay_events import complete
 from worldmodel.games.replay_frames import pick_rows, read_columns
 from worldmodel.games.writer import FIRST_FRAME_ID, Entry, assemble_frames, list_missing
@@ -141,7 +142,7 @@ def _judge_start(start: Any) -> list[str]:
     machines = [player for player in players if player.type.name != "HUMAN"]
     reasons += [f"port {player.port + 1} is a computer player ({player.type.name.lower()})" for player in machines]
     if start.stage not in LEGAL_STAGES:
-        reasons.append(f"stage {start.stage} is none of the six tournament stages")
+        reasons.append(f"{name_stage(start.stage)} is none of the six tournament stages")
     return reasons
 
 

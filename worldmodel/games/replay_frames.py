@@ -49,7 +49,7 @@ def read_columns(frames: Any, stage: int, rows: np.ndarray) -> dict[ColumnPath, 
     columns: dict[ColumnPath, np.ndarray] = {("stage",): np.full(len(rows), stage, dtype=np.int64)}
     for player, port in enumerate(frames.ports):
         for field in PLAYER_FIELDS:
-            values = _read_field(port.leader, field, rows, f"p{player}.{field.name}")
+            values = _read_field(port.leader, field, rows, f"P{player + 1} {field.name}")
             if values is not None:
                 columns[(f"p{player}", *field.column)] = values
             elif field.core:

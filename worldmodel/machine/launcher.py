@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 """The checkout, which also holds `cluster/`."""
 TOKEN = "~/.ray/auth_token"
 """Where Ray reads the token, on every machine."""
+ASKS = "asks for the cluster's token: paste what `ray get-auth-token` prints on this laptop"
 CLOUDS = ("aws", "gcp", "azure")
 PATIENCE = "on_demand_after_minutes"
 """Provider field: minutes without spot capacity after which an on-demand machine is requested; 0: never."""
@@ -90,7 +91,9 @@ class Provider(Base):
             return self._create_worker(node_config, tags, count)
         with explained():
             check_files(self.provider_config.get(NEEDS, ()))
-            return super().create_node(node_config, tags, count)
+            made = super().create_node(node_config, tags, count)
+        print(f"the dashboard {ASKS}", flush=True)
+        return made
 
     def _create_worker(self, node_config: dict[str, Any], tags: dict[str, str], count: int) -> Any:
         kind, minutes = tags["ray-user-node-type"], float(self.provider_config.get(PATIENCE, 0))

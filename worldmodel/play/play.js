@@ -146,8 +146,8 @@ function draw() {
 }
 
 function noteRival(frame, start) {
-  if (start.rival === null) return "player 2: a second person";
-  return frame.left ? `player 2: recorded inputs, ${(frame.left / 60).toFixed(0)} s left` : "player 2: the recorded inputs have ended";
+  if (start.rival === null) return "P2: a second person";
+  return frame.left ? `P2: recorded inputs, ${(frame.left / 60).toFixed(0)} s left` : "P2: the recorded inputs have ended";
 }
 
 function isTyping() {

@@ -10,8 +10,8 @@ import numpy as np
 from worldmodel.film.camera import Camera
 from worldmodel.film.clip import place_platforms
 from worldmodel.film.look import find_pose
-from worldmodel.film.names import name_action, name_character
 from worldmodel.film.page import describe_ground, describe_platform, describe_stage
+from worldmodel.games.names import name_action, name_character, name_stage
 from worldmodel.games.stages import STAGES
 from worldmodel.play.pads import CONTROLS
 from worldmodel.play.session import Session
@@ -71,14 +71,12 @@ class Show:
 
 def describe_player(frame: Frame, player: int) -> dict[str, Any]:
     """A player for `scene.js`."""
-    action = int(frame["action"][player])
+    action, character = int(frame["action"][player]), int(frame["character"][player])
     values = {name: round(float(np.nan_to_num(frame[field][player])), PLACES) for name, field in SHOWN.items()}
-    return {**values, "action": name_action(action), "pose": find_pose(action)}
+    return {**values, "action": name_action(action, character), "pose": find_pose(action)}
 
 
 def describe_game(start: Start) -> dict[str, Any]:
     """A validation game, to choose from."""
-    stage = STAGES.get(start.stage)
     players = " / ".join(name_character(character) for character in start.characters)
-    place = stage.name if stage else f"stage {start.stage}"
-    return {"name": f"{start.md5[:8]}  {players}, {place}", "frames": start.frames}
+    return {"name": f"{start.md5[:8]}  {players}, {name_stage(start.stage)}", "frames": start.frames}

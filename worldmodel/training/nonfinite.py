@@ -55,12 +55,12 @@ def explain_non_finite(feed: Feed, workers: Workers, batches: Sequence[Batch], s
 
 
 def name_columns(layout: FeatureLayout) -> list[str]:
-    """What each column of `Inputs.floats` is: "p0.percent", ..."""
+    """What each column of `Inputs.floats` is: "P1 percent", ..."""
     items = ["nearest item x", "nearest item y", "items"] if layout.config.projectiles else []
     each = [field.name for field in layout.continuous] + items
     each += [field.name for field in layout.flags for _ in range(field.bits)]
     each += [field.name for field in layout.controls]
-    return [f"p{player}.{name}" for player in range(PLAYERS) for name in each]
+    return [f"P{player + 1} {name}" for player in range(PLAYERS) for name in each]
 
 
 def _count(
@@ -85,7 +85,7 @@ def _list_values(layout: FeatureLayout, batch: Batch) -> Iterator[tuple[str, Ten
     for term, values in batch.targets.numbers.items():
         for place, name in enumerate(_name_numbers(layout, term)):
             for player in range(PLAYERS):
-                yield f"p{player}.{name}", values[..., player, place]
+                yield f"P{player + 1} {name}", values[..., player, place]
 
 
 def _name_numbers(layout: FeatureLayout, term: str) -> list[str]:
