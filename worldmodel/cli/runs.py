@@ -190,7 +190,7 @@ class Fetch(RunVerb):
     dest: Annotated[Positional[Path], metavar("DEST")]
     """Folder that becomes a copy of the run's, or of the upload's."""
     checkpoint: Annotated[str | None, metavar("best|newest|STEP")] = None
-    """Which one; None: the best where one has been named, else the newest."""
+    """Which one; default: the best where one has been named, else the newest."""
     expect: Annotated[str | None, metavar("SHA256")] = None
     """The checkpoint's sha256, as `train` or an earlier `fetch` printed it; another checkpoint is refused."""
 
@@ -220,7 +220,7 @@ class Export(RunVerb):
     out: Annotated[Positional[Path], metavar("FILE")]
     """The .pt file to write."""
     checkpoint: Annotated[str | None, metavar("best|newest|STEP")] = None
-    """Which one; None: the best where one has been named, else the newest."""
+    """Which one; default: the best where one has been named, else the newest."""
 
     def run(self) -> Result:
         from worldmodel.model.build import build_model
