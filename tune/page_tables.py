@@ -22,6 +22,7 @@ from tune.columns import (
 from tune.export import describe_trial
 from tune.results import Row, Statistic, Table, TrialResult
 from worldmodel.film.page import FILM
+from worldmodel.run.card_page import CARD_PAGE
 from worldmodel.run.reporter import format_duration, format_usd
 
 MEAN, DIFFERENCE, PUBLISHED = "mean ±", "difference", "published"
@@ -148,7 +149,7 @@ def _trial_cells(trial: TrialResult, films: Collection[str]) -> Iterator[str]:
     yield _cell(_format_cost(told["cost_usd"]))
     yield _cell(_format_cost(told["estimated_cost_usd"]), "small")
     yield _cell(shorten_commit(told["commit"] or ""), "small")
-    yield _link(told["card"], "card") if told["card"] else _cell("")
+    yield _link(f"{trial.name}/{CARD_PAGE}", "card") if told["card"] else _cell("")
     if films:
         yield _link(f"{trial.name}/{FILM}", "film") if trial.name in films else _cell("")
 

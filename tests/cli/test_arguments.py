@@ -111,18 +111,28 @@ def test_help_has_no_python_values(run: Any, command: list[str], capsys: pytest.
     assert len(shown) > 100
 
 
+ADDRESSED = """
+games toy {} | games parse {} out | games pack {} out | games pack games {} | upload games {} | encode {} out
+encode games {} | audit {} | audit blocks --against {} | doctor --storage {} | doctor --cluster {} | config {}
+plan {} | plan exp.yaml --data {} | train {} | train exp.yaml --storage {} | train exp.yaml --init {} | evaluate {}
+evaluate run --data {} | rollout {} | rollout run --out {} | film {} | film run --out {} | play {} | play run --out {}
+runs --storage {} | show {} | tail {} | stop {} | compare {} run | leaderboard {} | fetch {} out | fetch run {}
+export {} out.pt | export run {}
+"""
+MISSING = """
+games parse no/x out | games pack no/x out | upload no/x out | encode no/x out | audit no/x | config no/x
+doctor --cluster no/x | plan no/x | train no/x | evaluate no/x | rollout no/x | film no/x | play no/x
+runs --storage no/x | show no/x | tail no/x | stop no/x | compare no/x no/y | leaderboard no/x | fetch no/x out
+export no/x out.pt
+"""
+
+
+def list_lines(text: str) -> list[str]:
+    return [part.strip() for line in text.split("\n") for part in line.split("|") if part.strip()]
+
+
 @pytest.mark.parametrize("place", ["s3:/x", "gs:x", "https://host/x"])
-@pytest.mark.parametrize(
-    "command",
-    [
-        "games toy {}", "games parse {} out", "games pack {} out", "games pack games {}", "upload games {}",
-        "encode {} out", "encode games {}", "audit {}", "audit blocks --against {}", "doctor --storage {}",
-        "doctor --cluster {}", "config {}", "plan {}", "plan exp.yaml --data {}", "train {}",
-        "train exp.yaml --storage {}", "train exp.yaml --init {}", "evaluate {}", "evaluate run --data {}", "rollout {}", "rollout run --out {}",
-        "film {}", "film run --out {}", "play {}", "play run --out {}", "runs --storage {}", "show {}",
-        "tail {}", "stop {}", "compare {} run", "leaderboard {}", "fetch {} out", "fetch run {}", "export {} out.pt", "export run {}",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("command", list_lines(ADDRESSED))
 def test_addresses_are_checked_first(command: str, place: str) -> None:
     with pytest.raises(UserError, match=re.escape(place.split("://")[0].split(":")[0])):
         parse(command.format(place).split())
@@ -133,15 +143,7 @@ def test_a_grid_checks_its_addresses_first(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == "error: s3:/x lacks a slash: write s3://BUCKET/FOLDER\n"
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "games parse no/x out", "games pack no/x out", "upload no/x out", "encode no/x out", "audit no/x",
-        "config no/x", "doctor --cluster no/x", "plan no/x", "train no/x", "evaluate no/x", "rollout no/x", "film no/x",
-        "play no/x", "runs --storage no/x", "show no/x", "tail no/x", "stop no/x", "compare no/x no/y", "leaderboard no/x",
-        "fetch no/x out", "export no/x out.pt",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("command", list_lines(MISSING))
 def test_a_missing_path_is_one_message(
     command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

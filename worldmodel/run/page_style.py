@@ -1,4 +1,4 @@
-"""How the report looks."""
+"""How a grid's report and a run's card look."""
 
 STYLE = """
 :root { color-scheme: light }
@@ -15,7 +15,8 @@ dl .long { grid-column: 1 / -1 }
 dt { font-size: .78rem; color: #667; text-transform: uppercase; letter-spacing: .03em }
 dd { margin: 0; overflow-wrap: anywhere }
 .long dd { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .85rem }
-.wide { overflow-x: auto }
+.wide, pre { overflow-x: auto }
+code { overflow-wrap: anywhere }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem; white-space: nowrap }
 th, td { padding: .3rem .4rem; text-align: right; border-bottom: 1px solid #e3e6ea }
 th { font-weight: 600; color: #445; border-bottom-color: #b8bec6 }
