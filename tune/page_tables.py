@@ -61,9 +61,14 @@ def render_table(table: Table) -> str:
 
 def _choose_groups(table: Table) -> Groups:
     """Without columns that would be empty, and without "previous" where it is the same as "change"."""
-    kept = {DIFFERENCE: any(row.difference for row in table.rows)}
+
+    def is_kept(part: str, metric: Column) -> bool:
+        if part == PUBLISHED:
+            return any(metric.format_published(row.experiment) for row in table.rows)
+        return part != DIFFERENCE or any(row.difference for row in table.rows)
+
     metrics = [metric for metric in PARTS if table.horizon > 1 or metric is not PREVIOUS]
-    return [(metric, tuple(part for part in PARTS[metric] if kept.get(part, True))) for metric in metrics]
+    return [(metric, tuple(part for part in PARTS[metric] if is_kept(part, metric))) for metric in metrics]
 
 
 def _render_row(row: Row, table: Table, groups: Groups) -> str:

@@ -22,7 +22,7 @@ th, td { padding: .3rem .4rem; text-align: right; border-bottom: 1px solid #e3e6
 th { font-weight: 600; color: #445; border-bottom-color: #b8bec6 }
 thead tr:first-child:not(:last-child) th { border-bottom: 0; text-align: center; padding-bottom: 0 }
 th:first-child, td:first-child, .text { text-align: left }
-td:first-child { font-weight: 600 }
+td:first-child { font-weight: 600; white-space: normal; overflow-wrap: anywhere; min-width: 9rem }
 .first { border-left: 1px solid #e3e6ea }
 .main { font-weight: 600; white-space: pre }
 .small { color: #667 }
