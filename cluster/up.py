@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
@@ -32,6 +32,7 @@ if __package__ in (None, ""):  # run as a script: its own package lies one folde
 
 from cluster.launch_errors import explain
 from worldmodel.cli.arguments import parse_arguments
+from worldmodel.cli.verb import metavar
 from worldmodel.errors import UserError
 from worldmodel.machine.launcher import ASKS, TOKEN, check_files, check_settings, name_cloud
 from worldmodel.ray_session import make_token
@@ -50,9 +51,9 @@ INTERRUPTED = 130
 class Up:
     """Start a cluster and the tunnel to it."""
 
-    file: tyro.conf.Positional[Path]
+    file: Annotated[tyro.conf.Positional[Path], metavar("FILE")]
     """The cluster's YAML."""
-    tunnel_port: int = 8265
+    tunnel_port: Annotated[int, metavar("PORT")] = 8265
     """Port of this laptop at which the head's dashboard answers; 0: no tunnel."""
     keep: bool = False
     """Leave the machines of a failed start, to look at them."""

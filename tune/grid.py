@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import psutil
-from tyro.conf import FlagCreatePairsOff
 
 if __package__ in (None, ""):  # run as a script: its own package lies one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -63,8 +62,7 @@ def main(
     """Run a grid; the exit status is 0 where every trial finished, 1 where one did not, 2 for a wrong request or what
     the doctor found, 130 where it was asked to stop. `since`: when the process began, in seconds since 1970."""
     try:
-        config = (FlagCreatePairsOff,)
-        return run(parse_arguments(kind, arguments, default=read_defaults(kind), config=config), since)
+        return run(parse_arguments(kind, arguments, default=read_defaults(kind)), since)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -16,6 +16,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from tune.axes import OWN, read_axes, read_spaces
 from tune.variants import MOST, GridPlan
 from worldmodel.cli.train import choose_scale
+from worldmodel.cli.verb import metavar
 from worldmodel.errors import UserError
 from worldmodel.experiment.layers import check_once, read_settings
 from worldmodel.experiment.scales import find_scale
@@ -40,19 +41,19 @@ class GridRequest:
     Layers, the later wins: built-in defaults < --scale < experiment file < --set < --vary and --sample.
     """
 
-    experiments: Positional[tuple[str, ...]]
+    experiments: Annotated[Positional[tuple[str, ...]], metavar("EXPERIMENT ...")]
     """Experiment files, patterns of files such as 'mine/*.yaml', or names of Round 1's experiments."""
-    data: str = ""
-    """Folder or URI of games or blocks ($WORLDMODEL_DATA says the default); empty: toy games are made."""
-    storage: str = ""
-    """Folder or URI that holds the grid's folder; empty: $WORLDMODEL_STORAGE, else runs."""
-    name: str = "grid"
+    data: Annotated[str, metavar("SRC|BLOCKS")] = ""
+    """Folder or URI of games or blocks; default: $WORLDMODEL_DATA, else toy games are made."""
+    storage: Annotated[str, metavar("DIR")] = ""
+    """Folder or URI that holds the grid's folder; default: $WORLDMODEL_STORAGE, else runs."""
+    name: Annotated[str, metavar("NAME")] = "grid"
     """Name of the grid; its W&B group."""
-    seeds: int = 1
+    seeds: Annotated[int, metavar("N")] = 1
     """Trials per experiment and point, with seeds 0, 1, ..."""
-    scale: str = ""
+    scale: Annotated[str, metavar("SCALE")] = ""
     """What the machine decides: laptop (1.3 million parameters, minutes on two cores), full (4.3 million), a100, h100,
-    l4 (batches for that GPU), published (the published setting); empty: $WORLDMODEL_PRESET, else laptop."""
+    l4 (batches for that GPU), published (the published setting); default: $WORLDMODEL_PRESET, else laptop."""
     set: Annotated[tuple[tuple[str, ...], ...], arg(metavar="KEY=VALUE"), UseAppendAction] = ()
     """Settings of all trials, over the file's: as training.lr=0.001."""
     vary: Annotated[tuple[tuple[str, ...], ...], arg(metavar="KEY=VALUE,VALUE"), UseAppendAction] = ()
@@ -60,29 +61,29 @@ class GridRequest:
     sample: Annotated[tuple[tuple[str, ...], ...], arg(metavar="KEY=SPACE"), UseAppendAction] = ()
     """Settings to search: KEY=uniform(LOW,HIGH), loguniform, randint, lograndint or choice(VALUE,VALUE), as Ray Tune
     has them."""
-    trials: int = 0
+    trials: Annotated[int, metavar("N")] = 0
     """Points to sample with --sample."""
-    search: Literal["random", "optuna"] = "random"
+    search: Annotated[Literal["random", "optuna"], metavar("random|optuna")] = "random"
     """random: all points are drawn at the start; optuna: each by what the others found (pip install optuna)."""
-    arch: Annotated[Literal["mamba2", "mlp"] | None, arg(metavar="mamba2|mlp")] = None
-    """Architecture of all trials; None: the file's."""
-    preset: str = ""
+    arch: Annotated[Literal["mamba2", "mlp"] | None, metavar("mamba2|mlp")] = None
+    """Architecture of all trials; default: the file's."""
+    preset: Annotated[str, metavar("SCALE")] = ""
     """Former name of --scale."""
-    targets: Annotated[Literal["all", "published"] | None, arg(metavar="all|published")] = None
-    """What is predicted: all, or the 14 numbers and 4 classes of Round 1's time; None: the file's."""
-    epochs: Annotated[int | None, arg(metavar="N")] = None
-    """Epochs per trial; None: the experiment's."""
-    gpus_per_trial: float = 0.0
+    targets: Annotated[Literal["all", "published"] | None, metavar("all|published")] = None
+    """What is predicted: all, or the 14 numbers and 4 classes of Round 1's time; default: the file's."""
+    epochs: Annotated[int | None, metavar("N")] = None
+    """Epochs per trial; default: the experiment's."""
+    gpus_per_trial: Annotated[float, metavar("GPUS")] = 0.0
     """GPUs of each worker ($WORLDMODEL_GPUS_PER_TRIAL says the default); a fraction packs several trials on one."""
-    workers_per_trial: int = 1
+    workers_per_trial: Annotated[int, metavar("N")] = 1
     """Ray Train workers of each trial."""
-    scheduler: Literal["none", "asha"] = "none"
+    scheduler: Annotated[Literal["none", "asha"], metavar("none|asha")] = "none"
     """asha: after epochs 1, 3, 9, ... only the best third of the trials continues (lookahead is judged apart)."""
-    budget_hours: Annotated[float | None, arg(metavar="HOURS")] = None
-    """Wall-clock hours of the whole grid, over all attempts, after which it stops well; None: no limit."""
-    budget_usd: Annotated[float | None, arg(metavar="DOLLARS")] = None
-    """Dollars of all its trials after which it stops well; None: no limit."""
-    allow: Annotated[tuple[str, ...], arg(metavar="FIELD")] = ()
+    budget_hours: Annotated[float | None, metavar("HOURS")] = None
+    """Wall-clock hours of the whole grid, over all attempts, after which it stops well; default: no limit."""
+    budget_usd: Annotated[float | None, metavar("DOLLARS")] = None
+    """Dollars of all its trials after which it stops well; default: no limit."""
+    allow: Annotated[tuple[str, ...], metavar("FIELD")] = ()
     """Fields of the data that may be constant, or hold values that no game reaches; in a file: data.allow."""
     yes: bool = False
     """Begin also with more than 200 trials."""

@@ -11,13 +11,13 @@ from tune.axis_charts import draw_axes
 from tune.charts import Page, draw_curves, draw_intervals, pick_colors
 from tune.columns import FOOTNOTES, count_trials, notes_of, title_of
 from tune.page_settings import render_settings
-from tune.page_style import STYLE
 from tune.page_tables import render_table, render_test, render_trials
 from tune.record import GridRecord
 from tune.results import Table, TrialResult
 from tune.verdict import describe_verdicts
 from worldmodel.errors import UserError
 from worldmodel.film.page import FILM
+from worldmodel.run.page_style import STYLE
 from worldmodel.run.record import State
 from worldmodel.run.reporter import format_count, format_duration, format_usd
 from worldmodel.run.tracking import read_metrics

@@ -22,6 +22,7 @@ from tune.columns import (
 from tune.export import describe_trial
 from tune.results import Row, Statistic, Table, TrialResult
 from worldmodel.film.page import FILM
+from worldmodel.run.card_page import CARD_PAGE
 from worldmodel.run.reporter import format_duration, format_usd
 
 MEAN, DIFFERENCE, PUBLISHED = "mean ±", "difference", "published"
@@ -60,9 +61,14 @@ def render_table(table: Table) -> str:
 
 def _choose_groups(table: Table) -> Groups:
     """Without columns that would be empty, and without "previous" where it is the same as "change"."""
-    kept = {DIFFERENCE: any(row.difference for row in table.rows)}
+
+    def is_kept(part: str, metric: Column) -> bool:
+        if part == PUBLISHED:
+            return any(metric.format_published(row.experiment) for row in table.rows)
+        return part != DIFFERENCE or any(row.difference for row in table.rows)
+
     metrics = [metric for metric in PARTS if table.horizon > 1 or metric is not PREVIOUS]
-    return [(metric, tuple(part for part in PARTS[metric] if kept.get(part, True))) for metric in metrics]
+    return [(metric, tuple(part for part in PARTS[metric] if is_kept(part, metric))) for metric in metrics]
 
 
 def _render_row(row: Row, table: Table, groups: Groups) -> str:
@@ -148,7 +154,7 @@ def _trial_cells(trial: TrialResult, films: Collection[str]) -> Iterator[str]:
     yield _cell(_format_cost(told["cost_usd"]))
     yield _cell(_format_cost(told["estimated_cost_usd"]), "small")
     yield _cell(shorten_commit(told["commit"] or ""), "small")
-    yield _link(told["card"], "card") if told["card"] else _cell("")
+    yield _link(f"{trial.name}/{CARD_PAGE}", "card") if told["card"] else _cell("")
     if films:
         yield _link(f"{trial.name}/{FILM}", "film") if trial.name in films else _cell("")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 import psutil
-from tyro.conf import UseAppendAction, arg
+from tyro.conf import UseAppendAction
 
 if __package__ in (None, ""):  # run as a script: its own package lies one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -23,8 +23,9 @@ if __package__ in (None, ""):  # run as a script: its own package lies one folde
 from tune import grid
 from tune.options import GridRequest, join
 from tune.variants import ROUND1
+from worldmodel.cli.verb import metavar
 
-_Names = Annotated[tuple[tuple[str, ...], ...], arg(metavar="NAME"), UseAppendAction]
+_Names = Annotated[tuple[tuple[str, ...], ...], metavar("NAME"), UseAppendAction]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,8 @@ class Round1(GridRequest):
     """Train Round 1's experiments and compare them."""
 
     experiments: _Names = ()  # type: ignore[assignment]
-    """Experiments to train: names of Round 1, or files; none: all seven."""
-    name: str = "round1"
+    """Experiments to train: names of Round 1, or files; default: all seven. (repeatable)"""
+    name: Annotated[str, metavar("NAME")] = "round1"
     """Name of the grid; its W&B group."""
 
     @property

@@ -55,6 +55,20 @@ def test_show_has_the_traceback_and_the_command_that_resumes(storage: Path, caps
     assert "--resume" in shown
 
 
+def test_show_is_a_page_not_markdown(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["show", "tiny", "--storage", str(finished)]) == 0
+    shown = capsys.readouterr().out
+    page = shown[: shown.index("location")]
+    assert max(map(len, page.splitlines())) <= 80 and len(page.splitlines()) < 75
+    assert (
+        "to see it work" in shown and "position MAE" in shown and "| ---" not in shown and "not measured |" not in shown
+    )
+    assert Path(shown.split("all metrics")[1].split()[0]).read_text().startswith("<!doctype html>")
+
+
 def test_a_storage_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", "--storage", str(tmp_path / "absent")]) == 2
     shown = capsys.readouterr()

@@ -68,18 +68,27 @@ def test_the_table_says_which_version_of_the_metrics_it_shows() -> None:
     assert "## Results (metric version 7)\n\n| metric" in render_card(newer, CONFIG, METRICS)
 
 
-def test_results_are_first_best_and_last_beside_the_baselines() -> None:
-    baselines = {"persistence": {"val_metric/action_ce": 0.68}, "kinematic": {"val_metric/action_ce": 0.19}}
-    tables = read_tables(render_card(RECORD, CONFIG, METRICS, baselines))
-    assert tables["metric"] == ["first", "best (min)", "last", "persistence", "kinematic"]
-    assert tables["val_metric/action_ce"] == ["0.7", "0.2 (step 20)", "0.3", "0.68", "0.19"]
-    assert tables["val_loss/total"] == ["2.5", "", "2.5", ABSENT, ABSENT]
+def test_results_are_first_best_and_last() -> None:
+    tables = read_tables(render_card(RECORD, CONFIG, METRICS))
+    assert tables["metric"] == ["first", "best (step 20)", "last"]
+    assert tables["val_metric/action_ce"] == ["0.7", "0.2", "0.3"]
+    assert tables["val_loss/total"] == tables["loss"] == ["2.5", "2.5", "2.5"]
     assert "loss/total" not in tables
+
+
+def test_an_evaluation_has_a_table_without_empty_rows() -> None:
+    evaluated = {"persistence": {"val_metric/action_ce": 0.68}, "kinematic": {"val_metric/action_ce": 0.19}}
+    card = render_card(RECORD, CONFIG, METRICS, evaluated)
+    tables = read_tables(card[card.rindex("All validation games") :])
+    assert tables["metric"] == ["persistence", "kinematic"]
+    assert tables["val_metric/action_ce"] == ["0.68", "0.19"]
+    assert "val_loss/total" not in tables
+    assert "All validation games" not in render_card(RECORD, CONFIG, METRICS)
 
 
 def test_best_is_the_largest_where_larger_is_better() -> None:
     config = replace(CONFIG, training=TrainingConfig(best_mode="max"))
-    assert read_tables(render_card(RECORD, config, METRICS))["val_metric/action_ce"][1] == "0.7 (step 10)"
+    assert read_tables(render_card(RECORD, config, METRICS))["val_metric/action_ce"][1] == "0.7"
 
 
 def test_what_was_not_measured_is_said_to_be() -> None:
@@ -128,10 +137,12 @@ def test_a_failure_shows_its_reason_its_error_and_how_to_go_on(name: str) -> Non
 
 def test_the_card_of_a_folder_is_that_of_its_files(tmp_path: object) -> None:
     run = start_run(Location.of(str(tmp_path)), CONFIG, total_steps=2)
-    with run.recording(), Tracker(run.location, TrackingConfig(wandb="disabled"), {}, run.note) as tracker:
+    with run.recording(), Tracker(run.location, TrackingConfig(wandb="disabled"), {}, run.note, "id") as tracker:
         tracker.log({"val_metric/action_ce": 0.25}, 2)
         run.note_step(2)
     write_card(run.location)
     card = (run.location / "card.md").read_text()
-    assert read_tables(card)["val_metric/action_ce"] == ["0.25", "0.25 (step 2)", "0.25"]
+    assert read_tables(card)["val_metric/action_ce"] == ["0.25", "0.25", "0.25"]
     assert read_front(card)["state"] == "finished"
+    page = (run.location / "card.html").read_text()
+    assert "<h1>trial</h1>" in page and "action_ce" in page

@@ -280,9 +280,11 @@ def test_a_log_that_cannot_be_written_is_noted_once_and_ends_no_run(
 def test_wandb_gets_a_trials_axes_as_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[dict[str, Any]] = []
 
-    def make_tracker(location: Location, tracking: object, config: dict[str, Any], note: object) -> Tracker:
+    def make_tracker(
+        location: Location, tracking: object, config: dict[str, Any], note: object, wandb_id: str
+    ) -> Tracker:
         shown.append(config)
-        return Tracker(location, TrackingConfig(wandb="disabled"), config, print)
+        return Tracker(location, TrackingConfig(wandb="disabled"), config, print, wandb_id)
 
     monkeypatch.setattr(journal_module, "Tracker", make_tracker)
     config = configure({})

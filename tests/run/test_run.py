@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -216,6 +217,18 @@ def test_a_name_is_never_reused_silently(storage: Location) -> None:
         run.note_step(10)
     with pytest.raises(UserError, match=r"'trial' in .* already: finished at step 10 of 10.*--resume.*--run-name"):
         start_run(storage, CONFIG)
+
+
+def test_a_run_has_its_own_wandb_page(storage: Location) -> None:
+    """Also where another run had the same folder, as after a re-training; a resume goes on in the page."""
+    ids = []
+    for _ in range(2):
+        run = start_run(storage, CONFIG)
+        with run.recording():
+            run.note_step(1)
+        ids += [run.record.wandb_id, start_run(storage, CONFIG, resume=True).record.wandb_id]
+        shutil.rmtree(str(storage))
+    assert ids[0] == ids[1] != ids[2] == ids[3]
 
 
 def test_a_resumed_run_keeps_what_it_did_and_drops_its_end(storage: Location) -> None:

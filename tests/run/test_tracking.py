@@ -22,7 +22,7 @@ from tests.s3_server import serve_s3, use_s3
 from worldmodel.experiment.config import TrackingConfig
 from worldmodel.run import wandb_sink
 from worldmodel.run.tracking import NONFINITE, Tracker, read_metrics, render_row
-from worldmodel.run.wandb_sink import QUEUE_ROWS, RETRY_SECONDS, WandbSink, choose_mode, has_key, name_run
+from worldmodel.run.wandb_sink import QUEUE_ROWS, RETRY_SECONDS, WandbSink, choose_mode, has_key
 from worldmodel.storage import Location
 
 ROWS = [
@@ -31,6 +31,7 @@ ROWS = [
     {"loss/total": math.nan, "val_action/cat_ground": 97.5, "eval/summary_pos_k5": -7.0},
 ]
 BLOCK = 32768
+ID = "0123456789abcdef"
 """W&B's files are LevelDB logs: blocks of records [crc32 (4), length (2), type (1), content] after a header of 7."""
 
 
@@ -75,7 +76,9 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 def track(location: Location, notes: list[str], rows: list[dict[str, float]] = ROWS) -> Tracker:
-    with Tracker(location, TrackingConfig(tags=("t",), group="g"), {"training": {"lr": 5e-4}}, notes.append) as tracker:
+    with Tracker(
+        location, TrackingConfig(tags=("t",), group="g"), {"training": {"lr": 5e-4}}, notes.append, ID
+    ) as tracker:
         for step, row in enumerate(rows, start=1):
             tracker.log(row, step)
     return tracker
@@ -118,7 +121,7 @@ def test_a_resumed_offline_run_repeats_no_note_and_names_both_its_parts(tmp_path
     ids = {
         r.run.run_id for p in parts for r in read_wandb(next(p.glob("*.wandb"))) if r.WhichOneof("record_type") == "run"
     }
-    assert ids == {name_run(Location.of(tmp_path))}  # one page
+    assert ids == {ID}  # one page
 
 
 def test_trials_in_a_row_in_one_process_leave_nothing_behind(tmp_path: Path) -> None:
@@ -150,7 +153,7 @@ def test_the_offline_run_carries_the_config_the_name_and_no_environment(
     run = next(r.run for r in read_wandb(file) if r.WhichOneof("record_type") == "run")
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert (run.run_id, run.display_name, run.project, run.run_group) == (
-        name_run(location),
+        ID,
         "trial",
         "worldmodel",
         "g",
@@ -218,7 +221,7 @@ def test_a_wandb_that_hangs_delays_nothing_and_is_noted(tmp_path: Path, monkeypa
     monkeypatch.setattr(wandb_sink, "START_SECONDS", 0.0)
     notes: list[str] = []
     began = time.monotonic()
-    sink = WandbSink(Location.of(tmp_path), TrackingConfig(), {}, notes.append)
+    sink = WandbSink(Location.of(tmp_path), TrackingConfig(), {}, notes.append, ID)
     for step in range(100):
         sink.log({"step": step})
     assert time.monotonic() - began < 2
@@ -237,7 +240,7 @@ def test_a_slow_wandb_gets_the_latest_numbers_and_bounded_memory(
     gate = threading.Event()
     run = FakeRun(gate)
     fake_wandb(monkeypatch, lambda **given: run)
-    sink = WandbSink(Location.of(tmp_path), TrackingConfig(), {}, lambda note: None)
+    sink = WandbSink(Location.of(tmp_path), TrackingConfig(), {}, lambda note: None, ID)
     total = QUEUE_ROWS + 500
     for step in range(total):
         sink.log({"step": step, "loss": step / 2})
@@ -264,8 +267,7 @@ def test_without_network_a_run_with_a_key_goes_offline(tmp_path: Path, monkeypat
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     notes: list[str] = []
     track(Location.of(tmp_path), notes)
-    name = name_run(Location.of(tmp_path))
-    assert opened == [("online", "allow", name), "teardown", ("offline", None, name)]
+    assert opened == [("online", "allow", ID), "teardown", ("offline", None, ID)]
     assert "offline (ConnectionError: no route to host)" in notes[0]
     track(Location.of(tmp_path / "next"), notes)  # soon after, in the same process: nobody waits for it again
     assert [mode for mode, *_ in opened[3:]] == ["offline"]
@@ -316,7 +318,7 @@ def test_the_mode_follows_the_key_the_setting_and_the_environment(
 def test_disabled_tracking_never_imports_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     notes: list[str] = []
-    with Tracker(Location.of(tmp_path), TrackingConfig(wandb="disabled"), {}, notes.append) as tracker:
+    with Tracker(Location.of(tmp_path), TrackingConfig(wandb="disabled"), {}, notes.append, ID) as tracker:
         tracker.log({"a": 1.0}, 1)
     assert notes == []
     assert (tracker.address, len(read_metrics(Location.of(tmp_path)))) == (None, 1)
@@ -338,12 +340,12 @@ def test_every_line_is_valid_json_and_says_which_numbers_were_not_finite(row: di
 def test_steps_that_a_resumed_run_repeats_are_read_once(tmp_path: Path) -> None:
     location = Location.of(tmp_path)
     disabled = TrackingConfig(wandb="disabled")
-    with Tracker(location, disabled, {}, print) as tracker:
+    with Tracker(location, disabled, {}, print, ID) as tracker:
         for step in (1, 2, 3):
             tracker.log({"loss": float(step)}, step)
     with (tmp_path / "metrics.jsonl").open("a") as stream:
         stream.write('{"step": 4, "lo')
-    with Tracker(location, disabled, {}, print) as tracker:
+    with Tracker(location, disabled, {}, print, ID) as tracker:
         tracker.log({"loss": 30.0}, 3)
         tracker.log({"val_loss/total": 9.0}, 3)
     rows = [{k: v for k, v in row.items() if k != "time"} for row in read_metrics(location)]

@@ -379,3 +379,15 @@ def test_screen_report_and_json_give_the_same_answers(tmp_path: Path) -> None:
     page, screen = to_page(tmp_path, trials).text, " ".join(render(trials, 120).split())
     for text in (*answers, *told["cautions"]):
         assert text[1:] in page and text in screen
+
+
+def test_every_trial_links_to_its_card_as_a_page(tmp_path: Path) -> None:
+    trials = make_grid(2)
+    cards = [link for link in to_page(tmp_path, trials).links if "card" in link]
+    assert cards == [f"./{trial.name}/card.html" for trial in trials]
+
+
+def test_a_column_without_published_numbers_is_left_out(tmp_path: Path) -> None:
+    trials = [replace(trial, experiment=f"my {trial.experiment}") for trial in make_grid(2)]
+    assert "published</th>" in to_html(Location.of(tmp_path), make_tables(make_grid(2)), make_grid(2))
+    assert "published</th>" not in to_html(Location.of(tmp_path), make_tables(trials), trials)

@@ -1,35 +1,57 @@
-"""Options that are given twice: those with several values count together, any other is refused.
+"""Arguments of a command, checked before anything heavy is imported.
 
-Tyro, as other parsers, lets the last one win without a word.
+An option that is given twice is refused unless it has several values: tyro lets the last one win without a word.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import types
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, Union
 
 import tyro
-from tyro.conf import UseAppendAction
+from tyro.conf import FlagCreatePairsOff, UseAppendAction
 
 from worldmodel.errors import UserError
 
 _MANY, _SWITCH, _ONE = "many", "switch", "one"
+ADDRESS = re.compile(r"(s3|gs|gcs|az|abfss?|https?|file):|[a-z]+://")
+"""How a value begins that can only be meant as a URI."""
 
 
 def parse_arguments(kind: Any, arguments: Sequence[str] | None, **how: Any) -> Any:
     """What the arguments (None: the process's own) ask for; `how` is `tyro.cli`'s.
 
-    UserError where an option that has one value is given twice; whatever else is wrong ends the process with status 2
-    and an explanation.
+    UserError where an option that has one value is given twice, or a value is an address that cannot be used; whatever
+    else is wrong ends the process with status 2 and an explanation.
     """
     open_closed_streams()
     given = sys.argv[1:] if arguments is None else arguments
-    return tyro.cli(kind, args=join_repeated(kind, given), **how)
+    config = (FlagCreatePairsOff, *how.pop("config", ()))
+    options = tyro.cli(kind, args=join_repeated(kind, given), config=config, **how)
+    check_addresses(options)
+    return options
+
+
+def check_addresses(options: Any) -> None:
+    """UserError for a URI where a local path is expected, and for one that names no place, as s3:/x."""
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if is_dataclass(value):
+            check_addresses(value)
+        elif isinstance(value, Path) and ADDRESS.match(str(value)):
+            raise UserError(f"{option.name} {value}: expected a path on this machine, found an address")
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and ADDRESS.match(text):
+                from worldmodel.address import read_address
+
+                read_address(text)
 
 
 def open_closed_streams() -> None:

@@ -19,14 +19,14 @@ class Encode(Verb):
     out: Annotated[Positional[str], metavar("OUT")]
     """Folder or URI to write blocks to; games that it already holds are left alone. One encoding at a time writes into
     a folder on a disk; in an object store nothing keeps two apart, so start one after the other there."""
-    max_rejected: float = 0.02
+    max_rejected: Annotated[float, metavar("SHARE")] = 0.02
     """Largest share (0 to 1) of games that may be rejected; above it encoding fails."""
     all_games: bool = False
     """Also games that meta.json says are not for training."""
     allow: Annotated[tuple[str, ...], metavar("FIELD")] = ()
     """Fields that may be constant, or hold values that no game reaches: known to be right."""
     cpus: Annotated[int | None, metavar("N")] = None
-    """CPUs of a local Ray; None: all."""
+    """CPUs of a local Ray; default: all."""
 
     def run(self) -> Result:
         from worldmodel.blocks.encode import EncodeOptions, encode
@@ -62,9 +62,9 @@ class Audit(Verb):
     blocks: Annotated[Positional[str], metavar("BLOCKS")]
     """Folder or URI of blocks."""
     against: Annotated[str | None, metavar("GAMES")] = None
-    """Folder or URI of the games that they were encoded from; None: the blocks alone."""
+    """Folder or URI of the games that they were encoded from; default: the blocks alone."""
     sample: Annotated[int | None, metavar("N")] = None
-    """Number of games to compare, always the same ones; None: all."""
+    """Number of games to compare, always the same ones; default: all."""
 
     def run(self) -> Result:
         from worldmodel.features.verification import audit_blocks

@@ -22,16 +22,16 @@ class Doctor(Verb):
     status 1. With RAY_ADDRESS, as in a job, all machines of that Ray are looked at."""
 
     storage: Annotated[str, metavar("DIR")] = ""
-    """Folder or URI of runs; empty: $WORLDMODEL_STORAGE, else runs."""
+    """Folder or URI of runs; default: $WORLDMODEL_STORAGE, else runs."""
     data: Annotated[str, metavar("SRC|BLOCKS")] = ""
-    """Folder or URI of games or blocks; empty: $WORLDMODEL_DATA, else none is looked at."""
-    gpus_per_trial: float = 0.0
+    """Folder or URI of games or blocks; default: $WORLDMODEL_DATA, else none is looked at."""
+    gpus_per_trial: Annotated[float, metavar("GPUS")] = 0.0
     """GPUs that a trial will ask for; above 0, their absence is a failure."""
     cluster: Annotated[Path | None, metavar("FILE")] = None
     """A cluster's YAML that is about to be used: what it leaves unset is a failure."""
     fix: bool = False
     """Make what the cluster needs and can be made here (Ray's token, its SSH key); commands for the rest are shown."""
-    wait_minutes: float = 0.0
+    wait_minutes: Annotated[float, metavar("MINUTES")] = 0.0
     """Have a machine started that a trial fits on, and wait so long for it; 0: only what is up is looked at."""
     no_rehearse: bool = False
     """Leave out the two batches."""

@@ -32,21 +32,21 @@ class Evaluate(RunVerb):
     """Evaluate a run's best checkpoint on its validation and test games, beside baselines that need no training."""
 
     checkpoint: Annotated[str | None, metavar("best|newest|STEP")] = None
-    """Which one; None: the best where one has been named, else the newest."""
+    """Which one; default: the best where one has been named, else the newest."""
     data: Annotated[str, metavar("SRC|BLOCKS")] = ""
-    """Games or blocks; empty: those that the run was trained on."""
+    """Games or blocks; default: those that the run was trained on."""
     rollout: bool = False
     """Measure rollouts instead, in which the model feeds itself: how far they stray, frame by frame."""
     starts: Annotated[int, metavar("N")] = 300
     """Rollouts, with --rollout."""
     frames: Annotated[int, metavar("N")] = 300
     """Frames of each rollout, with --rollout; 60 are a second, and 20 are enough for the first decision."""
-    temperature: float = 0.0
+    temperature: Annotated[float, metavar("T")] = 0.0
     """With --rollout, 0: the most likely actions; above 0, actions are drawn."""
-    seed: int = 0
+    seed: Annotated[int, metavar("N")] = 0
     """Of what is drawn, with --rollout."""
     device: Annotated[str, metavar("cpu|cuda")] = ""
-    """Where the model runs, with --rollout; empty: the run's own device, or what there is."""
+    """Where the model runs, with --rollout; default: the run's own device, or what there is."""
 
     def run(self) -> Result:
         location, _ = self.find()

@@ -27,7 +27,7 @@ class Export(RunVerb):
     """upstream: a .pt that the users' model classes load. safetensors: the weights, with the experiment as metadata.
     torch: a .pt2 of one step (torch.export), that torch runs without this package. The last two suit every run."""
     checkpoint: Annotated[str | None, metavar("best|newest|STEP")] = None
-    """Which one; None: the best where one has been named, else the newest."""
+    """Which one; default: the best where one has been named, else the newest."""
 
     def run(self) -> Result:
         from worldmodel.experiment.config_file import as_values

@@ -17,9 +17,9 @@ class Film(RunVerb):
     """Film rollouts of a run's model beside the truth: a page to play, scrub and step through, and a video."""
 
     checkpoint: Annotated[str | None, metavar("best|newest|STEP")] = None
-    """Which one; None: the best where one has been named, else the newest."""
+    """Which one; default: the best where one has been named, else the newest."""
     data: Annotated[str, metavar("SRC|BLOCKS")] = ""
-    """Games or blocks; empty: those that the run was trained on."""
+    """Games or blocks; default: those that the run was trained on."""
     count: Annotated[int, metavar("N")] = 6
     """Rollouts to film, from validation games chosen by a fixed seed."""
     game: Annotated[str, metavar("MD5")] = ""
@@ -28,14 +28,14 @@ class Film(RunVerb):
     """The first frame that the model makes, in the game that --game names."""
     frames: Annotated[int, metavar("N")] = 300
     """Frames that the model makes on its own; 60 are a second."""
-    temperature: float = 0.0
+    temperature: Annotated[float, metavar("T")] = 0.0
     """0: the most likely actions; above 0, actions are drawn."""
     video: Annotated[Literal["mp4", "gif"] | None, metavar("mp4|gif")] = None
-    """Also a video of the first rollout; None: the page alone."""
+    """Also a video of the first rollout; default: the page alone."""
     width: Annotated[int, metavar("PIXELS")] = 960
     """Width of the video."""
     out: Annotated[str, metavar("FILE")] = ""
-    """Where the page goes (a path or URI that ends in .html), and the video beside it; empty: film.html in the run's
+    """Where the page goes (a path or URI that ends in .html), and the video beside it; default: film.html in the run's
     folder, which the grid's report links to."""
 
     def run(self) -> Result:

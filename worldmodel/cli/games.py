@@ -17,9 +17,9 @@ class Toy(Verb):
 
     out: Annotated[Positional[Path], metavar("OUT")]
     """Folder to write them to, in the parsed layout."""
-    count: int = 24
+    count: Annotated[int, metavar("N")] = 24
     """Number of games."""
-    seed: int = 0
+    seed: Annotated[int, metavar("N")] = 0
     """The same seed gives the same games, byte for byte."""
 
     def run(self) -> Result:
@@ -37,7 +37,7 @@ class Parse(Verb):
     """Folder of replays, searched with all its subfolders."""
     out: Annotated[Positional[Path], metavar("OUT")]
     """Folder to write parsed games to; a second run over it goes on where the first ended."""
-    workers: int = 2
+    workers: Annotated[int, metavar("N")] = 2
     """Parser processes."""
 
     def run(self) -> Result:
@@ -55,7 +55,7 @@ class Pack(Verb):
     """Folder or URI of parsed games."""
     out: Annotated[Positional[str], metavar("OUT")]
     """Folder or URI to write shards to; it must hold no games yet."""
-    shard_mb: float = 200.0
+    shard_mb: Annotated[float, metavar("MB")] = 200.0
     """Size of a shard in megabytes."""
 
     def run(self) -> Result:

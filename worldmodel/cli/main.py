@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Annotated
 
-from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 
 from worldmodel.cli.arguments import parse_arguments
 from worldmodel.cli.blocks import Audit, Encode
@@ -127,7 +127,7 @@ def parse(arguments: Sequence[str] | None = None) -> Verb:
         arguments,
         prog="worldmodel",
         description="Train and evaluate world models of Super Smash Bros. Melee.",
-        config=(OmitSubcommandPrefixes, OmitArgPrefixes, FlagCreatePairsOff),
+        config=(OmitSubcommandPrefixes, OmitArgPrefixes),
     )
     return command.verb if isinstance(command, Games) else command
 

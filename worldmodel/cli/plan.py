@@ -22,7 +22,7 @@ class Plan(ExperimentVerb):
     trials: Annotated[int, metavar("N")] = 1
     """Runs of a grid, all like this one."""
     budget_usd: Annotated[float | None, metavar("DOLLARS")] = None
-    """Dollars that may be spent; None: any amount."""
+    """Dollars that may be spent; default: any amount."""
 
     def run(self) -> Result:
         from worldmodel.run.budget import Budget

@@ -15,10 +15,10 @@ class Play(RunVerb):
     """Play inside a run's model: a page on this machine alone, with keyboard or gamepad, until Ctrl-C."""
 
     checkpoint: Annotated[str | None, metavar("best|newest|STEP")] = None
-    """Which one; None: the best where one has been named, else the newest."""
+    """Which one; default: the best where one has been named, else the newest."""
     data: Annotated[str, metavar("SRC|BLOCKS")] = ""
-    """Games or blocks to begin from; empty: those that the run was trained on."""
-    port: int = 8787
+    """Games or blocks to begin from; default: those that the run was trained on."""
+    port: Annotated[int, metavar("PORT")] = 8787
     """Port on 127.0.0.1; 0: any that is free."""
     out: Annotated[Path, metavar("DIR")] = Path("played")
     """Folder of parsed games that saved sessions go to."""

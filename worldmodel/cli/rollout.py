@@ -18,21 +18,21 @@ class RollOut(RunVerb):
     """Let a run's model go on from a frame of a validation game, fed by itself and the inputs that were played."""
 
     game: Annotated[str, metavar("MD5")] = ""
-    """The beginning of the validation game's name; empty: the first."""
+    """The beginning of the validation game's name; default: the first."""
     frame: Annotated[int, metavar("N")] = 300
     """The first frame that the model makes."""
     frames: Annotated[int, metavar("N")] = 60
     """Frames that the model makes on its own; 60 are a second."""
-    temperature: float = 0.0
+    temperature: Annotated[float, metavar("T")] = 0.0
     """0: the most likely actions; above 0, actions are drawn."""
-    seed: int = 0
+    seed: Annotated[int, metavar("N")] = 0
     """Of what is drawn."""
     checkpoint: Annotated[str | None, metavar("best|newest|STEP")] = None
-    """Which one; None: the best where one has been named, else the newest."""
+    """Which one; default: the best where one has been named, else the newest."""
     data: Annotated[str, metavar("SRC|BLOCKS")] = ""
-    """Games or blocks; empty: those that the run was trained on."""
+    """Games or blocks; default: those that the run was trained on."""
     device: Annotated[str, metavar("cpu|cuda")] = ""
-    """Where the model runs; empty: the run's own device, or what there is."""
+    """Where the model runs; default: the run's own device, or what there is."""
     out: Annotated[str, metavar("FILE.npz|FOLDER")] = ""
     """Save it: all fields, own and true, as NumPy arrays (FILE.npz), or as a parsed game in a folder of games."""
 

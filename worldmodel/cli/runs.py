@@ -160,19 +160,23 @@ class Show(RunVerb):
         }
 
     def render(self, result: Result) -> str:
+        from worldmodel.run.card_page import to_terminal
+
         if self.timeline:
             return render_timeline(result)
-        best = result["best"]
+        best, has_card = result["best"], bool(result["card"])
         facts = {
             "location": result["location"],
-            "run": f"{result['name']} {result['end']}",
-            "best": f"{best['metric']} {best['value']:.4f} at step {best['step']}" if best else "",
+            "run": "" if has_card else f"{result['name']} {result['end']}",
+            "best": f"{best['metric']} {best['value']:.4f} at step {best['step']}" if best and not has_card else "",
+            "all metrics": f"{result['location']}/card.html" if has_card else "",
             "checkpoint": f"{result['location']}/{result['checkpoint']}" if result["checkpoint"] else "",
             "resume": "" if result["state"] == "finished" else result["resume_command"],
         }
         ended = super().render({name: text for name, text in facts.items() if text})
+        width = min(max(shutil.get_terminal_size((NARROWEST, 0)).columns, 60), 120)
         parts = [
-            result["card"],
+            to_terminal(result["card"], width) if has_card else "",
             ended,
             result["traceback"] if result["traceback"] not in (result["card"] or "") else "",
         ]
@@ -190,7 +194,7 @@ class Fetch(RunVerb):
     dest: Annotated[Positional[Path], metavar("DEST")]
     """Folder that becomes a copy of the run's, or of the upload's."""
     checkpoint: Annotated[str | None, metavar("best|newest|STEP")] = None
-    """Which one; None: the best where one has been named, else the newest."""
+    """Which one; default: the best where one has been named, else the newest."""
     expect: Annotated[str | None, metavar("SHA256")] = None
     """The checkpoint's sha256, as `train` or an earlier `fetch` printed it; another checkpoint is refused."""
 

@@ -25,15 +25,15 @@ class ExperimentVerb(Verb):
     """Experiment file (YAML); what it sets wins over the scale."""
     scale: Annotated[str, metavar("full|laptop|a100|h100|l4|published")] = ""
     """What the machine decides: full (4.3 million parameters), laptop (two CPU cores, minutes), a100, h100, l4 (one
-    GPU), published (the setting of Round 1's numbers); empty: the file's `scale:`, else built-in defaults."""
+    GPU), published (the setting of Round 1's numbers); default: the file's `scale:`, else built-in defaults."""
     set: Annotated[tuple[tuple[str, ...], ...], metavar("KEY=VALUE"), UseAppendAction] = ()
-    """Settings over the file's, as training.lr=0.001."""
+    """Settings over the file's, as training.lr=0.001. (repeatable)"""
     data: Annotated[str, metavar("SRC|BLOCKS")] = ""
-    """Folder or URI of games or blocks; empty: the file's data.dataset_dir."""
+    """Folder or URI of games or blocks; default: the file's data.dataset_dir."""
     epochs: Annotated[int | None, metavar("N")] = None
-    """Epochs in total, also after a resume; None: the experiment's training.num_epochs."""
+    """Epochs in total, also after a resume; default: the experiment's training.num_epochs."""
     storage: Annotated[str, metavar("DIR")] = ""
-    """Folder or URI that holds run folders; empty: the file's save_dir (runs)."""
+    """Folder or URI that holds run folders; default: the file's save_dir (runs)."""
     preset: Annotated[str, metavar("SCALE")] = ""
     """Former name of --scale."""
 
@@ -86,23 +86,23 @@ class Train(ExperimentVerb):
     """Train an experiment; whatever ends the run is written into its folder."""
 
     run_name: Annotated[str, metavar("NAME")] = ""
-    """Name of the run; empty: the file's own (its stem)."""
+    """Name of the run; default: the file's own (its stem)."""
     workers: Annotated[str, metavar("N|MIN..MAX")] = "1"
     """Ray Train workers; each is a process with its part of the data, and a GPU where there are any. With MIN..MAX
     the run goes on with fewer while machines are missing; batches and learning rate stay the same."""
     allow: Annotated[tuple[str, ...], metavar("FIELD")] = ()
     """Fields of the data that may be constant, or hold values that no game reaches; in a file: data.allow."""
     init: Annotated[str, metavar("FILE")] = ""
-    """A .pt of the users' model classes whose weights the run begins with; empty: fresh weights."""
+    """A .pt of the users' model classes whose weights the run begins with; default: fresh weights."""
     auto_batch: bool = False
     """Try how many samples at a time fit into the device's memory, and cut batches into as few parts as that takes
     (training.batch_parts); what is learned stays the same."""
     resume: bool = False
     """Go on with the run of that name from its newest good checkpoint."""
     budget_usd: Annotated[float | None, metavar("DOLLARS")] = None
-    """Dollars that may be spent; None: any amount."""
+    """Dollars that may be spent; default: any amount."""
     budget_hours: Annotated[float | None, metavar("HOURS")] = None
-    """Hours that the run may take, all its attempts together; None: any."""
+    """Hours that the run may take, all its attempts together; default: any."""
 
     def run(self) -> Result:
         import psutil

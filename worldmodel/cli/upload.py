@@ -24,9 +24,9 @@ class Upload(Verb):
     """Folder of parsed games or tar shards, or a .pt file."""
     out: Annotated[Positional[str], metavar("URI")]
     """Folder to bring them to: s3://, gs:// or az://."""
-    shard_mb: float = 200.0
+    shard_mb: Annotated[float, metavar("MB")] = 200.0
     """Size of a shard in megabytes."""
-    threads: int = 16
+    threads: Annotated[int, metavar("N")] = 16
     """Requests under way at once."""
     read_back: bool = False
     """Read all that is there already and compare its sha256; without, its size and the store's own tag must do."""

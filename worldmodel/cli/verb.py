@@ -45,8 +45,8 @@ class Verb:
 
 
 def metavar(name: str) -> Any:
-    """How an argument's value is called in `--help`."""
-    return arg(metavar=name)
+    """How an argument's value is called in `--help`; an empty default is left to its help text."""
+    return arg(metavar=name, help_behavior_hint=lambda text: f"(default: {text})" * (text not in ("None", "''", "")))
 
 
 def as_result(summary: Any) -> dict[str, Any]:

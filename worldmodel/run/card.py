@@ -1,4 +1,4 @@
-"""`card.md`: one page on a run, rendered from its record, its experiment and its metrics, and never typed by hand."""
+"""`card.md` and `card.html`: one page on a run, rendered from its record, its experiment and its metrics."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from worldmodel.experiment.config_file import as_values, describe_changes, flatt
 from worldmodel.machine.device_state import render_state
 from worldmodel.object_store import MissingError
 from worldmodel.run.budget import describe_budget
+from worldmodel.run.card_page import ALL_METRICS, CARD_PAGE, to_html
 from worldmodel.run.estimate import describe_estimate
 from worldmodel.run.interruption import describe_interruption
 from worldmodel.run.record import RunRecord, Seconds, State
@@ -27,6 +28,15 @@ from worldmodel.storage import Location
 CARD = "card.md"
 ABSENT = "not measured"
 _VALIDATION = ("val_", "eval/")
+HEADLINE = {
+    "val_metric/position_mae": "position MAE",
+    "val_metric/action_change_acc_both": "action-change accuracy",
+    "val_metric/action_acc": "action accuracy",
+    "val_metric/action_ce": "action cross-entropy",
+    "val_loss/total": "loss",
+    "eval/summary_pos_mae_k20": "position MAE in rollouts",
+}
+"""Metrics that a reader looks at first: how the name begins, and what people call it."""
 CERTIFIED = ("batch/loss", "batch/grad_norm", "lr", "val_loss/total", "val_metric/position_mae")
 """Metrics that tell of a run's health at its end."""
 
@@ -35,7 +45,7 @@ def render_card(
     record: RunRecord,
     config: ExperimentConfig,
     metrics: Sequence[Mapping[str, Any]],
-    baselines: Mapping[str, Mapping[str, float]] | None = None,
+    evaluated: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
     """The card's Markdown.
 
@@ -43,17 +53,18 @@ def render_card(
         record: what the run says of itself.
         config: the experiment, complete.
         metrics: rows as `worldmodel.run.tracking.read_metrics` gives them.
-        baselines: name of a baseline (`persistence`) to its values, under the validation metrics' names.
+        evaluated: "model" or a baseline's name to its values, under the validation metrics' names.
     """
     parts = (
         _render_front(record),
         f"# {record.name}\n\n{record.goal or 'No goal was given.'}",
         _render_end(record),
         _render_certificate(record),
+        _render_results(record, config, metrics, evaluated or {}),
         _render_changes(record, config),
-        _render_results(record, config, metrics, baselines or {}),
         _render_effort(record, config),
         _render_notes(record),
+        _render_metrics(config, metrics, evaluated or {}),
     )
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -67,6 +78,7 @@ def write_card(location: Location) -> None:
     record = read_record(location)
     text = render_card(record, read_config(location), read_metrics(location), _read_evaluated(location, record))
     (location / CARD).write_text(text)
+    (location / CARD_PAGE).write_text(to_html(record.name, text))
 
 
 def _read_evaluated(location: Location, record: RunRecord) -> dict[str, dict[str, float]]:
@@ -75,7 +87,7 @@ def _read_evaluated(location: Location, record: RunRecord) -> dict[str, dict[str
         found = json.loads((location / EVALUATION).read_text())
         if found["data_fingerprint"] != record.data_fingerprint:
             return {}
-        names = {"model": f"evaluated (step {found['step']})"}
+        names = {"model": f"model (step {found['step']})", "most frequent next action": "most frequent"}
         rows = found["rows"].items()
         return {names.get(row, row): {f"val_{name}": v for name, v in values.items()} for row, values in rows}
     except (MissingError, ValueError, KeyError, AttributeError):
@@ -107,7 +119,7 @@ def _render_end(record: RunRecord) -> str:
         (f"Attempt {k}", f"{a.state.value} at step {a.step}: {a.reason}") for k, a in enumerate(record.attempts, 1)
     ]
     rows += [(f"Interruption {k}", describe_interruption(i)) for k, i in enumerate(record.interruptions, 1)]
-    if record.resume_command:
+    if record.resume_command and record.state is not State.FINISHED:
         rows.append(("Resume", f"`{record.resume_command}`"))
     return "## Run\n\n" + "\n".join(f"- {name}: {text}" for name, text in rows)
 
@@ -140,8 +152,8 @@ def _render_changes(record: RunRecord, config: ExperimentConfig) -> str:
     rows = [
         (
             f"`{key}`",
-            f"{value}",
-            f"{changes.get(key, value)}",
+            _show(value),
+            _show(changes.get(key, value)),
             *([record.origins.get(key, "")] if record.origins else []),
         )
         for key, value in flatten(as_values(config)).items()
@@ -154,24 +166,54 @@ def _render_results(
     record: RunRecord,
     config: ExperimentConfig,
     metrics: Sequence[Mapping[str, Any]],
-    baselines: Mapping[str, Mapping[str, float]],
+    evaluated: Mapping[str, Mapping[str, float]],
 ) -> str:
-    """First, best and last value of every validation metric; only the selection metric knows what "best" is."""
-    names = sorted({name for row in metrics for name in row if name.startswith(_VALIDATION)})
+    """The metrics that a reader looks at first."""
+    names = {name: text for start, text in HEADLINE.items() for name in _list_names(metrics, start)}
     selected = config.training.best_metric
-    if selected not in names:
-        names.insert(0, selected)
-    rows = []
-    for name in names:
-        known = [(row["step"], row[name]) for row in metrics if row.get(name) is not None]
-        best = _find_best(known, config.training.best_mode) if name == selected else None
-        first, last = (_format_number(known[k][1] if known else None) for k in (0, -1))
-        shown = f"{_format_number(best[1])} (step {best[0]})" if best else (ABSENT if name == selected else "")
-        others = [_format_number(values.get(name)) for values in baselines.values()]
-        rows.append((f"`{name}`", first, shown, last, *others))
-    head = ("metric", "first", f"best ({config.training.best_mode})", "last", *baselines)
+    names = {selected: f"`{selected}`", **names}
     note = f"Each epoch was {record.validated}; an evaluation takes all.\n\n" if record.validated else ""
-    return f"## Results (metric version {record.metric_version})\n\n{note}" + _render_table(head, rows)
+    parts = [f"{note}{_render_history(names, config, metrics)}", _render_evaluated(names, evaluated)]
+    return "\n\n".join([f"## Results (metric version {record.metric_version})", *filter(None, parts)])
+
+
+def _render_metrics(
+    config: ExperimentConfig, metrics: Sequence[Mapping[str, Any]], evaluated: Mapping[str, Mapping[str, float]]
+) -> str:
+    """Every metric of the validation."""
+    names = {name: f"`{name}`" for start in _VALIDATION for name in _list_names(metrics, start)}
+    parts = [_render_history(names, config, metrics), _render_evaluated(names, evaluated)]
+    return "\n\n".join([f"## {ALL_METRICS}", *filter(None, parts)]) if names else ""
+
+
+def _list_names(metrics: Sequence[Mapping[str, Any]], start: str) -> list[str]:
+    return sorted({name for row in metrics for name in row if name.startswith(start)})
+
+
+def _render_history(names: Mapping[str, str], config: ExperimentConfig, metrics: Sequence[Mapping[str, Any]]) -> str:
+    """First value of each metric, that at the step of the best selection metric, and its last."""
+    chosen = _find_known(metrics, config.training.best_metric)
+    best = _find_best(chosen, config.training.best_mode)
+    rows = []
+    for name, text in names.items():
+        known = _find_known(metrics, name)
+        at_best = dict(known).get(best[0]) if best else None
+        first, last = (known[place][1] if known else None for place in (0, -1))
+        rows.append((text, *map(_format_number, (first, at_best, last))))
+    head = ("metric", "first", f"best (step {best[0]})" if best else "best", "last")
+    return _render_table(head, rows, is_number=True)
+
+
+def _render_evaluated(names: Mapping[str, str], evaluated: Mapping[str, Mapping[str, float]]) -> str:
+    """What the model and the baselines reach on all validation games; empty where that was not evaluated."""
+    known = {name: text for name, text in names.items() if any(name in values for values in evaluated.values())}
+    rows = [(text, *(_format_number(row.get(name)) for row in evaluated.values())) for name, text in known.items()]
+    title = "All validation games, where a baseline needs no training:\n\n"
+    return title + _render_table(("metric", *evaluated), rows, is_number=True) if rows else ""
+
+
+def _find_known(metrics: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    return [(row["step"], row[name]) for row in metrics if row.get(name) is not None]
 
 
 def _find_best(known: Sequence[tuple[int, float]], mode: str) -> tuple[int, float] | None:
@@ -229,9 +271,14 @@ def _render_notes(record: RunRecord) -> str:
     return "\n\n".join(parts)
 
 
-def _render_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
+def _render_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, is_number: bool = False) -> str:
+    lines = [head, ["---", *["---:" if is_number else "---"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _show(value: Any) -> str:
+    """A setting as its file has it."""
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
 def _format_number(value: float | int | None) -> str:

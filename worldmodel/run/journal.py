@@ -44,7 +44,7 @@ class Journal:
         """`stream`: where lines are shown; None: stdout."""
         self.run, self.config, self._stream = run, config, stream
         shown = {**as_values(config), **({"axes": run.record.axes} if run.record.axes else {})}
-        self.tracker = Tracker(run.location, config.tracking, shown, run.note)
+        self.tracker = Tracker(run.location, config.tracking, shown, run.note, run.record.wandb_id)
         self._log = LogFile(run.location, run.note)
         self._stack = ExitStack()
         self._stack.callback(self._log.close)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shlex
 import socket
 import subprocess
@@ -206,6 +207,8 @@ class RunRecord(Living):
     """What this attempt promised to take; None: too little is known yet."""
     budget: Budget | None = None
     """What it may take, all attempts together; None: any amount."""
+    wandb_id: str = Field(default_factory=lambda: secrets.token_hex(8))
+    """W&B's id of the run: every attempt goes on in the same page."""
     wandb: str | None = None
     """Address of its W&B page, or the command that uploads it."""
     phases: list[Phase] = []

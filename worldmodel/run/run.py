@@ -5,7 +5,7 @@ STORAGE/NAME/config.yaml     the experiment, complete
              log.txt         see `worldmodel.run.log_file`
              metrics.jsonl   see `worldmodel.run.tracking`
              checkpoints/    see `worldmodel.training.checkpoint`
-             card.md         see `worldmodel.run.card`
+             card.md, .html  see `worldmodel.run.card`
              evaluation.json see `worldmodel.rollout.evaluation`
              STOP            asks the run to stop; its text is the reason; see `worldmodel.run.stop_request`
              lock.json       see `worldmodel.run.lock`

@@ -7,6 +7,7 @@ from pathlib import Path
 from worldmodel.errors import UserError
 from worldmodel.object_store import MissingError
 from worldmodel.run.card import CARD
+from worldmodel.run.card_page import CARD_PAGE
 from worldmodel.run.run import CONFIG, EVALUATION, RECORD
 from worldmodel.run.run_folder import read_record
 from worldmodel.run.tracking import METRICS
@@ -15,7 +16,7 @@ from worldmodel.training.checkpoint import BEST, FOLDER
 from worldmodel.training.checkpoint_files import MANIFEST, fetch_checkpoint, read_expected
 from worldmodel.training.checkpoint_list import read_best
 
-FACTS = (CONFIG, METRICS, CARD, EVALUATION)
+FACTS = (CONFIG, METRICS, CARD, CARD_PAGE, EVALUATION)
 """What comes along beside the record and the checkpoint, where the run has it."""
 
 

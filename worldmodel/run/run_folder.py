@@ -220,7 +220,7 @@ def _reopen(location: Location, older: RunRecord, config: ExperimentConfig, fact
     )  # fmt: skip
     kept = {
         name: getattr(older, name)
-        for name in ("started", "seconds", "step", "epoch", "metrics", "best", "notes", "interruptions")
+        for name in ("started", "seconds", "step", "epoch", "metrics", "best", "notes", "interruptions", "wandb_id")
     }
     record = fresh.model_copy(
         update={

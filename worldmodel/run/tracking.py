@@ -28,7 +28,12 @@ class Tracker:
     """Takes a run's metrics. Nothing that fails here ends the run: it is told to `note`."""
 
     def __init__(
-        self, location: Location, tracking: TrackingConfig, config: Mapping[str, Any], note: Callable[[str], None]
+        self,
+        location: Location,
+        tracking: TrackingConfig,
+        config: Mapping[str, Any],
+        note: Callable[[str], None],
+        wandb_id: str,
     ) -> None:
         """Opens the metrics of a run folder, and W&B beside it.
 
@@ -37,11 +42,12 @@ class Tracker:
             tracking: where metrics go besides.
             config: the experiment as nested plain values, for W&B's page; holds no secret.
             note: called, also from other threads, with what went wrong.
+            wandb_id: W&B's id of the run; a resumed run has the same.
         """
         self._note = note
         self._file = open_appender(location / METRICS)
         is_wanted = choose_mode(tracking.wandb)[0] != "disabled"
-        self._wandb = WandbSink(location, tracking, config, note) if is_wanted else None
+        self._wandb = WandbSink(location, tracking, config, note, wandb_id) if is_wanted else None
 
     @property
     def address(self) -> str | None:

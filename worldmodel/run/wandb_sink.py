@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import netrc
 import os
 import shlex
@@ -58,8 +57,14 @@ class WandbSink:
     """One W&B run, fed from a thread. Whatever fails is told to `note`, and the metrics stay in `metrics.jsonl`."""
 
     def __init__(
-        self, location: Location, tracking: TrackingConfig, config: Mapping[str, Any], note: Callable[[str], None]
+        self,
+        location: Location,
+        tracking: TrackingConfig,
+        config: Mapping[str, Any],
+        note: Callable[[str], None],
+        wandb_id: str,
     ) -> None:
+        self._id = wandb_id
         self._location, self._tracking, self._config, self._note = location, tracking, config, note
         self._rows: deque[dict[str, float | int]] = deque()
         self._lock = threading.Lock()
@@ -137,7 +142,7 @@ class WandbSink:
             reinit="create_new",
         )  # fmt: skip
         return wandb.init(
-            mode=mode, dir=str(folder), id=name_run(self._location), name=self._location.name,
+            mode=mode, dir=str(folder), id=self._id, name=self._location.name,
             project=self._tracking.project, entity=self._tracking.entity, group=self._tracking.group,
             tags=list(self._tracking.tags), config=dict(self._config), settings=settings,
             resume="allow" if mode == "online" else None,
@@ -205,11 +210,6 @@ def describe_upload(location: Location) -> str:
     if folder is None:
         return f"copy {location / 'wandb'} to a disk, then `wandb sync` its folder's folders"
     return f"wandb sync {shlex.quote(str(folder))}/wandb/offline-run-*"
-
-
-def name_run(location: Location) -> str:
-    """W&B's id of a run: the same whenever the folder is the same, so that a resumed run goes on in its page."""
-    return hashlib.sha256(str(location).encode()).hexdigest()[:16]
 
 
 def _check_room(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""How the report looks."""
+"""How a grid's report and a run's card look."""
 
 STYLE = """
 :root { color-scheme: light }
@@ -15,13 +15,14 @@ dl .long { grid-column: 1 / -1 }
 dt { font-size: .78rem; color: #667; text-transform: uppercase; letter-spacing: .03em }
 dd { margin: 0; overflow-wrap: anywhere }
 .long dd { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .85rem }
-.wide { overflow-x: auto }
+.wide, pre { overflow-x: auto }
+code { overflow-wrap: anywhere }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem; white-space: nowrap }
 th, td { padding: .3rem .4rem; text-align: right; border-bottom: 1px solid #e3e6ea }
 th { font-weight: 600; color: #445; border-bottom-color: #b8bec6 }
 thead tr:first-child:not(:last-child) th { border-bottom: 0; text-align: center; padding-bottom: 0 }
 th:first-child, td:first-child, .text { text-align: left }
-td:first-child { font-weight: 600 }
+td:first-child { font-weight: 600; white-space: normal; overflow-wrap: anywhere; min-width: 9rem }
 .first { border-left: 1px solid #e3e6ea }
 .main { font-weight: 600; white-space: pre }
 .small { color: #667 }
