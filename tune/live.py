@@ -30,7 +30,7 @@ METRICS = {
     "position": "val_metric/position_mae",
 }  # fmt: skip
 """Columns of the table, as many as fit behind those that every trial has."""
-FIXED_WIDTH, METRIC_WIDTH = 48, 11
+FIXED_WIDTH, METRIC_WIDTH = 50, 12
 """Columns of a terminal that the table takes beside a trial's name, and for each metric."""
 ALL_LINES = 7
 """Lines of a terminal that are not for rows."""
@@ -132,19 +132,21 @@ def describe_trial(record: RunRecord) -> tuple[str, str, str, str, str]:
     loss, pace = (record.metrics.get(name) for name in ("batch/loss", "speed/targets_per_second"))
     left, is_live = find_left(record), record.state in LIVE
     return (
-        record.state.value,
+        "validating" if left == 0 and is_live else record.state.value,
         f"{100 * record.step // record.total_steps}%" if record.total_steps else "",
         "" if loss is None else f"{loss:.4g}",
         format_count(pace) if pace is not None and is_live else "",
-        format_duration(left) if left is not None and is_live else "",
+        format_duration(left) if left and is_live else "",
     )
 
 
 def describe_running(records: dict[str, RunRecord | None], most: int = 8) -> list[str]:
     """A few words on each trial that runs."""
     running = [(name, describe_trial(r)) for name, r in records.items() if r and r.state in LIVE and r.step]
-    shown = running[:most]
-    return [f"{name} {done} loss {loss} {pace} targets/s eta {left}" for name, (_, done, loss, pace, left) in shown]
+    return [
+        f"{name} {done} loss {loss} {pace} targets/s {f'eta {left}' if left else state}"
+        for name, (state, done, loss, pace, left) in running[:most]
+    ]
 
 
 def count_states(grid: Grid, records: dict[str, RunRecord | None]) -> str:

@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": ["evaluate", "RUN"],
     "suite": ["evaluate", "RUN", "--rollout", "--frames", "20", "--starts", "5"],
     "arrays": ["rollout", "RUN", "--frame", "100", "--out", "OUT/one.npz"],
+    "film": ["film", "RUN", "--count", "2", "--frames", "20", "--out", "OUT/film.html", "--video", "gif"],
     "game": ["rollout", "RUN", "--frame", "100", "--out", "OUT/games"],
 }
 SIGNALS = {signal.SIGTERM: (143, "ended by SIGTERM\n"), signal.SIGINT: (130, "interrupted\n")}
@@ -59,7 +60,7 @@ def test_a_signal_ends_a_command_and_leaves_nothing(
 
         yield tell
 
-    for module in ("evaluate", "rollout"):
+    for module in ("evaluate", "rollout", "film"):
         monkeypatch.setattr(f"worldmodel.cli.{module}.showing_progress", ask_to_end)
     status, line = SIGNALS[number]
     assert main(fill_in(command, run, tmp_path)) == status
@@ -87,7 +88,7 @@ def test_a_terminal_sees_how_far_a_command_is(
     terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("sys.stderr", terminal)
-    for module in ("evaluate", "rollout"):
+    for module in ("evaluate", "rollout", "film"):
         monkeypatch.setattr(f"worldmodel.cli.{module}.showing_progress", listen)
     assert main(fill_in(command, run, tmp_path)) == 0
     stages = dict.fromkeys(doing for doing, _, _ in told)

@@ -77,12 +77,13 @@ class Evaluate(RunVerb):
 
     def render_rollouts(self, result: Result) -> str:
         """A table of horizons, and one of how players behave."""
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
         rows: dict[str, dict[str, float]] = result["rows"]
         names = list(dict.fromkeys(name.removeprefix("eval/") for row in rows.values() for name in row))
         shown = [n for n in names if not n.startswith("summary_") or n.rpartition("_k")[0] in SHOWN_OF_ROLLOUTS]
-        table = Table("metric", *rows)
+        table = Table("metric", *rows, box=SIMPLE_HEAD, pad_edge=False)
         for name in sorted(shown, key=lambda n: (n.startswith("summary_"), n.rpartition("_k")[0]), reverse=True):
             values = (row.get(f"eval/{name}") for row in rows.values())
             table.add_row(name, *("" if value is None else f"{value:.4f}" for value in values))
@@ -91,12 +92,14 @@ class Evaluate(RunVerb):
 
 
 def _render_part(name: str, part: Result) -> str:
-    from rich.table import Table
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Column, Table
 
     title = f"{name}: {part['games']:,} games, {part['targets']:,} targets"
-    table = Table("metric", *part["rows"], title=title, title_justify="left")
+    first = Column("metric", no_wrap=True)
+    table = Table(first, *part["rows"], title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for metric in SHOWN:
         values = ((row, found.get(metric)) for row, found in part["rows"].items())
         shown = ("" if v is None or metric in HIDDEN.get(row, ()) else f"{v:.4f}" for row, v in values)
-        table.add_row(metric, *shown)
+        table.add_row(metric.removeprefix("metric/"), *shown)
     return draw(table)

@@ -73,9 +73,10 @@ def write_video(clip: Clip, out: Location, options: VideoOptions, tell: Tell = s
                 imageio_ffmpeg.write_frames(str(path), picture.size, fps=rate, **_choose_codec(options.kind))
             ) as writer:
                 writer.send(None)
-                for time, image in enumerate(_draw(picture, range(0, clip.frames, every)), 1):
+                times = range(0, clip.frames, every)
+                for number, image in enumerate(_draw(picture, times), 1):
                     writer.send(image)
-                    tell("video", time * every, clip.frames)
+                    tell("video", number, len(times))
             content = path.read_bytes()
         except (OSError, RuntimeError) as error:
             raise VideoError(f"no video: ffmpeg failed: {str(error).strip().splitlines()[-1]}") from error
