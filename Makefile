@@ -90,7 +90,7 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "$(PYTHON) is older than 3.11: name another one, as in make PYTHON=python3.11" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,replay]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,replay,search]"
 	touch $@
 
 # Of mamba_ssm we run the Triton kernels alone: no CUDA extension is built, and its own dependencies serve the rest.

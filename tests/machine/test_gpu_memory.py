@@ -102,7 +102,7 @@ def test_full_memory_before_the_first_step_is_explained(
     ("others", "fitting", "said"),
     [
         (0, 16, r"out of memory on a share of NVIDIA A100.* \(9\.1 of 39 GiB\).*16 do.*a share of about 0\.45"),
-        (0, 0, r"use a larger share of the GPU \(--gpus-per-trial\), a smaller model"),
+        (0, 0, r"use a larger share of the GPU \(`tune/grid.py --gpus-per-trial`\), a smaller model"),
         (34 * GIB, 16, r"other processes hold 33\.2 of 39 GiB .*: end them"),
     ],
 )

@@ -99,7 +99,8 @@ def test_an_evaluation_takes_all_games(games: Path, tmp_path: Path) -> None:
 
 
 def test_test_games_are_measured_apart(games: Path, tmp_path: Path) -> None:
-    found = measure(games, tmp_path, {"training.train_split": 0.8, "training.test_split": 0.7})
+    split = {"data.split": "md5", "training.train_split": 0.8, "training.test_split": 0.7}
+    found = measure(games, tmp_path, split)
     assert found.test is not None
     assert not set(found.test.game_names) & set(found.game_names)
     for part in (found, found.test):

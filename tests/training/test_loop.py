@@ -266,7 +266,7 @@ def test_the_loss_falls_on_toy_games(tmp_path: Path) -> None:
 ALONE = {"self_forcing.enabled": True, "self_forcing.ratio": 1}
 CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "data.max_games": (5, {}), "data.stage_filter": ([31, 32], {}), "data.end_method": (3, {}),
-    "data.character_filter": (list(range(28)), {}), "data.split": ("first", {}),
+    "data.character_filter": (list(range(28)), {}), "data.split": ("md5", {}),
     "encoding.state_age_as_embed": (True, {}), "encoding.press_events": (True, {}), "encoding.lookahead": (1, {}),
     "encoding.projectiles": (True, {}), "encoding.state_flags": (True, {}), "encoding.hitstun": (True, {}),
     "encoding.targets": ("published", {}),
@@ -281,7 +281,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "training.num_epochs": (1, {}), "training.max_steps": (3, {}), "training.lr": (1e-3, {}),
     "training.weight_decay": (0.1, {}), "training.clip": (0.05, {}), "training.schedule": ("constant", {}),
     "training.warmup_pct": (0.4, {}), "training.amp": (True, {}), "training.seed": (1, {}),
-    "training.train_split": (0.5, {}),
+    "training.train_split": (0.5, {}), "training.test_split": (0.7, {"data.split": "md5"}),
     "loss_weights.continuous": (2.0, {}), "loss_weights.velocity": (2.0, {}), "loss_weights.dynamics": (2.0, {}),
     "loss_weights.binary": (2.0, {}), "loss_weights.action": (1.0, {}), "loss_weights.jumps": (2.0, {}),
     "loss_weights.l_cancel": (2.0, {}), "loss_weights.hurtbox": (2.0, {}), "loss_weights.ground": (2.0, {}),

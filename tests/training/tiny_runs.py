@@ -29,7 +29,7 @@ TINY: dict[str, Any] = {
     "model.context_len": 4, "model.hidden_dim": 32, "model.trunk_dim": 16, "model.dropout": 0.0,
     "training.sequence_length": 8, "training.batch_size": 6, "training.num_epochs": 2, "training.amp": False,
     "training.device": "cpu", "training.threads": 1, "training.log_interval": 1, "training.lr": 3e-3,
-    "training.train_split": 0.75, "training.test_split": 0.0, "tracking.wandb": "disabled",
+    "data.split": "first", "training.train_split": 0.75, "training.test_split": 0.0, "tracking.wandb": "disabled",
 }  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
 A sample is the members that share a name up to its first dot: `<md5>.game` (the parsed file's bytes, unchanged),
 `<md5>.json` (its entry of meta.json) and, where known, `<md5>.frame_ids.npy`. A shard from elsewhere may name the game
-as it likes: any member that is neither .json nor .npy is the game. Files whose name begins with a dot (macOS writes one
-beside each file) are no part of it. The members of a game may stand apart.
+as it likes: any member that is neither .json nor .npy is the game. What macOS adds to an archive is passed over. The
+members of a game may stand apart.
 """
 
 from __future__ import annotations
@@ -172,8 +172,10 @@ def _group(archive: tarfile.TarFile, size: int, waiting: _Waiting) -> Iterator[M
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a member is passed over, as hidden files in a folder are."""
-    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/")) or "__MACOSX/" in name
+    """True in hidden folders, and for files that macOS adds to an archive."""
+    *folders, file = name.split("/")
+    is_inside = any(folder == "__MACOSX" or (folder.strip(".") and folder.startswith(".")) for folder in folders)
+    return is_inside or file.startswith(("._", ".DS_Store"))
 
 
 def _refuse(info: tarfile.TarInfo) -> str:
