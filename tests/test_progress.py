@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, get_args
@@ -62,13 +63,15 @@ def find_verb(name: str) -> type[Verb]:
 @pytest.mark.parametrize("sizes", [False, True])
 def test_bars_with_the_time_left_fit_80_columns(monkeypatch: pytest.MonkeyPatch, sizes: bool) -> None:
     terminal = open_terminal(monkeypatch)
+    first, last = ("reading", "fetching") if sizes else ("most frequent actions", "kinematic's rollouts")
     with showing_progress("opening the model and its games", sizes=sizes) as tell:
-        for done in range(0, 900_000_001, 50_000_000):
-            tell("most frequent actions", done, 1_000_000_000)
-            tell("kinematic's rollouts", done, 1_000_000_000)
+        for done in range(0, 888_800_001, 22_220_000):
+            tell(first, done, 999_900_000)
+            tell(last, done, 999_900_000)
+            time.sleep(0.001)
     lines = list_lines(terminal)
     assert max(map(len, lines)) <= 80
-    assert any(re.search(r"kinematic's rollouts .*eta \d+:\d\d:\d\d", line) for line in lines)
+    assert any(re.search(rf"{last} .*eta \d+:\d\d:\d\d", line) for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -98,19 +98,22 @@ def _saying(opening: str, say: Callable[[str], object]) -> Iterator[Tell]:
 @contextmanager
 def _showing_bars(console: Console, opening: str, sizes: bool) -> Iterator[Tell]:
     from rich import progress as bars
+    from rich.filesize import decimal
 
-    left = (bars.TextColumn("{task.fields[eta]}"), bars.TimeRemainingColumn())
-    of_bytes = (bars.DownloadColumn(), bars.TransferSpeedColumn())
-    measures = of_bytes if sizes else (bars.TaskProgressColumn(), bars.TimeElapsedColumn())
-    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(24), *measures, *left)
+    elapsed = () if sizes else (bars.TimeElapsedColumn(),)
+    texts = [bars.TextColumn(f"{{task.{name}}}") for name in ("description", "fields[much]", "fields[eta]")]
+    columns = (texts[0], bars.BarColumn(24), texts[1], *elapsed, texts[2], bars.TimeRemainingColumn())
     with bars.Progress(*columns, console=console, transient=True, refresh_per_second=4) as bar:
-        tasks: dict[str, TaskID] = {opening: bar.add_task(opening, total=None, visible=bool(opening), eta="")}
+        tasks: dict[str, TaskID] = {opening: bar.add_task(opening, total=None, visible=bool(opening), much="", eta="")}
 
         def tell(doing: str, done: int, whole: int) -> None:
             if doing not in tasks:
                 bar.update(tasks[opening], visible=False)
-                tasks[doing] = bar.add_task(doing, total=whole, eta="eta")
-            bar.update(tasks[doing], completed=done, total=whole)
+                tasks[doing] = bar.add_task(doing, total=whole, much="", eta="eta")
+            speed = bar.tasks[tasks[doing]].speed
+            pace = f", {decimal(int(speed))}/s" if speed else ""
+            much = f"{decimal(done)} of {decimal(whole)}{pace}" if sizes else f"{100 * done // max(whole, 1):3}%"
+            bar.update(tasks[doing], completed=done, total=whole, much=much)
 
         yield tell
 
