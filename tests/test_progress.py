@@ -78,17 +78,30 @@ def test_bars_with_the_time_left_fit_80_columns(monkeypatch: pytest.MonkeyPatch,
     ("seconds", "told"),
     [(0.9, []), (20, ["reading 10%, eta 18s"]), (600, ["reading 10%, eta 9m00s", "reading 20%, eta 8m00s"])],
 )
-def test_a_log_gets_a_line_at_the_start_and_one_a_minute(
+def test_a_log_hears_of_long_stages_once_a_minute(
     monkeypatch: pytest.MonkeyPatch, seconds: float, told: list[str]
 ) -> None:
     clock = iter(range(100))
     monkeypatch.setattr("worldmodel.progress.time.monotonic", lambda: next(clock) * seconds / 10)
     said: list[str] = []
-    with showing_progress("opening the games", say=said.append) as tell:
+    with showing_progress(say=said.append) as tell:
         for done in range(11):
             tell("reading", done, 10)
-    assert said[: 1 + len(told)] == ["opening the games ...", *told]
-    assert len(said) <= 1 + seconds / 60 + 1
+    assert said[: len(told)] == told
+    assert len(said) <= seconds / 60 + 1
+
+
+def test_a_log_hears_what_has_begun_unless_it_is_soon_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    with showing_progress("opening the games", say=said.append):
+        pass
+    assert said == []
+    monkeypatch.setattr("worldmodel.progress.QUIET_SECONDS", 0.01)
+    until = time.monotonic() + 10
+    with showing_progress("opening the games", say=said.append):
+        while not said and time.monotonic() < until:
+            time.sleep(0.01)
+    assert said == ["opening the games ..."]
 
 
 def test_within_another_one_it_is_that_ones(monkeypatch: pytest.MonkeyPatch) -> None:

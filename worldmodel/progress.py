@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 Tell = Callable[[str, int, int], None]
 """Progress callback: name of the work, amount done, total amount."""
 QUIET_SECONDS, AGAIN_SECONDS = 1.0, 60.0
-"""Seconds until the first line of a stage without a terminal, and between the following ones."""
+"""Seconds until the first line of a command and of a stage without a terminal, and between the following ones."""
 _outer: ContextVar[Tell | None] = ContextVar("outer", default=None)
 
 
@@ -90,9 +91,14 @@ def showing_progress(
 
 @contextmanager
 def _saying(opening: str, say: Callable[[str], object]) -> Iterator[Tell]:
+    timer = threading.Timer(QUIET_SECONDS, say, [f"{opening} ..."])
+    timer.daemon = True
     if opening:
-        say(f"{opening} ...")
-    yield Lines(say).tell
+        timer.start()
+    try:
+        yield Lines(say).tell
+    finally:
+        timer.cancel()
 
 
 @contextmanager
