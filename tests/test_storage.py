@@ -92,7 +92,9 @@ def test_uploaded_and_downloaded_bytes_are_the_same(folder: Location, tmp_path: 
     file = folder / "weights.bin"
     assert file.upload(source) == read_sha256(content) == file.compute_sha256()
     target = tmp_path / "new" / "target"
-    assert file.copy_to(target, expected_sha256=read_sha256(content)) == read_sha256(content)
+    sizes: list[int] = []
+    assert file.copy_to(target, expected_sha256=read_sha256(content), note=sizes.append) == read_sha256(content)
+    assert sizes == sorted(sizes) and len(sizes) > 1 and sizes[-1] == len(content)
     assert target.read_bytes() == content
     assert [p.name for p in target.parent.iterdir()] == ["target"]
 

@@ -25,7 +25,7 @@ if __package__ in (None, ""):  # run as a script: its own package lies one folde
 from tune.axes import show_value
 from tune.costs import GridCosts, check_price, describe_costs
 from tune.health import check_health, wait_for_machine
-from tune.live import show_live
+from tune.live import Grid, show_live
 from tune.options import GridRequest, check_halving, check_name, check_search, check_size, plan_grid, read_defaults
 from tune.preparation import TOY_SETTINGS, check_games, check_source, check_writable, prepare_data, say
 from tune.record import GRID, GridRecord, name_trial, read_grid
@@ -145,7 +145,7 @@ def show_plan(options: GridRequest, trials: Sequence[Trial], resources: Resource
 
 def _carry_out(options: GridRequest, watch: GridWatch, todo: Sequence[Trial], how: TrialRun) -> int:
     with take_lock(watch.folder, say), watch.watching():
-        with show_live(options.folder, watch.trials):
+        with show_live(Grid(folder=options.folder, trials=watch.trials, at_once=watch.record.at_once)):
             errors = run_trials(todo, how)
         watch.look()
         results = [read_trial(options.folder, trial, errors.get(trial.name, "")) for trial in watch.trials]

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -230,11 +230,14 @@ class Location:
                 target.write(chunk)
         return digest.hexdigest()
 
-    def copy_to(self, target: Path, expected_sha256: str | None = None) -> str:
+    def copy_to(
+        self, target: Path, expected_sha256: str | None = None, note: Callable[[int], object] = lambda size: None
+    ) -> str:
         """Download the file to `target`; an interrupted download continues where it ended. Returns the sha256 (hex).
 
         The bytes gathered so far wait beside `target`, under a name that changes with the source's size and time. Who
-        else downloads the same there is waited for, and the sum is that of the bytes on the disk.
+        else downloads the same there is waited for, and the sum is that of the bytes on the disk. `note`: told how many
+        bytes are there, again and again.
 
         Raises:
             MissingError: there is no such file.
@@ -244,10 +247,10 @@ class Location:
             target.parent.mkdir(parents=True, exist_ok=True)
             with holding(partial := self._name_partial(target)) as sink:
                 is_resumed = sink.seek(0, os.SEEK_END) > 0
-                actual = self._download(sink)
+                actual = self._download(sink, note)
                 if is_resumed and expected_sha256 not in (None, actual):
                     sink.truncate(0)
-                    actual = self._download(sink)
+                    actual = self._download(sink, note)
                 if expected_sha256 not in (None, actual):
                     partial.unlink()
                     raise DamagedError(
@@ -262,10 +265,11 @@ class Location:
         version = hashlib.sha256(f"{self} {entry.size} {entry.modified}".encode()).hexdigest()[:12]
         return target.with_name(f".{target.name}.{version}.part")
 
-    def _download(self, sink: io.BufferedRandom) -> str:
+    def _download(self, sink: io.BufferedRandom, note: Callable[[int], object]) -> str:
         """Append what is missing; returns the sha256 (hex) of what then lies on the disk."""
         for chunk in self.iterate_chunks(sink.seek(0, os.SEEK_END)):
             sink.write(chunk)
+            note(sink.tell())
         sink.flush()
         os.fsync(sink.fileno())
         sink.seek(0)

@@ -14,13 +14,14 @@ import pytest
 from tests.rollout.untrained_runs import make_run, write_games
 from tests.run.test_reporter import Terminal
 from worldmodel.cli.main import main
-from worldmodel.cli.verb import showing_stages
+from worldmodel.progress import showing_progress
 from worldmodel.storage import Location
 
 COMMANDS = {
     "evaluate": ["evaluate", "RUN"],
     "suite": ["evaluate", "RUN", "--rollout", "--frames", "20", "--starts", "5"],
     "arrays": ["rollout", "RUN", "--frame", "100", "--out", "OUT/one.npz"],
+    "film": ["film", "RUN", "--count", "2", "--frames", "20", "--out", "OUT/film.html", "--video", "gif"],
     "game": ["rollout", "RUN", "--frame", "100", "--out", "OUT/games"],
 }
 SIGNALS = {signal.SIGTERM: (143, "ended by SIGTERM\n"), signal.SIGINT: (130, "interrupted\n")}
@@ -59,11 +60,12 @@ def test_a_signal_ends_a_command_and_leaves_nothing(
 
         yield tell
 
-    for module in ("evaluate", "rollout"):
-        monkeypatch.setattr(f"worldmodel.cli.{module}.showing_stages", ask_to_end)
+    for module in ("evaluate", "rollout", "film"):
+        monkeypatch.setattr(f"worldmodel.cli.{module}.showing_progress", ask_to_end)
     status, line = SIGNALS[number]
     assert main(fill_in(command, run, tmp_path)) == status
-    assert capfd.readouterr() == ("", line)
+    shown = capfd.readouterr()
+    assert shown.out == "" and shown.err.endswith(line) and "Traceback" not in shown.err
     assert len(after_signal) == 3
     assert list_files(folder, tmp_path) == before
 
@@ -76,7 +78,7 @@ def test_a_terminal_sees_how_far_a_command_is(
 
     @contextmanager
     def listen() -> Iterator[Callable[[str, int, int], None]]:
-        with showing_stages() as show:
+        with showing_progress() as show:
 
             def tell(doing: str, done: int, whole: int) -> None:
                 told.append((doing, done, whole))
@@ -87,12 +89,12 @@ def test_a_terminal_sees_how_far_a_command_is(
     terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("sys.stderr", terminal)
-    for module in ("evaluate", "rollout"):
-        monkeypatch.setattr(f"worldmodel.cli.{module}.showing_stages", listen)
+    for module in ("evaluate", "rollout", "film"):
+        monkeypatch.setattr(f"worldmodel.cli.{module}.showing_progress", listen)
     assert main(fill_in(command, run, tmp_path)) == 0
     stages = dict.fromkeys(doing for doing, _, _ in told)
     for stage in stages:
         (whole,) = {whole for doing, _, whole in told if doing == stage}
         shown = [done for doing, done, _ in told if doing == stage]
         assert shown == sorted(shown) and shown[-1] == whole > 0
-    assert re.search(rf"{list(stages)[-1]}.*\d+/\d+", terminal.getvalue())
+    assert re.search(rf"{list(stages)[-1]}.*\d+%.*eta", terminal.getvalue())

@@ -18,7 +18,11 @@ EXPERIMENT = {
 PEAK = {"value": 312, "date": "2021-06", "source": "data sheet"}
 PRICES = {
     "gpus": {"A100": {"pattern": "A100", "bf16_tflops": PEAK, "memory_tb_s": {**PEAK, "value": 2}}},
-    "providers": {"modal": {"gpu_hour": {"A100": {"value": 2.5, "date": "2026-02", "source": "notes"}}}},
+    "providers": {
+        "modal": {"gpu_hour": {"A100": {"value": 2.5, "date": "2026-02", "source": "notes"}}},
+        "azure": {"machine_hour": {"NC96": {"value": 16, "gpu": "A100", "gpus": 4, "date": "2025", "source": "list"}}},
+        "aws": {"gpu_hour": {"A100": {"value": 3.5, "date": "2025", "source": "list"}}},
+    },
 }
 
 
@@ -49,10 +53,12 @@ def test_a_plan_names_counts_prices_and_what_is_unknown(
 ) -> None:
     assert main(ask(place, "--trials", "7", "--epochs", "3", "--budget-usd", "4")) == 0
     shown = capsys.readouterr()
-    for word in ("8 games", "measured here", "A100", "modal, 2026-02", "$2.50", "7 runs", "assumed, not measured"):
+    assert max(map(len, shown.out.splitlines())) <= 100
+    assert shown.out.index("AWS") < shown.out.index("Azure") < shown.out.index("modal")
+    for word in ("8 games", "measured here", "A100", "modal", "2026-02", "$2.50", "7 runs", "assumed, not measured"):
         assert word in shown.out
     assert "price of this machine unknown" in shown.out
-    assert "set WORLDMODEL_PRICE_PER_HOUR" in shown.out
+    assert "set WORLDMODEL_PRICE_PER_HOUR" in " ".join(shown.out.split())
     assert "tiny differs from the defaults" in shown.err
     assert not (place / "runs").exists()
 
@@ -63,7 +69,9 @@ def test_as_json_it_is_one_object_with_the_same_numbers(
     monkeypatch.setenv("WORLDMODEL_PRICE_PER_HOUR", "1.5")
     assert main(ask(place, "--json", "--trials", "2")) == 0
     found = json.loads(capsys.readouterr().out)
-    here, other = found["compute"]
+    here, *others = found["compute"]
+    assert [(row["provider"], row["usd_per_hour"]) for row in others] == [("aws", 3.5), ("azure", 4), ("modal", 2.5)]
+    other = others[-1]
     assert here["usd"] == pytest.approx(1.5 * here["hours"])
     assert here["grid_usd"] == pytest.approx(2 * here["usd"])
     assert other["usd"] == pytest.approx(2.5 * other["hours"])

@@ -46,6 +46,15 @@ def test_of_several_providers_the_named_one_counts(monkeypatch: pytest.MonkeyPat
         find_price(BIG, prices)
 
 
+def test_a_gpu_of_a_machine_costs_its_part_and_big_clouds_stand_first() -> None:
+    machine = {"big8": {**FIGURE, "value": 24.0, "gpu": "big", "gpus": 8}}
+    offers = {"dear": {"gpu_hour": {"big": FIGURE}}, "gcp": {"machine_hour": machine}, "aws": {"machine_hour": machine}}
+    found = parse_prices(yaml.safe_dump({**CONTENT, "providers": offers}), "file").list_offers("big")
+    assert list(found) == ["aws", "gcp", "dear"]
+    assert found["aws"].value == 3.0
+    assert "big8, 8 GPUs at 24 an hour" in found["aws"].source
+
+
 @pytest.mark.parametrize("device", [BIG, SMALL, {"gpu": "NVIDIA A100-SXM4-40GB"}, {"name": "Some CPU"}])
 @pytest.mark.parametrize("text", ["0", "1.75"])
 def test_the_users_own_price_wins_over_everything(
@@ -81,6 +90,7 @@ def test_an_unknown_price_says_what_to_set(device: dict[str, str]) -> None:
         ("providers: {p: {egress_gb: {value: -1, date: now, source: me}}}", "providers.p.egress_gb.value"),
         ("providers: {p: {egress_gb: {value: 1, source: me}}}", "providers.p.egress_gb.date: Field required"),
         ("providers: {p: {gpu_hour: {big: {value: 1, date: now, source: me}}}}", "'big' is not among gpus"),
+        ("providers: {p: {machine_hour: {m: {value: 1, gpu: b, date: now, source: me}}}}", "'b' is not among gpus"),
     ],
 )
 def test_a_file_that_cannot_be_understood_is_refused_with_the_place(

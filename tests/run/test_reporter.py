@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from worldmodel.run.reporter import Reporter, format_count, format_duration, format_interval
+from worldmodel.run.reporter import Reporter, format_count, format_duration, list_facts
 from worldmodel.training.interval import Interval
 
 INTERVAL = Interval(
@@ -16,8 +16,8 @@ INTERVAL = Interval(
     targets_per_second=51_234.0, data_share=0.004,
 )  # fmt: skip
 LINE = (
-    "step 1200/8000 15% | epoch 1 | loss 1.234 | lr 5.0e-04 | 12.3 ms/step | 51.2k targets/s | "
-    "data 0.4% compute 99.6% | eta 1m24s"
+    "step 1200/8000 15% | loss 1.234 | 51.2k targets/s | eta 1m24s | epoch 1 | lr 5.0e-04 | 12.3 ms/step | "
+    "data 0.4% compute 99.6%"
 )
 
 
@@ -55,21 +55,20 @@ def test_an_interval_is_one_line_without_a_terminal() -> None:
     reporter.show(INTERVAL)
     reporter.say("checkpoint [step 1200] " + "long " * 60)
     reporter.close()
-    assert format_interval(INTERVAL) == LINE
     assert stream.getvalue().splitlines() == [LINE, "checkpoint [step 1200] " + "long " * 60] == kept
 
 
 def show_validation(reporter: Reporter, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A validation in ten batches."""
     clock = iter(range(100))
-    monkeypatch.setattr("worldmodel.run.reporter.time.monotonic", lambda: next(clock) * seconds / 10)
+    monkeypatch.setattr("worldmodel.progress.time.monotonic", lambda: next(clock) * seconds / 10)
     for done in range(11):
         reporter.show_progress("validation", done, 10)
 
 
 @pytest.mark.parametrize(
     ("seconds", "lines"), [(0.9, []), (20, ["validation 10%, eta 18s"]),
-    (60, ["validation 10%, eta 54s", "validation 60%, eta 24s"])],
+    (100, ["validation 10%, eta 1m30s", "validation 70%, eta 30s"])],
 )  # fmt: skip
 def test_a_long_validation_says_how_long_it_takes(
     seconds: float, lines: list[str], monkeypatch: pytest.MonkeyPatch
@@ -87,24 +86,33 @@ def test_a_terminal_shows_a_validation_from_its_beginning(monkeypatch: pytest.Mo
     stream, kept = Terminal(), []
     reporter = Reporter(8000, kept.append, stream)
     reporter.show_progress("validation", 0, 10)
-    assert reporter._bar is not None and reporter._bar.tasks[0].fields["line"] == "validation 0%"
+    assert reporter._bar is not None and reporter._bar.tasks[1].fields["line"] == "validation 0%"
     show_validation(reporter, 60, monkeypatch)
-    assert reporter._bar.tasks[0].fields["line"] == "validation 100%, eta 0s"
+    assert reporter._bar.tasks[1].completed == 10
+    assert reporter._bar.tasks[1].fields["line"] == "validation 100%, eta 0s"
     monkeypatch.undo()
+    reporter.show(INTERVAL)
+    assert len(reporter._bar.tasks) == 1
     reporter.close()
-    assert kept == []
+    assert kept == [LINE]
 
 
-def test_a_terminal_shows_a_bar_with_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("columns", "last"), [(80, "eta 1m24s"), (120, "12.3 ms/step"), (200, "compute 99.6%")])
+def test_a_terminal_shows_a_bar_and_what_fits_beside_it(
+    monkeypatch: pytest.MonkeyPatch, columns: int, last: str
+) -> None:
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", str(columns))
     stream, kept = Terminal(), []
     reporter = Reporter(8000, kept.append, stream)
     reporter.show(INTERVAL)
     reporter.say("validated")
     reporter.close()
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
-    assert "1200/8000 epoch 1 | loss 1.234" in shown
+    facts = LINE.removeprefix("step ")
+    whole = next(line for line in re.split(r"[\r\n]+", shown) if "loss" in line)
+    assert whole.rstrip().endswith(facts[: facts.index(last) + len(last)])
+    assert len(whole) <= columns
     assert "validated" in shown
     assert kept == [LINE, "validated"]
 
@@ -116,9 +124,9 @@ def test_counts_and_times_are_short_and_right() -> None:
 
 
 def test_on_a_gpu_host_and_device_have_shares_of_their_own() -> None:
-    line = format_interval(replace(INTERVAL, host_share=0.25, device_share=0.97))
-    assert "data 0.4% host 25.0% device 97.0% | eta" in line and "compute" not in line
+    shares = list_facts(replace(INTERVAL, host_share=0.25, device_share=0.97))[-1]
+    assert shares == "data 0.4% host 25.0% device 97.0%"
 
 
 def test_mfu_stands_in_the_line_where_it_is_known() -> None:
-    assert "device 97.0% mfu 7.3% | eta" in format_interval(replace(INTERVAL, device_share=0.97, mfu=0.0731))
+    assert list_facts(replace(INTERVAL, device_share=0.97, mfu=0.0731))[-1].endswith("device 97.0% mfu 7.3%")

@@ -97,7 +97,11 @@ def test_a_fetch_that_broke_off_goes_on_from_the_bytes_that_it_has(
 
     monkeypatch.setattr(Location, "open_input", break_off)
     folder = target / "checkpoints" / place.name
-    fetch_run(run.location, place, target)
+    told: list[tuple[str, int, int]] = []
+    fetch_run(run.location, place, target, tell=lambda *progress: told.append(progress))
+    (whole,) = {whole for _, _, whole in told}
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert told[-1] == ("fetching", whole, whole) and whole > 12_000_000
     assert opened.count("weights.safetensors") == 3  # each brings its 5 MB of the 12
     monkeypatch.setattr(Location, "open_input", open_input)
     assert load_checkpoint(Location.of(folder)).digest == make_checkpoint(3_000_000).digest

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -37,6 +37,7 @@ from worldmodel.errors import UserError
 from worldmodel.games.output import OnWait, name_places, writing_alone
 from worldmodel.games.replay_source import holds_replays, parse_source
 from worldmodel.games.source import Listing, Rejection, Unit, list_source
+from worldmodel.progress import Tell, say_nothing
 from worldmodel.ray_session import join_ray
 from worldmodel.storage import Location
 
@@ -82,14 +83,10 @@ class EncodeSummary:
     warnings: list[str]
 
 
-Progress = Callable[[int, int], None]
-"""Called with (games done, games in all)."""
 Row = dict[str, Any]
 
 
-def encode(
-    source: str, out: str, options: EncodeOptions | None = None, progress: Progress | None = None
-) -> EncodeSummary:
+def encode(source: str, out: str, options: EncodeOptions | None = None, tell: Tell = say_nothing) -> EncodeSummary:
     """Encode all games of `source` (local or s3://, gs://) into the folder `out`. UserError where it cannot be done.
 
     Replays are parsed first, into `out`/parsed. Those that give no game are named, and do not count to the share of
@@ -98,18 +95,18 @@ def encode(
     options = options or EncodeOptions()
     place, target = name_places(source, out)
     with writing_alone(target, options.on_wait):
-        return _encode(place, target, options, progress)
+        return _encode(place, target, options, tell)
 
 
-def _encode(place: Location, target: Location, options: EncodeOptions, progress: Progress | None) -> EncodeSummary:
+def _encode(place: Location, target: Location, options: EncodeOptions, tell: Tell) -> EncodeSummary:
     source, no_games = str(place), list[Rejection]()
     if holds_replays(place):
-        place, no_games = parse_source(place, target)
+        place, no_games = parse_source(place, target, tell)
     listing = list_source(str(place), training_only=options.training_only)
     known = _read_known(target)
     damaged = find_damaged(target, known)
     kept, todo = divide(known, listing, set(damaged))
-    results = list(_run(_make_tasks(todo, options), str(target), options, progress))
+    results = list(_run(_make_tasks(todo, options), str(target), options, tell))
     audit = _audit_kept(target, known, kept)
     summary = _summarise(kept, results, listing, audit)
     summary.index.audit["allowed"] = sorted({*options.allow, *known.audit.get("allowed", [])})
@@ -144,19 +141,19 @@ def _make_tasks(units: list[Unit], options: EncodeOptions) -> list[list[Unit]]:
     return [[unit] for unit in units if unit.kind != "parsed"] + loose
 
 
-def _run(tasks: list[list[Unit]], out: str, options: EncodeOptions, progress: Progress | None) -> Iterator[TaskResult]:
+def _run(tasks: list[list[Unit]], out: str, options: EncodeOptions, tell: Tell) -> Iterator[TaskResult]:
     """Results of all tasks, in the tasks' order."""
     rows = [{"number": n, "units": json.dumps([vars(u) for u in task])} for n, task in enumerate(tasks)]
     settings = {name: value for name, value in os.environ.items() if name.startswith(STORES)}
     task = EncodeTask(out, settings)
     total, done, results = sum(len(units) for units in tasks), 0, {}
+    tell("encoding games", done, total)
     for row in map(task, rows) if options.cpus == 0 else _map_with_ray(task, rows, options):
         if row["error"]:
             raise UserError(row["error"])
         results[row["number"]] = TaskResult.from_json(row["result"])
         done += len(tasks[row["number"]])
-        if progress:
-            progress(done, total)
+        tell("encoding games", done, total)
     yield from (results[number] for number in sorted(results))
 
 

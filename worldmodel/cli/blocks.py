@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import Positional
 
-from worldmodel.cli.verb import Result, Verb, metavar, showing_progress
+from worldmodel.cli.verb import Result, Verb, metavar
+from worldmodel.progress import showing_progress
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encode(Verb):
     """Encode games into blocks, losslessly; one encoding serves every experiment."""
+
+    opening: ClassVar[str] = "looking for games"
 
     source: Annotated[Positional[str], metavar("SRC")]
     """Folder or URI of games: parsed, tar shards, replays, or the users' encoded .pt."""
@@ -36,8 +39,8 @@ class Encode(Verb):
             max_rejected=self.max_rejected, training_only=not self.all_games, cpus=self.cpus, allow=self.allow,
             read=EncodingConfig().layout.field_names,
         )  # fmt: skip
-        with showing_progress("games") as progress:
-            summary = encode(self.source, self.out, options, progress)
+        with showing_progress() as tell:
+            summary = encode(self.source, self.out, options, tell)
         index = summary.index
         return {
             "games": len(index.games),
@@ -58,6 +61,8 @@ class Encode(Verb):
 @dataclass(frozen=True, kw_only=True)
 class Audit(Verb):
     """Check blocks: their hashes, what encoding refuses, and every value against the games."""
+
+    opening: ClassVar[str] = "checking blocks"
 
     blocks: Annotated[Positional[str], metavar("BLOCKS")]
     """Folder or URI of blocks."""

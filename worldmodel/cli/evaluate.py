@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from worldmodel.cli.runs import RunVerb, choose_checkpoint
-from worldmodel.cli.verb import Result, Verb, as_result, metavar, showing_stages
+from worldmodel.cli.verb import Result, Verb, as_result, draw, metavar
+from worldmodel.progress import showing_progress
 
 SHOWN = (
     "metric/position_mae", "metric/position_mae_no_teleports",
@@ -30,6 +30,8 @@ SHOWN_OF_ROLLOUTS = (
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(RunVerb):
     """Evaluate a run's best checkpoint on its validation and test games, beside baselines that need no training."""
+
+    opening: ClassVar[str] = "opening the model and its games"
 
     checkpoint: Annotated[str | None, metavar("best|newest|STEP")] = None
     """Which one; default: the best where one has been named, else the newest."""
@@ -58,12 +60,12 @@ class Evaluate(RunVerb):
                 data=self.data, starts=self.starts, frames=self.frames, temperature=self.temperature, seed=self.seed,
                 device=self.device,
             )  # fmt: skip
-            with showing_stages() as show:
-                return as_result(evaluate_rollouts(location, checkpoint, request, show))
+            with showing_progress() as tell:
+                return as_result(evaluate_rollouts(location, checkpoint, request, tell))
         from worldmodel.rollout.evaluation import evaluate
 
-        with showing_stages() as show:
-            return as_result(evaluate(location, checkpoint, self.data, show))
+        with showing_progress() as tell:
+            return as_result(evaluate(location, checkpoint, self.data, tell))
 
     def render(self, result: Result) -> str:
         if self.rollout:
@@ -75,32 +77,29 @@ class Evaluate(RunVerb):
 
     def render_rollouts(self, result: Result) -> str:
         """A table of horizons, and one of how players behave."""
-        from rich.console import Console
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
         rows: dict[str, dict[str, float]] = result["rows"]
         names = list(dict.fromkeys(name.removeprefix("eval/") for row in rows.values() for name in row))
         shown = [n for n in names if not n.startswith("summary_") or n.rpartition("_k")[0] in SHOWN_OF_ROLLOUTS]
-        table = Table("metric", *rows)
+        table = Table("metric", *rows, box=SIMPLE_HEAD, pad_edge=False)
         for name in sorted(shown, key=lambda n: (n.startswith("summary_"), n.rpartition("_k")[0]), reverse=True):
             values = (row.get(f"eval/{name}") for row in rows.values())
             table.add_row(name, *("" if value is None else f"{value:.4f}" for value in values))
-        page = io.StringIO()
-        Console(file=page, width=120).print(table)
         facts = {key: value for key, value in result.items() if key not in ("rows", "curves", "notes")}
-        return "\n".join([page.getvalue().rstrip(), Verb.render(self, facts), *result["notes"]])
+        return "\n".join([draw(table), Verb.render(self, facts), *result["notes"]])
 
 
 def _render_part(name: str, part: Result) -> str:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Column, Table
 
     title = f"{name}: {part['games']:,} games, {part['targets']:,} targets"
-    table = Table("metric", *part["rows"], title=title, title_justify="left")
+    first = Column("metric", no_wrap=True)
+    table = Table(first, *part["rows"], title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for metric in SHOWN:
         values = ((row, found.get(metric)) for row, found in part["rows"].items())
         shown = ("" if v is None or metric in HIDDEN.get(row, ()) else f"{v:.4f}" for row, v in values)
-        table.add_row(metric, *shown)
-    page = io.StringIO()
-    Console(file=page, width=120).print(table)
-    return page.getvalue().rstrip()
+        table.add_row(metric.removeprefix("metric/"), *shown)
+    return draw(table)

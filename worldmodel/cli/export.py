@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import Positional
 
@@ -20,6 +20,8 @@ SECTIONS = ("name", "goal", "encoding", "model", "training", "self_forcing", "lo
 @dataclass(frozen=True, kw_only=True)
 class Export(RunVerb):
     """Write a run's model for other programs."""
+
+    opening: ClassVar[str] = "loading the checkpoint"
 
     out: Annotated[Positional[Path], metavar("FILE")]
     """The file to write."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from worldmodel.cli.runs import RunVerb, choose_checkpoint
 from worldmodel.cli.verb import Result, as_result, metavar
+from worldmodel.progress import showing_progress
 
 if TYPE_CHECKING:
     from worldmodel.storage import Location
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Film(RunVerb):
     """Film rollouts of a run's model beside the truth: a page to play, scrub and step through, and a video."""
+
+    opening: ClassVar[str] = "opening the model and its games"
 
     checkpoint: Annotated[str | None, metavar("best|newest|STEP")] = None
     """Which one; default: the best where one has been named, else the newest."""
@@ -53,7 +56,8 @@ class Film(RunVerb):
             video=VideoOptions(kind=self.video, width=self.width) if self.video else None,
         )  # fmt: skip
         out = Location.of(self.out) if self.out else location / FILM
-        found = as_result(make_film(location, checkpoint, out, request))
+        with showing_progress() as tell:
+            found = as_result(make_film(location, checkpoint, out, request, tell))
         return {**found, "report": link_in_report(location) if out == location / FILM else ""}
 
     def judge(self, result: Result) -> int:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import Positional
 
-from worldmodel.cli.verb import Result, Verb, as_result, metavar, showing_progress
+from worldmodel.cli.verb import Result, Verb, as_result, metavar
+from worldmodel.progress import showing_progress
 
 
 @dataclass(frozen=True, kw_only=True)
 class Toy(Verb):
     """Write toy games: a small two-player physics game with the full schema, for a machine without data."""
+
+    opening: ClassVar[str] = "making games"
 
     out: Annotated[Positional[Path], metavar("OUT")]
     """Folder to write them to, in the parsed layout."""
@@ -33,6 +36,8 @@ class Toy(Verb):
 class Parse(Verb):
     """Turn Slippi replays (.slp, .slp.gz) into parsed games; what is left out is named in OUT/rejected.json."""
 
+    opening: ClassVar[str] = "looking for replays"
+
     source: Annotated[Positional[Path], metavar("SRC")]
     """Folder of replays, searched with all its subfolders."""
     out: Annotated[Positional[Path], metavar("OUT")]
@@ -43,13 +48,15 @@ class Parse(Verb):
     def run(self) -> Result:
         from worldmodel.games.parse import parse_replays
 
-        with showing_progress("replays") as progress:
-            return as_result(parse_replays(self.source, self.out, workers=self.workers, progress=progress))
+        with showing_progress() as tell:
+            return as_result(parse_replays(self.source, self.out, workers=self.workers, tell=tell))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pack(Verb):
     """Pack parsed games into tar shards, which object storage reads in one go."""
+
+    opening: ClassVar[str] = "packing games"
 
     source: Annotated[Positional[str], metavar("SRC")]
     """Folder or URI of parsed games."""

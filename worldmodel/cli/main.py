@@ -14,7 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Annotated
@@ -41,6 +41,7 @@ from worldmodel.cli.train import Train
 from worldmodel.cli.upload import Upload
 from worldmodel.cli.verb import Verb, to_json
 from worldmodel.errors import UserError
+from worldmodel.progress import showing_progress
 from worldmodel.redaction import hide_secrets, strip_controls
 
 
@@ -134,13 +135,13 @@ def parse(arguments: Sequence[str] | None = None) -> Verb:
 
 def run_verb(verb: Verb) -> int:
     """Run a verb, print its result on stdout (as one JSON object, or for people), and return the exit status."""
-    if verb.json:
-        with _stdout_to_stderr():
-            result = verb.run()
-        print(to_json(result), flush=True)
-    else:
+    with ExitStack() as stack:
+        if verb.json:
+            stack.enter_context(_stdout_to_stderr())
+        if verb.opening:
+            stack.enter_context(showing_progress(verb.opening, sizes=verb.tells_bytes))
         result = verb.run()
-        print(strip_controls(verb.render(result)), flush=True)
+    print(to_json(result) if verb.json else strip_controls(verb.render(result)), flush=True)
     return verb.judge(result)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from worldmodel.cli.train import ExperimentVerb, introduce
-from worldmodel.cli.verb import Result, as_result, metavar, report
+from worldmodel.cli.verb import Result, as_result, draw, metavar, report
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WIDTH = 100
+"""Columns where no terminal says how many it has."""
 PROBE_SECONDS = 10.0
 """Seconds of training by which a step is measured."""
 
@@ -18,6 +22,8 @@ PROBE_SECONDS = 10.0
 class Plan(ExperimentVerb):
     """Predict frames, steps, hours and dollars of an experiment: measured here by some seconds of training; on other
     GPUs by the pace of a finished run under --storage, else by a roofline."""
+
+    opening: ClassVar[str] = "counting games and measuring steps"
 
     trials: Annotated[int, metavar("N")] = 1
     """Runs of a grid, all like this one."""
@@ -36,11 +42,12 @@ class Plan(ExperimentVerb):
         return {**as_result(found), "budget_usd": self.budget_usd}
 
     def render(self, result: Result) -> str:
-        parts = [super().render(_describe_work(result)), _render_compute(result), _render_keeping(result)]
         notes = [f"note: {note}" for note in result["assumptions"]]
         if result["compute"][0]["usd_per_hour"] is None:
             notes.append(f"note: price of this machine unknown: {result['price_note']}")
-        return "\n\n".join([*parts, "\n".join(notes)])
+        prices = [_tabulate_dollars(result), ""] if any(row["usd_per_hour"] for row in result["compute"]) else []
+        work, keeping = super().render(_describe_work(result)), _describe_keeping(result)
+        return draw(work, "", _tabulate_hours(result), "", *prices, keeping, "", *notes, width=WIDTH)
 
 
 def _describe_work(result: Result) -> dict[str, str]:
@@ -59,24 +66,48 @@ def _describe_work(result: Result) -> dict[str, str]:
     }
 
 
-def _render_compute(result: Result) -> str:
+def _tabulate_hours(result: Result) -> Table:
+    """A row for this machine, and one for each kind of GPU."""
+    from rich.table import Table
+
     from worldmodel.run.reporter import format_duration
 
-    is_grid, limit = result["trials"] > 1, result["budget_usd"]
-    head = ["machine", "price of", "$/hour", "a run", "$"]
-    head += [f"{result['trials']} runs", "$"] if is_grid else []
-    head += [f"${limit:g} pays for"] if limit is not None else []
-    rows = []
+    runs = [1, *([result["trials"]] if result["trials"] > 1 else [])]
+    table = Table("hours on", *map(_count_runs, runs), "how it is known", box=None, pad_edge=False)
+    for row in {row["device"]: row for row in result["compute"]}.values():
+        hours = [row["hours"], row["grid_hours"]][: len(runs)]
+        table.add_row(
+            row["device"], *(_show(each, lambda h: format_duration(3600 * h)) for each in hours), row["basis"]
+        )
+    return table
+
+
+def _tabulate_dollars(result: Result) -> Table:
+    """A row for each price that is known."""
+    from rich.table import Table
+
+    from worldmodel.run.reporter import format_usd
+
+    limit, runs = result["budget_usd"], [1, *([result["trials"]] if result["trials"] > 1 else [])]
+    head = ["dollars at", "GPU", "an hour", "price of", *map(_count_runs, runs)]
+    table = Table(*head, *([f"${limit:g} pays for"] if limit else []), box=None, pad_edge=False)
     for row in result["compute"]:
-        price = f"{row['provider']}, {row['price_date']}" if row["provider"] else ""
-        cells = [row["device"], price, _dollars(row["usd_per_hour"]), _show(row["hours"], format_duration)]
-        cells.append(_dollars(row["usd"]))
-        if is_grid:
-            cells += [_show(row["grid_hours"], format_duration), _dollars(row["grid_usd"])]
-        if limit is not None:
-            cells.append(_describe_reach(row["affordable_trials"], result["trials"]))
-        rows.append([*cells, row["basis"]])
-    return _render_table([*head, "hours"], rows)
+        if row["usd_per_hour"] is not None:
+            dollars = [row["usd_per_hour"], row["usd"], row["grid_usd"]][: 1 + len(runs)]
+            hour, *whole = (_show(each, format_usd) for each in dollars)
+            reach = [_describe_reach(row["affordable_trials"], result["trials"])] if limit else []
+            table.add_row(_name(row["provider"]), row["device"], hour, row["price_date"], *whole, *reach)
+    return table
+
+
+def _count_runs(count: int) -> str:
+    return "a run" if count == 1 else f"{count} runs"
+
+
+def _name(provider: str) -> str:
+    from worldmodel.run.prices import CLOUDS
+
+    return CLOUDS.get(provider, provider)
 
 
 def _describe_reach(trials: float | None, wished: int) -> str:
@@ -89,38 +120,27 @@ def _describe_reach(trials: float | None, wished: int) -> str:
     return f"{trials:,.0f} runs" if trials >= 10 else f"{trials:.1f} runs"
 
 
-def _render_keeping(result: Result) -> str:
+def _describe_keeping(result: Result) -> str:
+    """What to keep, in a line, and a line of the providers that say what it costs."""
+    from worldmodel.run.reporter import format_usd
+
     stored = result["block_bytes"] + result["trials"] * result["checkpoints"] * result["checkpoint_bytes"]
     title = (
         f"keeping {_size(stored)} (blocks {_size(result['block_bytes'])}, {result['checkpoints']} checkpoints a run of "
-        f"{_size(result['checkpoint_bytes'])}); fetching one of each run"
+        f"{_size(result['checkpoint_bytes'])}), and fetching one of each run:"
     )
-    rows = [[r["provider"], _dollars(r["storage_usd_month"]), _dollars(r["egress_usd"])] for r in result["keeping"]]
-    if all(row[1:] == ["unknown", "unknown"] for row in rows):
-        return f"{title}: prices unknown"
-    return f"{title}\n{_render_table(['provider', '$/month', '$ to fetch'], rows)}"
+    known = [row for row in result["keeping"] if row["storage_usd_month"] is not None or row["egress_usd"] is not None]
+    lines = [
+        f"  {_name(row['provider'])}: {_show(row['storage_usd_month'], format_usd)} a month, "
+        f"{_show(row['egress_usd'], format_usd)} to fetch"
+        for row in known
+    ]
+    unknown = [_name(row["provider"]) for row in result["keeping"] if row not in known]
+    return "\n".join([title, *lines, *([f"  prices unknown: {', '.join(unknown)}"] if unknown or not known else [])])
 
 
-def _render_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*head)
-    for row in rows:
-        table.add_row(*row)
-    page = io.StringIO()
-    Console(file=page, width=160).print(table)
-    return page.getvalue().rstrip()
-
-
-def _show(hours: float | None, render: Any) -> str:
-    return "unknown" if hours is None else str(render(3600 * hours))
-
-
-def _dollars(value: float | None) -> str:
-    from worldmodel.run.reporter import format_usd
-
-    return "unknown" if value is None else format_usd(value)
+def _show(value: float | None, render: Callable[[float], str]) -> str:
+    return "unknown" if value is None else render(value)
 
 
 def _size(count: int) -> str:

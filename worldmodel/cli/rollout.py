@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from worldmodel.cli.runs import RunVerb, choose_checkpoint
-from worldmodel.cli.verb import Result, metavar, showing_stages
+from worldmodel.cli.verb import Result, draw, metavar
 from worldmodel.errors import UserError
+from worldmodel.progress import showing_progress
 
 SHOWN = ("x", "y", "percent", "stocks", "action")
 """Fields of the printed lines."""
@@ -16,6 +17,8 @@ SHOWN = ("x", "y", "percent", "stocks", "action")
 @dataclass(frozen=True, kw_only=True)
 class RollOut(RunVerb):
     """Let a run's model go on from a frame of a validation game, fed by itself and the inputs that were played."""
+
+    opening: ClassVar[str] = "opening the model and its games"
 
     game: Annotated[str, metavar("MD5")] = ""
     """The beginning of the validation game's name; default: the first."""
@@ -52,8 +55,8 @@ class RollOut(RunVerb):
         loaded = load_model(location, choose_checkpoint(location, self.checkpoint), self.device)
         dataset, notes = open_games(location, loaded.config, self.data)
         roller = Roller(loaded, dataset, choice=choice)
-        with showing_stages() as show:
-            rollout = roller.roll([roller.find_start(self.game, self.frame)], self.frames, tell=show)
+        with showing_progress() as tell:
+            rollout = roller.roll([roller.find_start(self.game, self.frame)], self.frames, tell=tell)
         saved = save_rollout(rollout, out, source=f"{location.name} {loaded.checkpoint}") if self.out else ""
         length = int(rollout.lengths[0])
         short = [f"the game ends after {length} of the {self.frames} frames"] if length < self.frames else []
@@ -79,7 +82,7 @@ class RollOut(RunVerb):
         listed = ("run", "checkpoint", "game", "stage", "true_frames", "saved")
         facts = {**result["players"], **{key: result[key] for key in listed if result[key]}}
         notes = [f"note: {note}" for note in result["notes"]]
-        return "\n".join([_print(table), "own value (true value, where it differs)", super().render(facts), *notes])
+        return "\n".join([draw(table), "own value (true value, where it differs)", super().render(facts), *notes])
 
 
 def _to_lists(fields: dict[str, Any]) -> dict[str, Any]:
@@ -101,14 +104,3 @@ def _read(fields: dict[str, Any], field: str, time: int, player: int) -> Any:
 
     value = fields[field][time][player]
     return name_action(value, fields["character"][time][player]) if field == "action" else value
-
-
-def _print(table: Any) -> str:
-    import io
-    import shutil
-
-    from rich.console import Console
-
-    page = io.StringIO()
-    Console(file=page, width=shutil.get_terminal_size((120, 24)).columns).print(table)
-    return page.getvalue().rstrip()

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from tyro.conf import Positional
 
-from worldmodel.cli.verb import Result, Verb, as_result, metavar, showing_bytes
+from worldmodel.cli.verb import Result, Verb, as_result, metavar
 from worldmodel.errors import UserError, nearest
+from worldmodel.progress import showing_progress
 
 if TYPE_CHECKING:
     from worldmodel.run.record import RunRecord
@@ -190,6 +191,9 @@ class Fetch(RunVerb):
     All bytes are verified; an interrupted download goes on.
     """
 
+    opening: ClassVar[str] = "looking at the files"
+    tells_bytes: ClassVar[bool] = True
+
     marks: ClassVar[tuple[str, ...]] = (*RunVerb.marks, "upload.json", "upload-unfinished.json")
     dest: Annotated[Positional[Path], metavar("DEST")]
     """Folder that becomes a copy of the run's, or of the upload's."""
@@ -208,11 +212,12 @@ class Fetch(RunVerb):
         if is_upload(games := Location.of(self.path)):
             if self.expect is not None:
                 raise UserError("--expect names a run's checkpoint; games are compared with their own manifest")
-            with showing_bytes() as progress:
-                return as_result(fetch_games(games, self.dest, progress))
+            with showing_progress() as tell:
+                return as_result(fetch_games(games, self.dest, tell))
         location, _ = self.find()
         chosen = choose_checkpoint(location, self.checkpoint)
-        files = fetch_run(location, chosen, self.dest, self.expect)
+        with showing_progress() as tell:
+            files = fetch_run(location, chosen, self.dest, self.expect, tell)
         sha256 = read_manifest(Location.of(self.dest) / FOLDER / chosen.name).sha256
         return {"checkpoint": str(chosen), "sha256": sha256, "files": [str(path) for path in files], "verified": True}
 

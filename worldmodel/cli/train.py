@@ -11,6 +11,7 @@ from tyro.conf import Positional, UseAppendAction
 
 from worldmodel.cli.verb import Result, Verb, metavar, report
 from worldmodel.errors import UserError
+from worldmodel.progress import showing_progress
 
 if TYPE_CHECKING:
     from worldmodel.experiment.layers import Resolved
@@ -108,11 +109,13 @@ class Train(ExperimentVerb):
         import psutil
 
         from worldmodel.cli.runs import choose_checkpoint
-        from worldmodel.run.train import TrainRequest, train
-        from worldmodel.storage import Location
-        from worldmodel.training.checkpoint_files import read_manifest
 
-        found = self.read_experiment()
+        with showing_progress("reading the experiment"):
+            from worldmodel.run.train import TrainRequest, train
+            from worldmodel.storage import Location
+            from worldmodel.training.checkpoint_files import read_manifest
+
+            found = self.read_experiment()
         config = found.config
         least, most = read_workers(self.workers)
         request = TrainRequest(

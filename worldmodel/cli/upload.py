@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from shlex import quote
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import Positional
 
-from worldmodel.cli.verb import Result, Verb, as_result, metavar, showing_bytes
+from worldmodel.cli.verb import Result, Verb, as_result, metavar
+from worldmodel.progress import showing_progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,9 @@ class Upload(Verb):
     Run it again to go on after an interruption, to bring changed and new games, or to mend what was damaged there: what
     is there already, whole, is not sent again.
     """
+
+    opening: ClassVar[str] = "reading the games"
+    tells_bytes: ClassVar[bool] = True
 
     source: Annotated[Positional[str], metavar("GAMES")]
     """Folder of parsed games or tar shards, or a .pt file."""
@@ -35,8 +39,8 @@ class Upload(Verb):
         from worldmodel.games.upload import UploadOptions, upload_games
 
         options = UploadOptions(shard_mb=self.shard_mb, threads=self.threads, read_back=self.read_back)
-        with showing_bytes() as progress:
-            return as_result(upload_games(self.source, self.out, options, progress))
+        with showing_progress() as tell:
+            return as_result(upload_games(self.source, self.out, options, tell))
 
     def render(self, result: Result) -> str:
         rejected = [f"{entry['file']}: {entry['reason']}" for entry in result["rejected"]]

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 from tyro.conf import arg
 
-if TYPE_CHECKING:
-    from rich.progress import ProgressColumn, TaskID
-
 Result = Mapping[str, Any]
+NARROWEST = 80
+"""Columns that a table takes at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verb:
     """One verb: its arguments, and the one library function that it calls."""
 
+    opening: ClassVar[str] = ""
+    """What is shown before the work tells how far it is; empty: it is done at once, or shows it in its own way."""
+    tells_bytes: ClassVar[bool] = False
+    """Whether the work's amounts are bytes."""
     json: bool = False
     """Print the result as exactly one JSON object on stdout; everything else goes to stderr."""
 
@@ -59,52 +62,19 @@ def to_json(result: Result) -> str:
     return json.dumps(result, default=str)
 
 
+def draw(*parts: Any, width: int = 120) -> str:
+    """Tables as text, as wide as the terminal. `width`: where no terminal says how wide it is."""
+    from rich.console import Console
+
+    page = io.StringIO()
+    columns = shutil.get_terminal_size((width, 0)).columns
+    Console(file=page, width=max(columns, NARROWEST)).print(*parts, sep="\n", markup=False, highlight=False)
+    return "\n".join(line.rstrip() for line in page.getvalue().rstrip().splitlines())
+
+
 def report(message: str) -> None:
     """Tell people something on stderr, where it cannot mix with a result."""
     print(message, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def showing_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields what a library function calls with (done, in all); a bar on a terminal's stderr, nothing elsewhere."""
-    with showing_stages() as show:
-        yield partial(show, what)
-
-
-@contextmanager
-def showing_stages() -> Iterator[Callable[[str, int, int], None]]:
-    """As `showing_progress`, but called with (name of the stage, done, in all): one bar per stage."""
-    from rich.progress import MofNCompleteColumn
-
-    with _showing_bars(MofNCompleteColumn(), is_transient=True) as show:
-        yield show
-
-
-@contextmanager
-def showing_bytes() -> Iterator[Callable[[str, int, int], None]]:
-    """Yields what a library function calls with (what it does, bytes done, bytes in all); on a terminal, bars."""
-    from rich.progress import DownloadColumn, TransferSpeedColumn
-
-    with _showing_bars(DownloadColumn(), TransferSpeedColumn(), is_transient=False) as show:
-        yield show
-
-
-@contextmanager
-def _showing_bars(*measures: ProgressColumn, is_transient: bool) -> Iterator[Callable[[str, int, int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), *measures, TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=is_transient) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def show(what: str, done: int, whole: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=whole)
-            bar.update(tasks[what], completed=done, total=whole)
-
-        yield show
 
 
 def _shorten(value: Any, most: int = 20) -> str:

@@ -9,6 +9,7 @@ from worldmodel.film.clip import Clip
 from worldmodel.film.page import Heading, describe_clip, to_html
 from worldmodel.film.source import ClipOptions, choose_starts, find_start, make_clips
 from worldmodel.film.video import VideoError, VideoOptions, write_video
+from worldmodel.progress import Tell, say_nothing
 from worldmodel.rollout.loading import LoadedRun, load_model, open_games
 from worldmodel.rollout.roller import Choice, Roller
 from worldmodel.run.reporter import format_count
@@ -51,7 +52,9 @@ class Film:
     """Why there is no video, though one was asked for."""
 
 
-def make_film(run: Location, checkpoint: Location, out: Location, request: FilmRequest) -> Film:
+def make_film(
+    run: Location, checkpoint: Location, out: Location, request: FilmRequest, tell: Tell = say_nothing
+) -> Film:
     """Films a checkpoint of a run into the page `out` and, beside it, a video.
 
     Raises:
@@ -67,23 +70,23 @@ def make_film(run: Location, checkpoint: Location, out: Location, request: FilmR
         if request.game
         else choose_starts(roller, request.count, request.clips)
     )
-    clips = make_clips(roller, starts, request.clips)
+    clips = make_clips(roller, starts, request.clips, tell)
     notes = (*notes, *_list_short(clips, request.clips.frames))
     out.write_text(to_html(clips, Heading(run=name_run(run), model=describe_model(loaded), notes=notes)))
-    video, failure = _make_video(clips[0], out, request.video)
+    video, failure = _make_video(clips[0], out, request.video, tell)
     return Film(
         page=str(out), video=video, clips=tuple(map(describe_clip, clips)),
         coherence=tuple(clip.coherence for clip in clips), notes=notes, failure=failure,
     )  # fmt: skip
 
 
-def _make_video(clip: Clip, page: Location, options: VideoOptions | None) -> tuple[str, str]:
+def _make_video(clip: Clip, page: Location, options: VideoOptions | None, tell: Tell) -> tuple[str, str]:
     """Where the video is, and why it is not."""
     if options is None:
         return "", ""
     place = page.parent / f"{page.name.removesuffix('.html')}.{options.kind}"
     try:
-        write_video(clip, place, options)
+        write_video(clip, place, options, tell)
     except VideoError as error:  # the page is there
         return "", str(error)
     return str(place), ""

@@ -16,6 +16,7 @@ from worldmodel.features.plan import Samples
 from worldmodel.film.clip import CONTROLS, DRAWN, POSITION, Clip, Columns, join
 from worldmodel.games.writer import FIRST_FRAME_ID
 from worldmodel.model.unroll import NoMemory, Unroller
+from worldmodel.progress import Tell, say_nothing
 from worldmodel.rollout.roller import Roller, Rollout, Start
 from worldmodel.training.baselines import kinematic
 
@@ -83,7 +84,7 @@ def find_start(roller: Roller, game: str, frame: int) -> Start:
     return Start(game=found[0], frame=frame)
 
 
-def make_clips(roller: Roller, starts: Sequence[Start], options: ClipOptions) -> list[Clip]:
+def make_clips(roller: Roller, starts: Sequence[Start], options: ClipOptions, tell: Tell = say_nothing) -> list[Clip]:
     """The clips of some starts; a game that ends before the clip's end ends the clip.
 
     Raises:
@@ -93,8 +94,8 @@ def make_clips(roller: Roller, starts: Sequence[Start], options: ClipOptions) ->
         raise UserError(
             f"found {options.frames} frames of rollout and {options.lead} before them, expected at least 1 of both"
         )
-    rollout = roller.roll(starts, options.frames)
-    baseline = make_kinematic(roller).roll(starts, options.frames)
+    rollout = roller.roll(starts, options.frames, tell=tell)
+    baseline = make_kinematic(roller).roll(starts, options.frames, tell=lambda _, *much: tell("baseline", *much))
     return [_make_clip(roller, rollout, baseline, place, options.lead) for place in range(len(starts))]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from worldmodel.errors import UserError
 from worldmodel.film.clip import Clip
+from worldmodel.progress import Tell, say_nothing
 from worldmodel.schema import FRAMES_PER_SECOND
 from worldmodel.storage import Location
 
@@ -50,7 +51,7 @@ class VideoOptions:
             )
 
 
-def write_video(clip: Clip, out: Location, options: VideoOptions) -> None:
+def write_video(clip: Clip, out: Location, options: VideoOptions, tell: Tell = say_nothing) -> None:
     """Writes a clip as a video.
 
     Raises:
@@ -72,8 +73,10 @@ def write_video(clip: Clip, out: Location, options: VideoOptions) -> None:
                 imageio_ffmpeg.write_frames(str(path), picture.size, fps=rate, **_choose_codec(options.kind))
             ) as writer:
                 writer.send(None)
-                for image in _draw(picture, range(0, clip.frames, every)):
+                times = range(0, clip.frames, every)
+                for number, image in enumerate(_draw(picture, times), 1):
                     writer.send(image)
+                    tell("video", number, len(times))
             content = path.read_bytes()
         except (OSError, RuntimeError) as error:
             raise VideoError(f"no video: ffmpeg failed: {str(error).strip().splitlines()[-1]}") from error

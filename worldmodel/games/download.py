@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from worldmodel.games.manifest import MANIFEST, Manifest, Mark, StoredObject, re
 from worldmodel.games.output import LOCK, writing_alone
 from worldmodel.games.source import UNFINISHED
 from worldmodel.games.upload import run_together
-from worldmodel.games.upload_plan import Progress
 from worldmodel.object_store import DamagedError, DiskError, MissingError, StorageError, explain_failure
+from worldmodel.progress import Tell, say_nothing
 from worldmodel.storage import Location
 
 TRIES = 5
@@ -43,7 +44,7 @@ def is_upload(location: Location) -> bool:
     return any((location / name).is_file() for name in (MANIFEST, UNFINISHED))
 
 
-def fetch_games(source: Location, target: Path, progress: Progress | None = None) -> FetchSummary:
+def fetch_games(source: Location, target: Path, tell: Tell = say_nothing) -> FetchSummary:
     """Copy what an upload stored into a local folder, which may hold an earlier copy, whole or cut off.
 
     Raises:
@@ -53,20 +54,22 @@ def fetch_games(source: Location, target: Path, progress: Progress | None = None
     _check_place(source, target)
     manifest = _read_source(source)
     with explain_failure(str(target), "write"), writing_alone(Location.of(target)):
-        return _bring_all(source, target, manifest, progress or (lambda *_: None))
+        return _bring_all(source, target, manifest, tell)
 
 
-def _bring_all(source: Location, target: Path, manifest: Manifest, report: Progress) -> FetchSummary:
+def _bring_all(source: Location, target: Path, manifest: Manifest, tell: Tell) -> FetchSummary:
     started, here = time.monotonic(), Location.of(target)
     earlier = _list_earlier(target, manifest)
     todo = [stored for stored in manifest.objects if not _is_here(target, stored)]
-    whole, lock, done = sum(stored.size for stored in todo), threading.Lock(), [0]
+    whole, lock, arrived = sum(stored.size for stored in todo), threading.Lock(), dict[str, int]()
 
     def bring(stored: StoredObject) -> None:
-        _fetch(source / stored.name, target / stored.name, stored.sha256)
-        with lock:
-            done[0] += stored.size
-            report("fetching", done[0], whole)
+        def note(size: int) -> None:
+            with lock:
+                arrived[stored.name] = size
+                tell("fetching", sum(arrived.values()), whole)
+
+        _fetch(source / stored.name, target / stored.name, stored.sha256, note)
 
     mark = Mark(source=str(source), objects=sorted({*earlier, *(stored.name for stored in manifest.objects)}))
     (here / UNFINISHED).write_text(mark.model_dump_json())
@@ -118,10 +121,10 @@ def _is_here(target: Path, stored: StoredObject) -> bool:
     return is_same_size and Location.of(path).compute_sha256() == stored.sha256
 
 
-def _fetch(source: Location, target: Path, sha256: str) -> None:
+def _fetch(source: Location, target: Path, sha256: str, note: Callable[[int], None]) -> None:
     for pause in (*(2.0**n / 2 for n in range(TRIES - 1)), None):
         try:
-            source.copy_to(target, expected_sha256=sha256)
+            source.copy_to(target, expected_sha256=sha256, note=note)
             return
         except (MissingError, DamagedError, DiskError):
             raise

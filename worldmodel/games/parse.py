@@ -7,7 +7,7 @@ import json
 import selectors
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,11 @@ from worldmodel.games.output import writing_alone
 from worldmodel.games.parser_process import TIMEOUT, Job, Outcome, ParserProcess
 from worldmodel.games.source import REPLAY_ENDINGS, is_replay
 from worldmodel.games.writer import open_output, read_entries, write_meta, write_whole
+from worldmodel.progress import Tell, say_nothing
 from worldmodel.storage import Location
 
 _STAGING = ".staging"
 _REASON_HEAD = 60
-
-Progress = Callable[[int, int], None]
-"""Called with (files done, files in all)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +49,7 @@ def parse_replays(
     out: Path,
     *,
     workers: int = 2,
-    progress: Progress | None = None,
+    tell: Tell = say_nothing,
     timeout: float = TIMEOUT,
     is_mirror: bool = False,
 ) -> ParseSummary:
@@ -75,8 +73,7 @@ def parse_replays(
         try:
             for done, outcome in enumerate(outcomes, 1):
                 collector.add(jobs[outcome.number].source, outcome)
-                if progress is not None:
-                    progress(done, len(jobs))
+                tell("parsing replays", done, len(jobs))
         finally:
             shutil.rmtree(out / _STAGING, ignore_errors=True)
         return collector.finish(ignored)

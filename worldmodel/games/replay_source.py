@@ -9,6 +9,7 @@ from pathlib import Path
 from worldmodel.errors import UserError
 from worldmodel.games.parse import parse_replays
 from worldmodel.games.source import META, Rejection, is_replay
+from worldmodel.progress import Tell, say_nothing
 from worldmodel.storage import Location
 
 PARSED = "parsed"
@@ -29,7 +30,7 @@ def holds_replays(source: Location) -> bool:
     )
 
 
-def parse_source(source: Location, out: Location) -> tuple[Location, list[Rejection]]:
+def parse_source(source: Location, out: Location, tell: Tell = say_nothing) -> tuple[Location, list[Rejection]]:
     """Parse the replays of `source` into `out`/parsed, which then holds their games alone, and say which gave none.
 
     UserError where that cannot be.
@@ -40,7 +41,7 @@ def parse_source(source: Location, out: Location) -> tuple[Location, list[Reject
             f"{source} holds replays, which are parsed on a local disk only: parse them there with "
             "`worldmodel games parse`, and encode the parsed games"
         )
-    parse_replays(local, target / PARSED, workers=len(os.sched_getaffinity(0)), is_mirror=True)
+    parse_replays(local, target / PARSED, workers=len(os.sched_getaffinity(0)), tell=tell, is_mirror=True)
     return out / PARSED, _read_rejected(target / PARSED / "rejected.json")
 
 

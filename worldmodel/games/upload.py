@@ -20,9 +20,10 @@ from typing import Literal, TypeVar
 from worldmodel.errors import UserError
 from worldmodel.games.manifest import MANIFEST, Manifest, Mark, StoredObject, read_manifest, read_mark
 from worldmodel.games.source import META, UNFINISHED
-from worldmodel.games.upload_plan import Parcel, Plan, Progress, plan_upload
+from worldmodel.games.upload_plan import Parcel, Plan, plan_upload
 from worldmodel.object_store import DamagedError
 from worldmodel.object_upload import PARTS_AT_ONCE, compute_digest, look_up, send_object
+from worldmodel.progress import Tell, say_nothing
 from worldmodel.storage import Location
 
 BLOCKS = "index.json"
@@ -87,7 +88,7 @@ class _Tally:
     """Bytes done by all threads, and whether they shall stop."""
 
     whole: int
-    progress: Progress
+    progress: Tell
     done: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -103,19 +104,19 @@ class _Tally:
 
 
 def upload_games(
-    source: str, out: str, options: UploadOptions | None = None, progress: Progress | None = None
+    source: str, out: str, options: UploadOptions | None = None, tell: Tell = say_nothing
 ) -> UploadSummary:
     """Bring the games of `source` into the folder `out`, which may hold an earlier upload, whole or cut off.
 
     Raises:
         UserError: it cannot be done, or the folder holds something else.
     """
-    options, started, report = options or UploadOptions(), time.monotonic(), progress or (lambda *_: None)
+    options, started = options or UploadOptions(), time.monotonic()
     target = Location.of(out)
     if not 0 < options.shard_mb < math.inf or options.threads < 1:
         raise UserError(f"shards of {options.shard_mb} MB, {options.threads} threads: expected more than 0 of both")
     known, mark = _open_folder(target, Location.of(source))
-    plan = plan_upload(source, known, options.shard_mb * 1e6, options.threads, report)
+    plan = plan_upload(source, known, options.shard_mb * 1e6, options.threads, tell)
     found = _look_around(target, source, plan, known, mark, options)
     todo = [parcel for parcel in plan.parcels if found[parcel.name].state != "there"]
     leftovers = sorted({*plan.stale, *mark.objects} - found.keys())
@@ -123,7 +124,7 @@ def upload_games(
         names = {*mark.objects, *plan.stale, *(parcel.name for parcel in todo)}
         mark = Mark(source=source, objects=sorted(names))
         (target / UNFINISHED).write_text(mark.model_dump_json(indent=1))
-    sent = _send_all(target, todo, options, report)
+    sent = _send_all(target, todo, options, tell)
     there = [stored for stored in (entry.stored for entry in found.values()) if stored]
     objects = sorted([*there, *sent], key=lambda stored: stored.name)
     gone = [other.name for other in plan.others if found[other.name].state == "absent"]
@@ -214,7 +215,7 @@ def _inspect(
 
 
 def _send_all(
-    target: Location, parcels: Sequence[Parcel], options: UploadOptions, progress: Progress
+    target: Location, parcels: Sequence[Parcel], options: UploadOptions, progress: Tell
 ) -> list[StoredObject]:
     tally = _Tally(whole=sum(parcel.size for parcel in parcels), progress=progress)
     at_once = max(1, options.threads // PARTS_AT_ONCE)

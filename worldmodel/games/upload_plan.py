@@ -7,7 +7,7 @@ games, so equal names mean equal shards; a shard that is there stays as long as 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
@@ -15,10 +15,8 @@ from worldmodel.errors import UserError
 from worldmodel.games.manifest import Manifest, StoredObject
 from worldmodel.games.source import Rejection, Unit, list_source
 from worldmodel.games.tar import end_shard, find_outside, pack_game
+from worldmodel.progress import Tell
 from worldmodel.storage import Location
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is done, bytes done, bytes in all)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +72,7 @@ class _Weighed:
     """Of its members."""
 
 
-def plan_upload(source: str, known: Manifest, shard_bytes: float, threads: int, progress: Progress) -> Plan:
+def plan_upload(source: str, known: Manifest, shard_bytes: float, threads: int, progress: Tell) -> Plan:
     """Read every game once, and decide what is stored in which object.
 
     Raises:
@@ -108,7 +106,7 @@ def _check_links(files: list[Unit], source: Location) -> None:
             raise UserError(f"{unit.uri} leads to {outside}, outside {source}: copy the file there, or delete the link")
 
 
-def _weigh(units: list[Unit], threads: int, progress: Progress) -> Iterator[_Weighed | Rejection]:
+def _weigh(units: list[Unit], threads: int, progress: Tell) -> Iterator[_Weighed | Rejection]:
     done, whole = 0, sum(unit.bytes for unit in units)
     with ThreadPoolExecutor(threads) as pool:
         for unit, found in zip(units, pool.map(_weigh_game, units), strict=True):

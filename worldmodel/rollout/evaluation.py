@@ -23,6 +23,7 @@ from worldmodel.features.plan import Samples
 from worldmodel.features.store import FrameStore
 from worldmodel.features.view import FeatureView
 from worldmodel.object_store import StorageError
+from worldmodel.progress import Tell, say_nothing
 from worldmodel.rollout.loading import LoadedRun, load_model, open_games
 from worldmodel.run.card import write_card
 from worldmodel.run.record import read_commit
@@ -32,7 +33,6 @@ from worldmodel.training.baselines import MostFrequentNextAction, kinematic, per
 from worldmodel.training.data import Dataset
 from worldmodel.training.feed import Worker, measure_room, open_store, sample_shape
 from worldmodel.training.game_sums import GameSums
-from worldmodel.training.meeting import Tell, say_nothing
 from worldmodel.training.validation import CHUNK, METRIC_VERSION, open_validation, validate
 
 FITTED_FRAMES = 2_000_000

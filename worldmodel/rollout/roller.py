@@ -41,10 +41,10 @@ from worldmodel.features.feedback import Choice, Feedback
 from worldmodel.features.plan import Samples
 from worldmodel.games.leaves import MAX_GAME_FRAMES
 from worldmodel.model.unroll import Unroller, make_memory
+from worldmodel.progress import Tell, say_nothing
 from worldmodel.rollout.loading import LoadedRun
 from worldmodel.training.data import Dataset
 from worldmodel.training.feed import Worker, measure_room, open_store
-from worldmodel.training.meeting import Tell, say_nothing
 from worldmodel.training.starts import WARM_UP
 
 

@@ -21,6 +21,7 @@ from worldmodel.features.facts import FactReader
 from worldmodel.features.feedback import Choice, Feedback
 from worldmodel.model.unroll import Unroller, make_memory
 from worldmodel.object_store import StorageError
+from worldmodel.progress import Tell, say_nothing
 from worldmodel.rollout.habits import Habits
 from worldmodel.rollout.loading import LoadedRun, load_model, open_games
 from worldmodel.run.record import read_commit
@@ -29,7 +30,6 @@ from worldmodel.training.baselines import kinematic, persistence
 from worldmodel.training.coherence import STARTS, VERSION, RolloutSet, RolloutSums, Step, open_rollouts, roll_out
 from worldmodel.training.data import Dataset
 from worldmodel.training.feed import Worker, measure_room, open_store
-from worldmodel.training.meeting import Tell, say_nothing
 from worldmodel.training.starts import LONGEST
 from worldmodel.training.validation import find_context, roll_baseline
 

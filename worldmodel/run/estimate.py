@@ -181,7 +181,7 @@ def estimate_grid(records: Sequence[RunRecord], trials: int, at_once: int) -> Gr
     wasted = [record.cost_usd for record in cut]
     mean = sum(seconds) / len(known)
     return GridEstimate(
-        seconds=_pack([*seconds, *(record.seconds.total for record in cut), *[mean] * missing], at_once),
+        seconds=pack([*seconds, *(record.seconds.total for record in cut), *[mean] * missing], at_once),
         cost_usd=_add(costs, wasted, missing),
         known_trials=len(known),
     )
@@ -200,7 +200,7 @@ def _add(costs: Sequence[float | None], wasted: Sequence[float | None], missing:
     return sum(priced) * (1 + missing / len(priced)) + sum(lost)
 
 
-def _pack(seconds: Sequence[float], lanes: int) -> float:
+def pack(seconds: Sequence[float], lanes: int) -> float:
     """When the last of some jobs ends, which begin one after another, each as soon as a lane is free."""
     free = [0.0] * max(1, lanes)
     for took in seconds:

@@ -14,7 +14,7 @@ from worldmodel.run.budget import Budget
 from worldmodel.run.estimate import Work, estimate_left
 from worldmodel.run.extent import Extent, measure_extent
 from worldmodel.run.forecast import Forecast, PastPace, find_paces
-from worldmodel.run.prices import Figure, Prices, find_price, read_prices
+from worldmodel.run.prices import Figure, Prices, find_price, rank_provider, read_prices
 from worldmodel.run.probe import Probe, run_probe
 from worldmodel.run.step_work import StepWork, count_step
 from worldmodel.storage import Location
@@ -171,15 +171,14 @@ def _is_captured(config: ExperimentConfig) -> bool:
 def _list_compute(
     request: PlanRequest, work: Work, probe: Probe, prices: Prices | None, forecast: Forecast
 ) -> list[ComputeRow]:
-    """This machine first, then every kind of GPU and provider of the price file."""
+    """This machine first, then every kind of GPU of the price file, by provider."""
     measured = measure_hours(work, probe)
     own = find_price(probe.device, prices)
     here = str(probe.device.get("gpu") or probe.device.get("name"))
     rows = [_make_row(request, f"here: {here}", "", measured, "measured here", own.usd_per_hour, "")]
     for kind in prices.gpus if prices else ():
         assert prices is not None
-        offers: dict[str, Figure | None]
-        offers = {name: p.gpu_hour[kind] for name, p in prices.providers.items() if kind in p.gpu_hour}
+        offers: dict[str, Figure | None] = {**prices.list_offers(kind)}
         step_seconds, basis = forecast.find_step_seconds(kind)
         hours = None if step_seconds is None else estimate_left(work, 0, step_seconds) / 3600
         if kind == forecast.kind_here:
@@ -187,7 +186,7 @@ def _list_compute(
         for provider, offer in (offers or {"": None}).items():
             cost, date = (offer.value, offer.date) if offer else (None, "")
             rows.append(_make_row(request, kind, provider, hours, basis, cost, date))
-    return rows
+    return rows[:1] + sorted(rows[1:], key=lambda row: rank_provider(row.provider))
 
 
 def _make_row(

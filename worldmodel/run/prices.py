@@ -21,8 +21,15 @@ from worldmodel.errors import UserError, nearest
 FILE, HOUR, PROVIDER = "WORLDMODEL_PRICES", "WORLDMODEL_PRICE_PER_HOUR", "WORLDMODEL_PROVIDER"
 """Environment variables: another price file; dollars per hour of one GPU, or of the whole machine where there is none;
 whose prices count."""
+CLOUDS = {"aws": "AWS", "gcp": "Google Cloud", "azure": "Azure"}
+"""Providers that stand first, and what people call them."""
 SHIPPED = Path(__file__).parents[2] / "infra" / "prices.yaml"
 """The price file of a checkout, or of a job's working folder."""
+
+
+def rank_provider(name: str) -> int:
+    """Where a provider stands in a list."""
+    return [*CLOUDS, name].index(name)
 
 
 def _check_pattern(text: str) -> str:
@@ -46,6 +53,14 @@ class Figure(_Strict):
     source: Annotated[str, Field(min_length=1)]
 
 
+class Machine(Figure):
+    """Dollars per hour of a whole machine, on demand."""
+
+    gpu: str | None = None
+    """Kind of its GPUs."""
+    gpus: Annotated[int, Field(ge=1)] = 1
+
+
 class GpuKind(_Strict):
     """A kind of GPU."""
 
@@ -64,12 +79,19 @@ class Provider(_Strict):
 
     gpu_hour: dict[str, Figure] = {}
     """Kind of GPU to dollars per hour of one."""
-    machine_hour: dict[str, Figure] = {}
-    """Type of machine to dollars per hour of a whole one, on demand."""
+    machine_hour: dict[str, Machine] = {}
     storage_gb_month: Figure | None = None
     """Dollars per GB (10^9 bytes) stored for a month."""
     egress_gb: Figure | None = None
     """Dollars per GB (10^9 bytes) fetched from there."""
+
+    def find_offer(self, kind: str) -> Figure | None:
+        """Dollars per hour of one GPU of that kind, alone or as its part of a whole machine; None: unknown."""
+        for name, machine in self.machine_hour.items() if kind not in self.gpu_hour else ():
+            if machine.gpu == kind:
+                source = f"{name}, {machine.gpus} GPUs at {machine.value:g} an hour: {machine.source}"
+                return Figure(value=machine.value / machine.gpus, date=machine.date, source=source)
+        return self.gpu_hour.get(kind)
 
 
 class Prices(_Strict):
@@ -82,6 +104,11 @@ class Prices(_Strict):
     def find_kind(self, name: str) -> str | None:
         """The kind of a GPU of that name; None: none that the file knows."""
         return next((kind for kind, gpu in self.gpus.items() if re.search(gpu.pattern, name)), None)
+
+    def list_offers(self, kind: str) -> dict[str, Figure]:
+        """Provider to dollars per hour of one GPU of that kind, in the order of `rank_provider`."""
+        found = ((name, self.providers[name].find_offer(kind)) for name in sorted(self.providers, key=rank_provider))
+        return {name: offer for name, offer in found if offer}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +148,11 @@ def parse_prices(text: str, source: str) -> Prices:
         lines = [_explain(dict(problem)) for problem in error.errors(include_url=False)]
         raise UserError("\n  ".join([f"price file {source} cannot be understood:", *lines])) from None
     for name, provider in prices.providers.items():
-        for kind in provider.gpu_hour.keys() - prices.gpus.keys():
-            hint = nearest(kind, prices.gpus)
-            raise UserError(f"price file {source}: providers.{name}.gpu_hour: {kind!r} is not among gpus{hint}")
+        machines = [("machine_hour", machine.gpu) for machine in provider.machine_hour.values() if machine.gpu]
+        for key, kind in [*(("gpu_hour", kind) for kind in provider.gpu_hour), *machines]:
+            if kind not in prices.gpus:
+                hint = nearest(kind, prices.gpus)
+                raise UserError(f"price file {source}: providers.{name}.{key}: {kind!r} is not among gpus{hint}")
     return prices
 
 
@@ -175,7 +204,7 @@ def _read_own_price() -> float | None:
 
 
 def _choose(kind: str, prices: Prices) -> Price:
-    offers = {name: p.gpu_hour[kind] for name, p in prices.providers.items() if kind in p.gpu_hour}
+    offers = prices.list_offers(kind)
     wished = os.environ.get(PROVIDER, "").strip()
     if wished and wished not in prices.providers:
         known = ", ".join(prices.providers) or "none"

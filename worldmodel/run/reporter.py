@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import IOBase, TextIOBase
 from typing import IO, Any, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
+from worldmodel.progress import Lines, describe_share
+from worldmodel.progress import format_duration as format_duration
 from worldmodel.training.interval import Interval
 
-QUIET_SECONDS, AGAIN_SECONDS = 1.0, 30.0
-"""Seconds until the first progress line without a terminal, and between the following ones."""
+BAR = 16
+"""Columns of a bar."""
 
 
 class SafeStream(TextIOBase):
@@ -52,63 +55,74 @@ class Reporter:
     def __init__(self, total_steps: int, keep: Callable[[str], object] = len, stream: IOBase | None = None) -> None:
         self._keep = keep
         shown = SafeStream(stream or sys.stdout)
-        self._console = Console(file=cast(IO[str], shown), highlight=False, soft_wrap=True)
-        self._bar = _make_bar(self._console) if self._console.is_terminal else None
-        if self._bar:
-            self._task = self._bar.add_task("", total=total_steps, line="")
+        self._console = Console(file=cast(IO[str], shown), highlight=False)
+        self._lines, self._stages = Lines(self.say), dict[str, tuple[TaskID, float]]()
+        self._bar = None
+        if self._console.is_terminal:
+            columns = (BarColumn(BAR), TextColumn("{task.fields[line]}", table_column=Column(no_wrap=True)))
+            self._bar = Progress(*columns, console=self._console, refresh_per_second=4)
+            self._task = self._bar.add_task("", total=total_steps, line=f"0/{total_steps}")
             self._bar.start()
-        self._doing, self._since, self._next = "", 0.0, 0.0
 
     def show(self, interval: Interval) -> None:
         """Shows one interval."""
-        self._doing = ""
-        line = format_interval(interval)
-        self._keep(line)
+        self._end_stages()
+        parts = list_facts(interval)
+        self._keep(line := " | ".join(parts))
         if self._bar:
-            self._bar.update(self._task, completed=interval.step, line=line.split(" | ", 1)[1])
+            parts[0] = parts[0].removeprefix("step ")
+            fitting = _fit(parts, self._console.width - BAR - 1)
+            self._bar.update(self._task, completed=interval.step, line=fitting)
         else:
-            self._console.print(line, markup=False)
+            self._console.print(line, markup=False, soft_wrap=True)
 
     def show_progress(self, doing: str, done: int, whole: int) -> None:
-        """Show progress of work between two intervals: live on a terminal, otherwise a line if it takes long."""
-        now = time.monotonic()
-        if doing != self._doing:
-            self._doing, self._since, self._next = doing, now, now + QUIET_SECONDS
-        taken = now - self._since
-        left = f", eta {format_duration(taken * (whole - done) / done)}" if done else ""
-        line = f"{doing} {100 * done // max(whole, 1)}%{left}"
-        if self._bar:
-            self._bar.update(self._task, line=line)
-        elif left and now >= self._next:
-            self._next = now + AGAIN_SECONDS
-            self.say(line)
+        """Show progress of work between two intervals: a bar on a terminal, otherwise a line if it takes long."""
+        if not self._bar:
+            self._lines.tell(doing, done, whole)
+            return
+        if doing not in self._stages:
+            self._stages[doing] = self._bar.add_task("", line=""), time.monotonic()
+        task, since = self._stages[doing]
+        line = f"{doing} {describe_share(done, whole, time.monotonic() - since)}"
+        self._bar.update(task, completed=done, total=whole, line=line)
+
+    def _end_stages(self) -> None:
+        self._lines.forget()
+        while self._bar and self._stages:
+            self._bar.remove_task(self._stages.popitem()[1][0])
 
     def say(self, text: str) -> None:
         """Shows a message (a validation, a checkpoint, a note) on a line of its own."""
         self._keep(text)
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=not self._bar)
 
     def close(self) -> None:
         """Leaves the terminal as it was."""
+        self._end_stages()
         if self._bar:
             self._bar.stop()
 
 
-def format_interval(interval: Interval) -> str:
-    """The line of an interval."""
+def list_facts(interval: Interval) -> list[str]:
+    """What is told of an interval, the most important first: the first four fit into 80 columns, with a bar."""
     left = (interval.total_steps - interval.step) * interval.step_seconds
-    return " | ".join(
-        (
-            f"step {interval.step}/{interval.total_steps} {100 * interval.step / max(interval.total_steps, 1):.0f}%",
-            f"epoch {interval.epoch}",
-            f"loss {interval.loss:.4g}",
-            f"lr {interval.learning_rate:.1e}",
-            f"{1000 * interval.step_seconds:.1f} ms/step",
-            f"{format_count(interval.targets_per_second)} targets/s",
-            _format_shares(interval),
-            f"eta {format_duration(left)}",
-        )
-    )
+    return [
+        f"step {interval.step}/{interval.total_steps} {100 * interval.step / max(interval.total_steps, 1):.0f}%",
+        f"loss {interval.loss:.4g}",
+        f"{format_count(interval.targets_per_second)} targets/s",
+        f"eta {format_duration(left)}",
+        f"epoch {interval.epoch}",
+        f"lr {interval.learning_rate:.1e}",
+        f"{1000 * interval.step_seconds:.1f} ms/step",
+        _format_shares(interval),
+    ]
+
+
+def _fit(parts: Sequence[str], width: int) -> str:
+    """As many of the parts as fit into a line."""
+    lines = [" | ".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    return next((line for line in lines if len(line) <= width), lines[-1])
 
 
 def _format_shares(interval: Interval) -> str:
@@ -128,17 +142,6 @@ def format_count(number: float | int) -> str:
     return f"{number:.3g}"
 
 
-def format_duration(seconds: float | int) -> str:
-    """Time in its two largest units: 45s, 3m12s, 2h05m, 1d03h."""
-    whole = max(round(seconds), 0)
-    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
-    if days:
-        return f"{days}d{hours:02}h"
-    if hours:
-        return f"{hours}h{minutes:02}m"
-    return f"{minutes}m{whole % 60:02}s" if minutes else f"{whole}s"
-
-
 def format_usd(dollars: float) -> str:
     """Dollars for people: cents, and for less than ten of them two digits."""
     return f"${dollars:.2f}" if dollars >= 0.1 or dollars == 0 else f"${dollars:.2g}"
@@ -148,8 +151,3 @@ def format_error(estimate: float, actual: float) -> str:
     """How far an actual time lies from its estimate: "22 % longer than estimated"."""
     percent = round(100 * (actual / estimate - 1)) if estimate else 0
     return f"{abs(percent)} % {'longer' if percent > 0 else 'shorter'} than estimated" if percent else "as estimated"
-
-
-def _make_bar(console: Console) -> Progress:
-    columns = (BarColumn(bar_width=24), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[line]}"))
-    return Progress(*columns, console=console)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from worldmodel.errors import UserError
 from worldmodel.object_store import MissingError
+from worldmodel.progress import Tell, say_nothing
 from worldmodel.run.card import CARD
 from worldmodel.run.card_page import CARD_PAGE
 from worldmodel.run.run import CONFIG, EVALUATION, RECORD
@@ -20,7 +21,9 @@ FACTS = (CONFIG, METRICS, CARD, CARD_PAGE, EVALUATION)
 """What comes along beside the record and the checkpoint, where the run has it."""
 
 
-def fetch_run(run: Location, checkpoint: Location, target: Path, sha256: str | None = None) -> list[Path]:
+def fetch_run(
+    run: Location, checkpoint: Location, target: Path, sha256: str | None = None, tell: Tell = say_nothing
+) -> list[Path]:
     """Copy a run's facts and one of its checkpoints into a local folder, verified; returns the files.
 
     `sha256`: the checkpoint's, where known from elsewhere; it does not cover the facts. Calling it again continues
@@ -34,7 +37,7 @@ def fetch_run(run: Location, checkpoint: Location, target: Path, sha256: str | N
     read_expected(checkpoint, sha256)
     files = [_copy(run / RECORD, target / RECORD)]
     files += [_copy(run / name, target / name) for name in FACTS if (run / name).exists()]
-    files += fetch_checkpoint(checkpoint, target / FOLDER / checkpoint.name, sha256)
+    files += fetch_checkpoint(checkpoint, target / FOLDER / checkpoint.name, sha256, tell)
     best, pointer = read_best(run), target / FOLDER / BEST
     if best and run / best.path == checkpoint:
         files.append(_copy(run / FOLDER / BEST, pointer))

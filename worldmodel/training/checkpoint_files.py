@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from worldmodel.errors import UserError
 from worldmodel.object_store import DamagedError, DiskError, MissingError, StorageError, explain_failure
+from worldmodel.progress import Tell, say_nothing
 from worldmodel.storage import Location
 
 FORMAT = 1
@@ -166,26 +167,34 @@ def read_expected(location: Location, sha256: str | None) -> Manifest:
     return manifest
 
 
-def fetch_checkpoint(location: Location, target: Path, sha256: str | None = None) -> list[Path]:
+def fetch_checkpoint(
+    location: Location, target: Path, sha256: str | None = None, tell: Tell = say_nothing
+) -> list[Path]:
     """Downloads a checkpoint into a local folder and verifies it; an interrupted download continues. Returns its files.
 
     Raises:
         CheckpointError: there is none, it is not the one with `sha256`, or its bytes are not those that were saved.
     """
     manifest = read_expected(location, sha256)
+    here, whole = 0, sum(entry.bytes for entry in manifest.files.values())
     for name, entry in manifest.files.items():
         if not _has_sha256(target / name, entry.sha256):
-            _download(location / name, target / name, entry.sha256)
+
+            def note(size: int, here: int = here) -> None:
+                tell("fetching", here + size, whole)
+
+            _download(location / name, target / name, entry.sha256, note)
+        here += entry.bytes
     Location.of(target / MANIFEST).write_bytes(manifest.model_dump_json(indent=1).encode())
     return [target / name for name in (*manifest.files, MANIFEST)]
 
 
-def _download(source: Location, target: Path, sha256: str) -> None:
+def _download(source: Location, target: Path, sha256: str, note: Callable[[int], None]) -> None:
     """Goes on after a connection that broke, for as long as tries bring more bytes."""
     gathered, in_vain = 0, 0
     while True:
         try:
-            source.copy_to(target, expected_sha256=sha256)
+            source.copy_to(target, expected_sha256=sha256, note=note)
             return
         except (MissingError, DamagedError, DiskError):
             raise

@@ -22,8 +22,8 @@ from worldmodel.features.facts import FactReader, Facts
 from worldmodel.features.plan import Samples
 from worldmodel.features.store import FrameStore
 from worldmodel.model.unroll import Unroller
+from worldmodel.progress import Tell, say_nothing
 from worldmodel.schema import FIELDS, PLAYER_FIELDS
-from worldmodel.training.meeting import Tell, say_nothing
 from worldmodel.training.metrics import MAE_FIELDS
 from worldmodel.training.plausibility import Watch
 from worldmodel.training.starts import WARM_UP, choose_starts

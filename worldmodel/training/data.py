@@ -12,6 +12,7 @@ from worldmodel.errors import UserError
 from worldmodel.experiment.config import DataConfig, ExperimentConfig
 from worldmodel.features.shelf import Shelf, open_shelf
 from worldmodel.features.split import GameFilter, Split, sample_games, select_games, split_games
+from worldmodel.progress import showing_progress
 from worldmodel.schema import PLAYERS
 from worldmodel.storage import Location
 
@@ -47,7 +48,8 @@ def prepare_blocks(source: str, storage: str, report: Report) -> str:
         return str(where)
     name = hashlib.sha256(str(where).encode()).hexdigest()[:12]
     out = Location.of(storage) / "blocks" / name
-    summary = encode(str(where), str(out), EncodeOptions(on_wait=report), _tell_tenths(report))
+    with showing_progress("looking for games", say=report) as tell:
+        summary = encode(str(where), str(out), EncodeOptions(on_wait=report), tell)
     found = summary.index
     report(
         f"{len(found.games)} games, {found.frames:,} frames in {out} "
@@ -56,19 +58,6 @@ def prepare_blocks(source: str, storage: str, report: Report) -> str:
     for warning in summary.warnings:
         report(f"note: {warning}")
     return str(out)
-
-
-def _tell_tenths(report: Report) -> Callable[[int, int], None]:
-    """A progress callback that says every tenth of the way, so that many games are not encoded in silence."""
-    told = 0
-
-    def tell(done: int, whole: int) -> None:
-        nonlocal told
-        if 10 * done // whole > told and done < whole:
-            told = 10 * done // whole
-            report(f"encoding: {done:,} of {whole:,} games")
-
-    return tell
 
 
 def open_dataset(blocks: str, config: ExperimentConfig) -> Dataset:

@@ -12,12 +12,13 @@ import torch
 
 from worldmodel.experiment.config import ExperimentConfig, TrainingConfig
 from worldmodel.model.world_model import WorldModel
+from worldmodel.progress import Tell, say_nothing
 from worldmodel.training.ahead import Ahead
 from worldmodel.training.checkpoint import Best, Checkpoint, CheckpointState, name_folder
 from worldmodel.training.coherence import name_bar
 from worldmodel.training.feed import Feed
 from worldmodel.training.interval import Interval, Sums
-from worldmodel.training.meeting import Meeting, StopRequest, Tell, say_nothing
+from worldmodel.training.meeting import Meeting, StopRequest
 from worldmodel.training.metrics import Metrics
 from worldmodel.training.nonfinite import NonFiniteError, explain_non_finite
 from worldmodel.training.optimizer_state import restore_optimizer

@@ -7,17 +7,11 @@ from collections.abc import Callable
 
 import torch
 
+from worldmodel.progress import Tell, say_nothing
 from worldmodel.training.workers import Workers
 
 SECONDS = 1.0
 """Time between two meetings."""
-
-Tell = Callable[[str, int, int], None]
-"""Progress callback: name of the work, amount done, total amount."""
-
-
-def say_nothing(doing: str, done: int, whole: int) -> None:
-    """Ignore progress."""
 
 
 class StopRequest(Exception):

@@ -27,12 +27,12 @@ from worldmodel.features.store import FrameStore
 from worldmodel.features.view import FeatureView
 from worldmodel.model.unroll import NoMemory, Unroller, make_memory
 from worldmodel.model.world_model import WorldModel
+from worldmodel.progress import Tell, say_nothing
 from worldmodel.training.baselines import kinematic
 from worldmodel.training.coherence import COHERENCE, RolloutSet, RolloutSums, list_metrics, open_rollouts, roll_out
 from worldmodel.training.data import Dataset, choose_validated
 from worldmodel.training.feed import Worker, open_store, sample_shape
 from worldmodel.training.game_sums import GameSums
-from worldmodel.training.meeting import Tell, say_nothing
 from worldmodel.training.metrics import METRIC_VERSION as METRIC_VERSION
 from worldmodel.training.metrics import Metrics
 from worldmodel.training.starts import choose_starts
