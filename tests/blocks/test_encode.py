@@ -207,7 +207,7 @@ def test_progress_counts_games_up_to_all(tmp_path: Path) -> None:
     write_games(tmp_path / "games", range(7))
     told: list[tuple[int, int]] = []
     options = EncodeOptions(cpus=0, games_per_task=2)
-    encode(str(tmp_path / "games"), str(tmp_path / "out"), options, lambda done, total: told.append((done, total)))
+    encode(str(tmp_path / "games"), str(tmp_path / "out"), options, lambda _, done, total: told.append((done, total)))
     assert told[-1] == (7, 7) and [done for done, _ in told] == sorted(done for done, _ in told)
 
 

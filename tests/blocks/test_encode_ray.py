@@ -37,7 +37,7 @@ def test_ray_gives_the_data_set_that_one_process_gives(tmp_path: Path) -> None:
     write_games(tmp_path / "games", range(10))
     told: list[tuple[int, int]] = []
     found = encode(
-        str(tmp_path / "games"), str(tmp_path / "a"), OPTIONS, lambda done, total: told.append((done, total))
+        str(tmp_path / "games"), str(tmp_path / "a"), OPTIONS, lambda _, done, total: told.append((done, total))
     )
     assert found.index == encode_here(tmp_path / "games", tmp_path / "b").index
     assert told[-1] == (10, 10)
