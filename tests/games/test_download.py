@@ -71,7 +71,7 @@ def test_a_fetch_that_broke_off_goes_on_with_the_next_byte_and_is_not_read_meanw
     partial = source._name_partial(here / name)
     begun = source.read_bytes()[:1000]
 
-    def break_off(location: Location, target: Path, sha256: str) -> None:
+    def break_off(*_: object) -> None:
         partial.write_bytes(begun)
         raise KeyboardInterrupt
 
