@@ -287,4 +287,4 @@ def test_what_a_run_says_does_not_steer_the_terminal(
     (run.location / LOG).write_text(f"{text}\n")
     (run.location / "card.md").write_text(f"{text}\n")
     main([verb, str(run.location)])
-    assert capsys.readouterr().out.splitlines()[0] == "a\tb]0;title1mé"
+    assert capsys.readouterr().out.splitlines()[0].split() == ["a", "b]0;title1mé"]

@@ -62,5 +62,5 @@ def _split(tokens: list[Token]) -> Iterator[tuple[str, list[Token]]]:
     """Title and content of each section; what comes before the first has no title."""
     starts = [place for place, token in enumerate(tokens) if token.type == "heading_open" and token.tag == "h2"]
     yield "", tokens[: starts[0] if starts else None]
-    for start, end in zip(starts, [*starts[1:], None], strict=True):
+    for start, end in zip(starts, [*starts[1:], None], strict=False):
         yield tokens[start + 1].content, tokens[start + 3 : end]
