@@ -71,7 +71,7 @@ def test_why_a_replay_gives_no_game_is_said_in_plain_words(raw: bytes, reason: s
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_no_number_refuses_the_game_by_name(place: int, name: str, value: float) -> None:
     raw = wrap(make_events(change=write_number([300], place, value)))
-    with pytest.raises(GameError, match=f"p1.{name} has 1 values that are no numbers"):
+    with pytest.raises(GameError, match=f"P2 {name} has 1 values that are no numbers"):
         parse(raw)
 
 

@@ -38,7 +38,7 @@ def see_wandb(config: ExperimentConfig, folder: Path, monkeypatch: pytest.Monkey
     seen: dict[str, Any] = {}
     monkeypatch.setattr("wandb.init", lambda **given: seen.update(given))
     sink = WandbSink.__new__(WandbSink)
-    sink._location, sink._tracking, sink._config = Location.of(folder), config.tracking, {}
+    sink._location, sink._tracking, sink._config, sink._id = Location.of(folder), config.tracking, {}, "x"
     sink._open("offline")
     return {name: seen[name] for name in ("project", "entity", "group", "tags")}
 

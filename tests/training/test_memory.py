@@ -25,7 +25,7 @@ from worldmodel.training.memory import (
     measure_pass,
 )
 
-BATCH = {"training.batch_size": 24, "training.num_epochs": 1}
+BATCH = {"training.batch_size": 24, "training.num_epochs": 1, "data.split": "md5"}
 CPU_WORDS = "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 B"
 
 

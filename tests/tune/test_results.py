@@ -168,7 +168,7 @@ def test_an_evaluation_from_before_target_sets_is_of_all_targets() -> None:
     assert (table.encoding_targets, len(table.rows)) == ("all", 2)
 
 
-@pytest.mark.parametrize("changes", [{"data.split": "first"}, {"training.train_split": 0.5}, {"data.max_games": 6}])
+@pytest.mark.parametrize("changes", [{"data.split": "md5"}, {"training.train_split": 0.5}, {"data.max_games": 6}])
 def test_the_fingerprint_that_keeps_tables_apart_names_the_games_and_their_split(
     tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any]
 ) -> None:
