@@ -26,7 +26,7 @@ from worldmodel.storage import Location, is_plain_name
 CONTENT = as_file(toy_columns(1, 30))
 OUTWARD = [
     "../secret", "..", ".", "/etc/passwd", "a/../../secret", "..\\secret", "C:\\secret", "\\\\host\\share", "a\0b",
-    ".hidden", "", "games/../../secret",
+    ".hidden", ".{x}", "", "games/../../secret",
 ]  # fmt: skip
 
 

@@ -156,7 +156,8 @@ def _group(archive: tarfile.TarFile, size: int, waiting: _Waiting) -> Iterator[M
             continue
         if _PARSED_FOLDER.search(info.name):
             raise GameError(_UNPACKED.format(name=info.name))
-        name, _, suffix = info.name.rsplit("/", 1)[-1].partition(".")
+        stem, _, suffix = info.name.rsplit("/", 1)[-1].partition(".")
+        name = stem.replace("\0", "\\0") or f"member at byte {info.offset}"
         if current is not None and current.name != name:
             yield from waiting.put_back(current)
             current = None
