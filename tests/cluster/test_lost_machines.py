@@ -42,7 +42,7 @@ does."""
 TRIAL = "moved/baseline-seed0"
 GRID = (
     "ray job submit -- python tune/round1.py --name moved --experiments baseline --skip-doctor --set "
-    "model.d_model=96 model.n_layers=2 training.num_epochs=9 training.max_steps=300 training.threads=1 "
+    "model.d_model=96 model.n_layers=2 training.num_epochs=9 training.max_steps=160 training.threads=1 "
     "training.rollout_starts=0"
 )
 COMMAND = (
