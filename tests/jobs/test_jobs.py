@@ -34,7 +34,7 @@ TINY = (
     "training.batch_size=16", "training.amp=false", "training.device=cpu", "training.log_interval=4",
     "tracking.wandb=disabled",
 )  # fmt: skip
-SHORT, EPOCHS, ENDLESS = "training.max_steps=8", "training.num_epochs=8", "training.num_epochs=4000"
+SHORT, EPOCHS, ENDLESS = "training.max_steps=8", "training.num_epochs=24", "training.num_epochs=4000"
 TRIALS = ("baseline-seed0", "1a-seed0")
 UPLOAD_BYTES = 2_000_000
 
